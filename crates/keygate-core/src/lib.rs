@@ -1,0 +1,26 @@
+//! Decides. What a key, a scope, a route and a request are, and whether one may use the other.
+//!
+//! Pure: no IO, no async, no clock, no randomness, no logging. Time and entropy are arguments,
+//! so every rule can be tested with plain values. Start with [`decide`](decide()).
+
+pub mod credential;
+pub mod decide;
+pub mod id;
+pub mod key;
+pub mod limit;
+pub mod network;
+pub mod path;
+pub mod problem;
+pub mod record;
+pub mod route;
+pub mod scope;
+pub mod time;
+
+pub use decide::{Caller, Denial, Permit, decide};
+pub use id::{AccountId, AppId, KeyId};
+pub use key::{Environment, KeyDigest, KeyKind, Pepper, Peppers, PresentedKey};
+pub use problem::Code;
+pub use record::{KeyRecord, Standing};
+pub use route::{Access, Route, RouteTable};
+pub use scope::{Scope, ScopeSet};
+pub use time::UnixMillis;

@@ -1,0 +1,275 @@
+//! One reading of a path and of a host. What two parsers could read differently is refused, since
+//! a gateway that decides on one reading and an upstream that serves another have no gate.
+
+use std::borrow::Cow;
+
+use crate::decide::Denial;
+
+/// Brings a path to its one form: unreserved characters plain, other escapes in upper case
+/// (RFC 3986 sections 6.2.2.1 and 6.2.2.2). Borrows when that changes nothing.
+///
+/// # Errors
+/// [`Denial::BadRequest`] for what is no path at all, [`Denial::AmbiguousPath`] for dot segments,
+/// empty segments, `;`, `\`, encoded slashes, backslashes and control characters, broken escapes,
+/// and escapes that are not UTF-8.
+pub fn normalize(path: &str) -> Result<Cow<'_, str>, Denial> {
+    if !path.starts_with('/') {
+        return Err(Denial::BadRequest("the request target is not a path"));
+    }
+    let mut escaped = false;
+    for &byte in path.as_bytes() {
+        match byte {
+            b'%' => escaped = true,
+            b';' => return Err(Denial::AmbiguousPath("a path may not hold `;`")),
+            b'\\' => return Err(Denial::AmbiguousPath("a path may not hold a backslash")),
+            0..=b' ' | 0x7f.. => {
+                return Err(Denial::BadRequest("the path holds a byte that must be escaped"));
+            }
+            _ => {}
+        }
+    }
+    let normal = if escaped { decode_unreserved(path)? } else { Cow::Borrowed(path) };
+    check_segments(&normal)?;
+    Ok(normal)
+}
+
+fn check_segments(path: &str) -> Result<(), Denial> {
+    let mut rest = path.get(1..).unwrap_or_default();
+    // A trailing slash leaves one empty segment at the end, which is no ambiguity.
+    while let Some((segment, next)) = rest.split_once('/') {
+        if segment.is_empty() {
+            return Err(Denial::AmbiguousPath("a path may not hold `//`"));
+        }
+        check_dots(segment)?;
+        rest = next;
+    }
+    check_dots(rest)
+}
+
+fn check_dots(segment: &str) -> Result<(), Denial> {
+    if segment == "." || segment == ".." {
+        return Err(Denial::AmbiguousPath("a path may not hold `.` or `..` segments"));
+    }
+    Ok(())
+}
+
+/// Decodes what needs no escape, once, and writes every other escape in upper case.
+fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, Denial> {
+    let mut out = String::with_capacity(path.len());
+    // The bytes above 0x7f that neighbouring escapes stand for: together they must be UTF-8.
+    let mut beyond_ascii = Vec::new();
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            check_utf8(&mut beyond_ascii)?;
+            out.push(char::from(byte));
+            continue;
+        }
+        let decoded = match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
+            (Some(high), Some(low)) => high << 4 | low,
+            _ => return Err(Denial::AmbiguousPath("`%` is not followed by two hex digits")),
+        };
+        if decoded < 0x80 {
+            check_utf8(&mut beyond_ascii)?;
+        }
+        match decoded {
+            b'/' | b'\\' => return Err(Denial::AmbiguousPath("a path may not hold %2F or %5C")),
+            0..0x20 | 0x7f => {
+                return Err(Denial::AmbiguousPath("a path may not hold control characters"));
+            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(decoded));
+            }
+            _ => {
+                if decoded >= 0x80 {
+                    beyond_ascii.push(decoded);
+                }
+                out.push('%');
+                for digit in [decoded >> 4, decoded & 0xf] {
+                    out.extend(char::from_digit(digit.into(), 16).map(|c| c.to_ascii_uppercase()));
+                }
+            }
+        }
+    }
+    check_utf8(&mut beyond_ascii)?;
+    Ok(if out == path { Cow::Borrowed(path) } else { Cow::Owned(out) })
+}
+
+/// Overlong and broken UTF-8 is what lenient decoders turn into slashes and dots (RFC 3629 section 10).
+fn check_utf8(bytes: &mut Vec<u8>) -> Result<(), Denial> {
+    let valid = std::str::from_utf8(bytes).is_ok();
+    bytes.clear();
+    if valid { Ok(()) } else { Err(Denial::AmbiguousPath("the path's escapes are not UTF-8")) }
+}
+
+pub(crate) fn hex(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// The host of a `Host` header or `:authority`, without its port, in lower case.
+///
+/// # Errors
+/// [`Denial::BadRequest`] when it is not a host (RFC 3986 section 3.2.2).
+pub fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
+    const WRONG: Denial = Denial::BadRequest("the host is malformed");
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(v6) => {
+            let (inside, after) = v6.split_once(']').ok_or(WRONG)?;
+            inside.parse::<std::net::Ipv6Addr>().map_err(|_| WRONG)?;
+            let host = authority.get(..inside.len() + 2).ok_or(WRONG)?;
+            (host, after.strip_prefix(':').or(after.is_empty().then_some("")).ok_or(WRONG)?)
+        }
+        None => {
+            let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+            let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+            if host.is_empty() || !host.bytes().all(is_name_byte) {
+                return Err(WRONG);
+            }
+            (host, port)
+        }
+    };
+    if port.len() > 5 || !port.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(WRONG);
+    }
+    // The root's dot names the same host (RFC 1034 section 3.1).
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Ok(Cow::Owned(host.to_ascii_lowercase()))
+    } else {
+        Ok(Cow::Borrowed(host))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(path: &str, expect: &str) {
+        assert_eq!(normalize(path).as_deref(), Ok(expect), "{path}");
+    }
+
+    fn refused(path: &str) -> &'static str {
+        match normalize(path) {
+            Err(denial) => denial.code().as_str(),
+            Ok(_) => "accepted",
+        }
+    }
+
+    #[test]
+    fn a_plain_path_is_borrowed_as_it_is() {
+        for path in ["/", "/v1/orders", "/v1/orders/", "/a.b/..c/...", "/~x/a:b@c!$&'()*+,="] {
+            assert!(matches!(normalize(path), Ok(Cow::Borrowed(same)) if same == path), "{path}");
+        }
+    }
+
+    #[test]
+    fn unreserved_escapes_are_decoded_once_and_others_kept() {
+        check("/%41%7e%2D", "/A~-");
+        check("/a%20b%c3%a9", "/a%20b%C3%A9");
+        check("/%2541", "/%2541");
+        check("/a%3bb", "/a%3Bb");
+    }
+
+    #[test]
+    fn what_two_parsers_may_read_differently_is_refused() {
+        for path in [
+            "/a/../b",
+            "/a/..",
+            "/./a",
+            "/%2e%2e/a",
+            "/a/%2E",
+            "/a/.%2e",
+            "//a",
+            "/a//b",
+            "/a//",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a%00",
+            "/a;b",
+            "/a;b/c",
+            "/;",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/a%0d%0ab",
+            "/a%7f",
+            "/%c0%ae",
+            "/%c0%af",
+            "/%e0%80%af",
+            "/%ff",
+            "/%c3",
+            "/%c3x%a9",
+        ] {
+            assert_eq!(refused(path), "ambiguous_path", "{path}");
+        }
+        for path in ["", "*", "a", "http://x/", "/a b", "/a\u{1}", "/é", "/a\u{7f}"] {
+            assert_eq!(refused(path), "bad_request", "{path}");
+        }
+    }
+
+    #[test]
+    fn hosts_have_one_spelling() {
+        let host = |text| canonical_host(text).map(Cow::into_owned);
+        assert_eq!(host("API.Example.com:8080").as_deref(), Ok("api.example.com"));
+        assert_eq!(host("example.com.").as_deref(), Ok("example.com"));
+        assert_eq!(host("[::1]:80").as_deref(), Ok("[::1]"));
+        assert_eq!(host("127.0.0.1:").as_deref(), Ok("127.0.0.1"));
+        for wrong in [
+            "", ":80", "a b", "a@b", "a/b", "a:b", "a:1:2", "[::1", "[x]", "[::1]x", "a:999999",
+            "é",
+        ] {
+            assert!(host(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn normalizing_twice_changes_nothing(path in "/[a-zA-Z0-9%./;~-]{0,40}") {
+            if let Ok(once) = normalize(&path) {
+                let twice = normalize(&once);
+                prop_assert_eq!(twice.as_deref(), Ok(&*once));
+            }
+        }
+
+        /// Whatever passes means the same to a reader that decodes everything and then resolves dots.
+        #[test]
+        fn nothing_that_passes_resolves_elsewhere(path in "/[a-c%2eEfF5c./]{0,30}") {
+            if let Ok(normal) = normalize(&path) {
+                let decoded = decode_all(&normal);
+                prop_assert!(!decoded.contains("//") && !decoded.contains('\\'));
+                prop_assert!(decoded.split('/').all(|s| s != "." && s != ".."));
+                prop_assert_eq!(decoded.matches('/').count(), path.matches('/').count());
+            }
+        }
+
+        #[test]
+        fn any_text_is_refused_or_accepted(text in "\\PC{0,40}") {
+            let _ = normalize(&text).is_ok();
+            let _ = canonical_host(&text).is_ok();
+        }
+    }
+
+    /// The naive reader: decodes every escape.
+    fn decode_all(path: &str) -> String {
+        let mut out = Vec::new();
+        let mut bytes = path.bytes();
+        while let Some(byte) = bytes.next() {
+            out.push(match byte {
+                b'%' => {
+                    hex(bytes.next().unwrap()).unwrap() << 4 | hex(bytes.next().unwrap()).unwrap()
+                }
+                other => other,
+            });
+        }
+        String::from_utf8(out).unwrap()
+    }
+}

@@ -1,0 +1,108 @@
+//! What is known about a key when a request is decided: the key, its app and its account, joined
+//! and boiled down when it is loaded, so that a request neither computes nor allocates.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::id::{AccountId, AppId, KeyId};
+use crate::key::{Environment, KeyKind};
+use crate::network::Networks;
+use crate::scope::ScopeSet;
+use crate::time::UnixMillis;
+
+/// Whether a key may be used at all, and if not, whose doing it is.
+///
+/// All but `Active` answer alike: a caller must not learn which keys once existed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Active,
+    KeyRevoked,
+    KeyDisabled,
+    AppDisabled,
+    AccountSuspended,
+}
+
+/// One key as the decision sees it.
+#[derive(Debug)]
+pub struct KeyRecord {
+    pub id: KeyId,
+    pub app: AppId,
+    pub account: AccountId,
+    pub kind: KeyKind,
+    pub environment: Environment,
+    pub standing: Standing,
+    pub expires_at: Option<UnixMillis>,
+    /// What the key and its app both allow.
+    pub scopes: ScopeSet,
+    pub key_networks: Networks,
+    pub app_networks: Networks,
+    /// Serialised origins, lower case (RFC 6454 section 6.2). Empty allows any.
+    pub origins: Box<[Box<str>]>,
+    /// The number of the newest change that this record is known to reflect.
+    pub read_at: u64,
+    /// Who is calling, as text, ready to be put into headers.
+    pub identity: Identity,
+}
+
+/// The ids and scopes of a caller as texts that share one allocation.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    text: Bytes,
+    app_from: u8,
+    account_from: u8,
+    scopes_from: u8,
+}
+
+impl Identity {
+    #[must_use]
+    pub fn new(key: KeyId, app: AppId, account: AccountId, scopes: &ScopeSet) -> Self {
+        let mut text = BytesMut::with_capacity(96 + scopes.as_str().len());
+        let mut push = |part: &str| {
+            text.put_slice(part.as_bytes());
+            // Ids have a fixed length, so three of them end far below 255.
+            u8::try_from(text.len()).unwrap_or(u8::MAX)
+        };
+        let app_from = push(&key.to_string());
+        let account_from = push(&app.to_string());
+        let scopes_from = push(&account.to_string());
+        text.put_slice(scopes.as_str().as_bytes());
+        Self { text: text.freeze(), app_from, account_from, scopes_from }
+    }
+
+    #[must_use]
+    pub fn key_id(&self) -> Bytes {
+        self.text.slice(..usize::from(self.app_from))
+    }
+
+    #[must_use]
+    pub fn app_id(&self) -> Bytes {
+        self.text.slice(usize::from(self.app_from)..usize::from(self.account_from))
+    }
+
+    #[must_use]
+    pub fn account_id(&self) -> Bytes {
+        self.text.slice(usize::from(self.account_from)..usize::from(self.scopes_from))
+    }
+
+    #[must_use]
+    pub fn scopes(&self) -> Bytes {
+        self.text.slice(usize::from(self.scopes_from)..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_gives_back_its_parts() {
+        let now = UnixMillis(1);
+        let (key, app, account) =
+            (KeyId::new(now, [1; 10]), AppId::new(now, [2; 10]), AccountId::new(now, [3; 10]));
+        let scopes = ScopeSet::new(&["read:a".parse().unwrap(), "read:b".parse().unwrap()]);
+        let identity = Identity::new(key, app, account, &scopes);
+        assert_eq!(identity.key_id(), key.to_string());
+        assert_eq!(identity.app_id(), app.to_string());
+        assert_eq!(identity.account_id(), account.to_string());
+        assert_eq!(identity.scopes(), "read:a read:b");
+    }
+}

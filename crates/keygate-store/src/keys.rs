@@ -1,0 +1,136 @@
+//! The seam: what every store of keys can do. One contract suite holds them all to it.
+
+use std::future::Future;
+
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+
+use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+
+/// A store of accounts, apps and keys.
+///
+/// A write that returned `Ok` survives a crash. One that returned an error may or may not have
+/// happened: [`StoreError::Unavailable`] says so, the others mean that nothing changed.
+pub trait KeyStore: Send + Sync + 'static {
+    /// The key of this digest with its app and account, in one round trip.
+    fn find(
+        &self,
+        digest: KeyDigest,
+    ) -> impl Future<Output = Result<Option<OwnedKey>, StoreError>> + Send;
+
+    /// Carries out one change and logs it, in one atomic step. Returns the change's number, which
+    /// only grows.
+    fn commit(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+    ) -> impl Future<Output = Result<ChangeNumber, StoreError>> + Send;
+
+    fn account(
+        &self,
+        id: AccountId,
+    ) -> impl Future<Output = Result<Option<Account>, StoreError>> + Send;
+
+    fn app(&self, id: AppId) -> impl Future<Output = Result<Option<App>, StoreError>> + Send;
+
+    fn key(&self, id: KeyId) -> impl Future<Output = Result<Option<Key>, StoreError>> + Send;
+
+    /// Accounts in the order of their ids, from the first after `page.after`.
+    fn accounts(
+        &self,
+        page: Page<AccountId>,
+    ) -> impl Future<Output = Result<Vec<Account>, StoreError>> + Send;
+
+    fn apps(
+        &self,
+        account: AccountId,
+        page: Page<AppId>,
+    ) -> impl Future<Output = Result<Vec<App>, StoreError>> + Send;
+
+    fn keys(
+        &self,
+        app: AppId,
+        page: Page<KeyId>,
+    ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send;
+
+    /// Audit entries with their numbers, in order, from the first after `page.after`.
+    fn audit(
+        &self,
+        page: Page<ChangeNumber>,
+    ) -> impl Future<Output = Result<Vec<(ChangeNumber, AuditEntry)>, StoreError>> + Send;
+
+    /// Every pepper that a stored key was made under.
+    fn peppers(&self) -> impl Future<Output = Result<Vec<PepperId>, StoreError>> + Send;
+}
+
+/// The place of a change in the store's log. The first change is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ChangeNumber(pub u64);
+
+/// One change to one record.
+#[derive(Clone, Debug)]
+pub enum Write {
+    CreateAccount(Account),
+    CreateApp(App),
+    CreateKey {
+        key: Key,
+        /// The most live keys that the app may then have. Live: neither revoked nor expired at `now`.
+        live_max: u32,
+        now: UnixMillis,
+    },
+    /// Replaces the record if its stored version is still the given record's `version`; stores it
+    /// with the version after that.
+    UpdateAccount(Account),
+    UpdateApp(App),
+    UpdateKey(Key),
+}
+
+impl Write {
+    /// Whose cached decisions the change may alter.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::CreateAccount(account) | Self::UpdateAccount(account) => {
+                Subject::Account(account.id)
+            }
+            Self::CreateApp(app) | Self::UpdateApp(app) => Subject::App(app.id),
+            Self::CreateKey { key, .. } | Self::UpdateKey(key) => Subject::Key(key.digest),
+        }
+    }
+}
+
+/// What an invalidation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Key(KeyDigest),
+    App(AppId),
+    Account(AccountId),
+    /// Everything: the log could not be followed.
+    All,
+}
+
+/// A part of a list: at most `limit` items, after the one named.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<T> {
+    pub after: Option<T>,
+    pub limit: usize,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An outage. Says nothing about any key: it must never be answered as one that is unknown.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the record was changed by somebody else")]
+    Conflict,
+    #[error("the record exists already")]
+    AlreadyExists,
+    #[error("{0} does not exist")]
+    NotFound(&'static str),
+    #[error("the app has {live} live keys, the most it may have")]
+    TooManyLiveKeys { live: u32 },
+    /// Written by a newer version, or damaged. The record is left as it is.
+    #[error("a stored record cannot be read")]
+    Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
