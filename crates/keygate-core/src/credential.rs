@@ -61,6 +61,15 @@ enum Found {
     Ours(Option<PresentedKey>),
 }
 
+impl Found {
+    fn meant_as_key(self) -> Self {
+        match self {
+            Self::Foreign => Self::Ours(None),
+            Self::Nothing | Self::Ours(_) => self,
+        }
+    }
+}
+
 impl CredentialRules {
     /// Finds the key of a request.
     ///
@@ -90,7 +99,6 @@ impl CredentialRules {
     }
 
     /// Whether an `Authorization` value holds a key of ours, so that a public route drops it.
-    #[must_use]
     pub fn authorization_is_ours(&self, value: &[u8]) -> bool {
         let Some((scheme, rest)) = split_scheme(value) else { return false };
         let is_ours = |text: &[u8]| has_our_shape(text, self.brand.as_ref());
@@ -122,11 +130,8 @@ impl CredentialRules {
     fn read_x_api_key(&self, value: &[u8]) -> Found {
         match value.trim_ascii() {
             b"" => Found::Nothing,
-            value => match self.read(self.x_api_key, value) {
-                // This header is ours alone: what is in it was meant as a key.
-                Found::Foreign => Found::Ours(None),
-                other => other,
-            },
+            // This header is ours alone: what is in it was meant as a key.
+            value => self.read(self.x_api_key, value).meant_as_key(),
         }
     }
 
@@ -138,7 +143,7 @@ impl CredentialRules {
         match self.read(self.basic, user) {
             // A password beside the key, or no colon at all: not the form that we asked for.
             Found::Ours(_) if !whole || colon != decoded.len().checked_sub(1) => Found::Ours(None),
-            other => other,
+            found @ (Found::Nothing | Found::Foreign | Found::Ours(_)) => found,
         }
     }
 
@@ -153,10 +158,7 @@ impl CredentialRules {
         let mut decoded = Zeroizing::new([0; CREDENTIAL_LENGTH_MAX]);
         Ok(match decode_percent(value, decoded.as_mut_slice()) {
             Some([]) => Found::Nothing,
-            Some(key) => match self.read(Source::On, key) {
-                Found::Foreign => Found::Ours(None),
-                other => other,
-            },
+            Some(key) => self.read(Source::On, key).meant_as_key(),
             None => Found::Ours(None),
         })
     }
@@ -416,9 +418,9 @@ mod tests {
                 x_api_key: std::iter::once(x_api_key.as_slice()),
                 query: Some((&query, "api_key")),
             };
-            let _ = rules().extract(places).is_ok();
-            let _ = rules().authorization_is_ours(&authorization);
-            let _ = without_param(&query, "api_key");
+            drop(rules().extract(places));
+            rules().authorization_is_ours(&authorization);
+            drop(without_param(&query, "api_key"));
         }
     }
 }

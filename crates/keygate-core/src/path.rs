@@ -5,25 +5,45 @@ use std::borrow::Cow;
 
 use crate::decide::Denial;
 
+/// Why a path is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It is no path at all.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Two parsers could read it differently.
+    #[error("{0}")]
+    Ambiguous(&'static str),
+}
+
+impl From<PathError> for Denial {
+    fn from(error: PathError) -> Self {
+        match error {
+            PathError::Malformed(why) => Self::BadRequest(why),
+            PathError::Ambiguous(why) => Self::AmbiguousPath(why),
+        }
+    }
+}
+
 /// Brings a path to its one form: unreserved characters plain, other escapes in upper case
 /// (RFC 3986 sections 6.2.2.1 and 6.2.2.2). Borrows when that changes nothing.
 ///
 /// # Errors
-/// [`Denial::BadRequest`] for what is no path at all, [`Denial::AmbiguousPath`] for dot segments,
+/// [`PathError::Malformed`] for what is no path at all, [`PathError::Ambiguous`] for dot segments,
 /// empty segments, `;`, `\`, encoded slashes, backslashes and control characters, broken escapes,
 /// and escapes that are not UTF-8.
-pub fn normalize(path: &str) -> Result<Cow<'_, str>, Denial> {
+pub fn normalize(path: &str) -> Result<Cow<'_, str>, PathError> {
     if !path.starts_with('/') {
-        return Err(Denial::BadRequest("the request target is not a path"));
+        return Err(PathError::Malformed("the request target is not a path"));
     }
     let mut escaped = false;
     for &byte in path.as_bytes() {
         match byte {
             b'%' => escaped = true,
-            b';' => return Err(Denial::AmbiguousPath("a path may not hold `;`")),
-            b'\\' => return Err(Denial::AmbiguousPath("a path may not hold a backslash")),
+            b';' => return Err(PathError::Ambiguous("a path may not hold `;`")),
+            b'\\' => return Err(PathError::Ambiguous("a path may not hold a backslash")),
             0..=b' ' | 0x7f.. => {
-                return Err(Denial::BadRequest("the path holds a byte that must be escaped"));
+                return Err(PathError::Malformed("the path holds a byte that must be escaped"));
             }
             _ => {}
         }
@@ -33,12 +53,12 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, Denial> {
     Ok(normal)
 }
 
-fn check_segments(path: &str) -> Result<(), Denial> {
+fn check_segments(path: &str) -> Result<(), PathError> {
     let mut rest = path.get(1..).unwrap_or_default();
     // A trailing slash leaves one empty segment at the end, which is no ambiguity.
     while let Some((segment, next)) = rest.split_once('/') {
         if segment.is_empty() {
-            return Err(Denial::AmbiguousPath("a path may not hold `//`"));
+            return Err(PathError::Ambiguous("a path may not hold `//`"));
         }
         check_dots(segment)?;
         rest = next;
@@ -46,15 +66,15 @@ fn check_segments(path: &str) -> Result<(), Denial> {
     check_dots(rest)
 }
 
-fn check_dots(segment: &str) -> Result<(), Denial> {
+fn check_dots(segment: &str) -> Result<(), PathError> {
     if segment == "." || segment == ".." {
-        return Err(Denial::AmbiguousPath("a path may not hold `.` or `..` segments"));
+        return Err(PathError::Ambiguous("a path may not hold `.` or `..` segments"));
     }
     Ok(())
 }
 
 /// Decodes what needs no escape, once, and writes every other escape in upper case.
-fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, Denial> {
+fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, PathError> {
     let mut out = String::with_capacity(path.len());
     // The bytes above 0x7f that neighbouring escapes stand for: together they must be UTF-8.
     let mut beyond_ascii = Vec::new();
@@ -67,15 +87,15 @@ fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, Denial> {
         }
         let decoded = match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
             (Some(high), Some(low)) => high << 4 | low,
-            _ => return Err(Denial::AmbiguousPath("`%` is not followed by two hex digits")),
+            _ => return Err(PathError::Ambiguous("`%` is not followed by two hex digits")),
         };
         if decoded < 0x80 {
             check_utf8(&mut beyond_ascii)?;
         }
         match decoded {
-            b'/' | b'\\' => return Err(Denial::AmbiguousPath("a path may not hold %2F or %5C")),
+            b'/' | b'\\' => return Err(PathError::Ambiguous("a path may not hold %2F or %5C")),
             0..0x20 | 0x7f => {
-                return Err(Denial::AmbiguousPath("a path may not hold control characters"));
+                return Err(PathError::Ambiguous("a path may not hold control characters"));
             }
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
                 out.push(char::from(decoded));
@@ -96,10 +116,10 @@ fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, Denial> {
 }
 
 /// Overlong and broken UTF-8 is what lenient decoders turn into slashes and dots (RFC 3629 section 10).
-fn check_utf8(bytes: &mut Vec<u8>) -> Result<(), Denial> {
+fn check_utf8(bytes: &mut Vec<u8>) -> Result<(), PathError> {
     let valid = std::str::from_utf8(bytes).is_ok();
     bytes.clear();
-    if valid { Ok(()) } else { Err(Denial::AmbiguousPath("the path's escapes are not UTF-8")) }
+    if valid { Ok(()) } else { Err(PathError::Ambiguous("the path's escapes are not UTF-8")) }
 }
 
 pub(crate) fn hex(byte: u8) -> Option<u8> {
@@ -122,7 +142,7 @@ pub fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
             let (inside, after) = v6.split_once(']').ok_or(WRONG)?;
             inside.parse::<std::net::Ipv6Addr>().map_err(|_| WRONG)?;
             let host = authority.get(..inside.len() + 2).ok_or(WRONG)?;
-            (host, after.strip_prefix(':').or(after.is_empty().then_some("")).ok_or(WRONG)?)
+            (host, after.strip_prefix(':').or_else(|| after.is_empty().then_some("")).ok_or(WRONG)?)
         }
         None => {
             let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
@@ -157,7 +177,7 @@ mod tests {
 
     fn refused(path: &str) -> &'static str {
         match normalize(path) {
-            Err(denial) => denial.code().as_str(),
+            Err(error) => Denial::from(error).code().as_str(),
             Ok(_) => "accepted",
         }
     }
@@ -253,8 +273,8 @@ mod tests {
 
         #[test]
         fn any_text_is_refused_or_accepted(text in "\\PC{0,40}") {
-            let _ = normalize(&text).is_ok();
-            let _ = canonical_host(&text).is_ok();
+            drop(normalize(&text));
+            drop(canonical_host(&text));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::decide::{Denial, Permit};
 use crate::key::Environment;
-use crate::path::normalize;
+use crate::path::{PathError, normalize};
 use crate::scope::RequiredScopes;
 
 /// One route of the configuration.
@@ -96,7 +96,7 @@ pub enum InvalidPattern {
     #[error("a parameter is a whole segment: `/orders/{{id}}`")]
     PartialParam,
     #[error("{0}")]
-    Ambiguous(&'static str),
+    Ambiguous(PathError),
 }
 
 impl FromStr for PathPattern {
@@ -111,10 +111,7 @@ impl FromStr for PathPattern {
             return Err(InvalidPattern::TrailingSlash);
         }
         // The same rules as for a request's path, or a route could never match.
-        let normal = normalize(text).map_err(|denial| match denial {
-            Denial::AmbiguousPath(why) | Denial::BadRequest(why) => InvalidPattern::Ambiguous(why),
-            _ => InvalidPattern::Ambiguous("the path is not usable"),
-        })?;
+        let normal = normalize(text).map_err(InvalidPattern::Ambiguous)?;
         let segments = normal
             .split('/')
             .skip(1)
@@ -206,6 +203,15 @@ impl RouteTable {
     /// [`Denial::RouteNotFound`], or [`Denial::MethodNotAllowed`] when only the method is wrong:
     /// a shorter path's route never stands in for a longer one's.
     pub fn find(&self, host: &str, path: &str, method: &str) -> Result<&Route, Denial> {
+        let place = self.place(host, path, method)?;
+        self.routes.get(place).ok_or(Denial::RouteNotFound)
+    }
+
+    /// The same, as the route's place in [`routes`](Self::routes).
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn place(&self, host: &str, path: &str, method: &str) -> Result<usize, Denial> {
         let segments = path.get(1..).unwrap_or_default();
         let on_host = self
             .by_host
@@ -216,11 +222,11 @@ impl RouteTable {
         let (_, node) = on_host
             .or_else(|| self.any_host.deepest(Some(segments), 0))
             .ok_or(Denial::RouteNotFound)?;
-        node.routes
-            .iter()
-            .filter_map(|&index| self.routes.get(index))
-            .find(|route| route.methods.contains(method))
-            .ok_or_else(|| Denial::MethodNotAllowed(node.allow.clone().unwrap_or_default()))
+        let serves = |&place: &usize| {
+            self.routes.get(place).is_some_and(|route| route.methods.contains(method))
+        };
+        let refusal = || Denial::MethodNotAllowed(node.allow.clone().unwrap_or_default());
+        node.routes.iter().copied().find(serves).ok_or_else(refusal)
     }
 
     /// Every route, in the order of the configuration.
