@@ -1,0 +1,151 @@
+//! What became of the requests of one route, counted without a look-up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keygate_core::Code;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+};
+
+use crate::metrics::register;
+use crate::timing::REQUEST_BUCKETS;
+
+/// What was decided about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Admitted,
+    Refused(Code),
+}
+
+/// The handles of one route. Cheap to clone.
+#[derive(Clone)]
+pub struct RouteMetrics(Arc<Handles>);
+
+struct Handles {
+    admitted: IntCounter,
+    /// By the code's discriminant.
+    refused: [IntCounter; Code::ALL.len()],
+    /// By the status's first digit, from 1.
+    responses: [IntCounter; CLASSES.len()],
+    seconds: Histogram,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl RouteMetrics {
+    /// Counts a decision: one step into a table and one atomic addition.
+    pub fn count(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Admitted => Some(&self.0.admitted),
+            Outcome::Refused(code) => self.0.refused.get(code as usize),
+        };
+        if let Some(counter) = counter {
+            counter.inc();
+        }
+    }
+
+    /// Counts an answer by the class of its status. What is beyond the classes counts in the
+    /// nearest one.
+    pub fn response(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
+        if let Some(counter) = self.0.responses.get(class) {
+            counter.inc();
+        }
+    }
+
+    /// From the request's first byte to the answer's last.
+    pub fn request_seconds(&self, took: Duration) {
+        self.0.seconds.observe(took.as_secs_f64());
+    }
+}
+
+/// The metrics that have a route for a label.
+pub(crate) struct RouteFamilies {
+    requests: IntCounterVec,
+    responses: IntCounterVec,
+    seconds: HistogramVec,
+}
+
+impl RouteFamilies {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let counter = |name, help, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        Self {
+            requests: counter(
+                "keygate_requests_total",
+                "Requests by what was decided about them.",
+                &["route", "outcome"],
+            ),
+            responses: counter(
+                "keygate_responses_total",
+                "Answers by the class of their status.",
+                &["route", "class"],
+            ),
+            seconds: register(
+                registry,
+                HistogramVec::new(
+                    HistogramOpts::new("keygate_request_seconds", "Time that requests took.")
+                        .buckets(REQUEST_BUCKETS.to_vec()),
+                    &["route"],
+                ),
+            ),
+        }
+    }
+
+    /// The handles of one route, every outcome and class among them, so that each series is there,
+    /// at zero, before it first counts.
+    #[expect(clippy::disallowed_methods, reason = "the handles are resolved here, once")]
+    pub(crate) fn resolve(&self, route: &str) -> RouteMetrics {
+        let outcome = |outcome| self.requests.with_label_values(&[route, outcome]);
+        RouteMetrics(Arc::new(Handles {
+            admitted: outcome("admitted"),
+            refused: Code::ALL.map(|code| outcome(code.as_str())),
+            responses: CLASSES.map(|class| self.responses.with_label_values(&[route, class])),
+            seconds: self.seconds.with_label_values(&[route]),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn families() -> (Registry, RouteFamilies) {
+        let registry = Registry::new();
+        let families = RouteFamilies::new(&registry);
+        (registry, families)
+    }
+
+    #[test]
+    fn every_code_is_counted_under_its_own_name() {
+        let (_, families) = families();
+        let route = families.resolve("r");
+        for code in Code::ALL {
+            route.count(Outcome::Refused(code));
+            let counter = families.requests.get_metric_with_label_values(&["r", code.as_str()]);
+            assert_eq!(counter.unwrap().get(), 1, "{}", code.as_str());
+        }
+        route.count(Outcome::Admitted);
+        assert_eq!(route.0.admitted.get(), 1);
+        let all: u64 = route.0.refused.iter().map(IntCounter::get).sum();
+        assert_eq!(all, Code::ALL.len() as u64);
+    }
+
+    #[test]
+    fn every_status_has_a_class() {
+        let (_, families) = families();
+        let route = families.resolve("r");
+        for (status, class) in
+            [(0, "1xx"), (101, "1xx"), (200, "2xx"), (304, "3xx"), (499, "4xx"), (503, "5xx")]
+        {
+            let class = families.responses.get_metric_with_label_values(&["r", class]).unwrap();
+            let before = class.get();
+            route.response(status);
+            assert_eq!(class.get(), before + 1, "{status}");
+        }
+        route.response(u16::MAX);
+        assert_eq!(route.0.responses[4].get(), 2);
+    }
+}
