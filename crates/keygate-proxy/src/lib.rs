@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Forwards. The only crate that names Pingora. Start with `gateway.rs`: a request's whole life.
+
+mod connection;
+mod context;
+mod facts;
+mod forward;
+mod gateway;
+mod head;
+mod respond;
+mod server;
+mod trace;
+mod upstreams;
+
+pub use gateway::{Gateway, GatewayParts};
+pub use server::{ProxyError, Running, start};

@@ -1,0 +1,369 @@
+//! One client connection, from its first byte to its last: reads each request's head itself, within
+//! a deadline and a bound, and hands what is clear to Pingora.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use keygate_config::Server;
+use keygate_core::Denial;
+use keygate_store::keys::KeyStore;
+use keygate_telemetry::{Outcome, RouteMetrics};
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::server::HttpSession as Http1Session;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType,
+};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+// Pingora's timers cost next to nothing when they do not fire, which is nearly always.
+use pingora::time::timeout;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::gateway::Gateway;
+use crate::head::{H2_PREFACE_HEAD, HeadLimits, HeadScan, Progress, inspect};
+use crate::respond::{Problem, raw_http1};
+use crate::trace::new_request_id;
+
+/// What a head is read into at first; nearly all fit.
+const HEAD_BUFFER_BYTES: usize = 4096;
+/// What is read and thrown away after a malformed head, so that its sender sees the answer.
+const LINGER_BYTES_MAX: usize = 1 << 20;
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection that was just accepted may take to say something while we shut down.
+const FIRST_BYTES_GRACE: Duration = Duration::from_millis(500);
+
+/// Every client connection of the data plane.
+pub(crate) struct Connections<S: KeyStore> {
+    proxy: Arc<HttpProxy<Gateway<S>>>,
+    limits: HeadLimits,
+    header_timeout: Duration,
+    keepalive_timeout: Duration,
+    unrouted: RouteMetrics,
+    open: OpenConnections,
+}
+
+impl<S: KeyStore> Connections<S> {
+    pub(crate) fn new(
+        proxy: HttpProxy<Gateway<S>>,
+        server: &Server,
+        unrouted: RouteMetrics,
+        open: OpenConnections,
+    ) -> Self {
+        Self {
+            proxy: Arc::new(proxy),
+            limits: server.into(),
+            header_timeout: server.header_timeout,
+            keepalive_timeout: server.keepalive_timeout,
+            unrouted,
+            open,
+        }
+    }
+}
+
+#[async_trait]
+impl<S: KeyStore> ServerApp for Connections<S> {
+    async fn process_new(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let _open = self.open.enter();
+        let mut watch = shutdown.clone();
+        let mut stopping = pin!(async move { drop(watch.wait_for(|stop| *stop).await) });
+        let mut wait = Wait { idle: self.header_timeout, stopping_grace: FIRST_BYTES_GRACE };
+        loop {
+            match self.read_head(&mut stream, stopping.as_mut(), wait).await {
+                Head::Http1(bytes) => {
+                    let mut session = Http1Session::new(stream);
+                    session.set_pipelined_prefix(bytes);
+                    let mut session = ServerSession::H1(session);
+                    session.set_keepalive(Some(self.keepalive_timeout.as_secs().max(1)));
+                    let reusable = self.proxy.process_new_http(session, shutdown).await?;
+                    if *shutdown.borrow() {
+                        return None;
+                    }
+                    (stream, _) = reusable.consume();
+                }
+                Head::Http2(bytes) => {
+                    let timeout = self.header_timeout;
+                    let replay = Box::new(Replay { bytes, stream, timeout });
+                    return self.proxy.process_new(replay, shutdown).await;
+                }
+                Head::Refused(denial) => {
+                    self.unrouted.count(Outcome::Refused(denial.code()));
+                    tracing::debug!(reason = ?denial, "a request's head was refused");
+                    refuse(stream, &denial).await;
+                    return None;
+                }
+                Head::None => return None,
+            }
+            wait = Wait { idle: self.keepalive_timeout, stopping_grace: Duration::ZERO };
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+/// What a connection said.
+enum Head {
+    /// A clear head, and what came with it of its body.
+    Http1(BytesMut),
+    /// The beginning of HTTP/2's preface.
+    Http2(BytesMut),
+    Refused(Denial),
+    /// Nothing, in time.
+    None,
+}
+
+/// How long to wait for a request to begin.
+#[derive(Clone, Copy)]
+struct Wait {
+    idle: Duration,
+    /// The same once the gateway is stopping.
+    stopping_grace: Duration,
+}
+
+impl<S: KeyStore> Connections<S> {
+    async fn read_head(
+        &self,
+        stream: &mut Stream,
+        stopping: Pin<&mut impl Future<Output = ()>>,
+        wait: Wait,
+    ) -> Head {
+        let mut buffer = BytesMut::with_capacity(HEAD_BUFFER_BYTES);
+        let began = tokio::select! {
+            // Biased: a request that is here already is served, even if we are stopping.
+            biased;
+            read = timeout(wait.idle, stream.read_buf(&mut buffer)) => has_read(&read),
+            () = stopping => {
+                has_read(&timeout(wait.stopping_grace, stream.read_buf(&mut buffer)).await)
+            }
+        };
+        if !began {
+            return Head::None;
+        }
+        // The head's deadline begins with its first byte, and no later byte extends it.
+        match self.finish_head(stream, &mut buffer).await {
+            Ok(Some(H2_PREFACE_LENGTH)) if buffer.starts_with(H2_PREFACE_HEAD) => {
+                Head::Http2(buffer)
+            }
+            Ok(Some(length)) => {
+                match inspect(buffer.get(..length).unwrap_or_default(), self.limits) {
+                    Ok(()) => Head::Http1(buffer),
+                    Err(denial) => Head::Refused(denial),
+                }
+            }
+            Ok(None) => Head::None,
+            Err(denial) => Head::Refused(denial),
+        }
+    }
+
+    /// Reads on until the head is complete: its length, or nothing if it never will be.
+    async fn finish_head(
+        &self,
+        stream: &mut Stream,
+        buffer: &mut BytesMut,
+    ) -> Result<Option<usize>, Denial> {
+        // RFC 9112 section 2.2: an empty line before the request line is ignored. One is.
+        let mut may_be_empty = true;
+        let mut scan = HeadScan::default();
+        let mut seen = 0;
+        let deadline = tokio::time::Instant::now() + self.header_timeout;
+        loop {
+            match scan.advance(buffer, seen, self.limits)? {
+                Progress::Complete(2) if may_be_empty => {
+                    may_be_empty = false;
+                    buffer.advance(2);
+                    (scan, seen) = (HeadScan::default(), 0);
+                    continue;
+                }
+                Progress::Complete(length) => return Ok(Some(length)),
+                Progress::NeedMore => seen = buffer.len(),
+            }
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if !has_read(&timeout(left, stream.read_buf(buffer)).await) {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+const H2_PREFACE_LENGTH: usize = H2_PREFACE_HEAD.len();
+
+fn has_read<E>(read: &Result<io::Result<usize>, E>) -> bool {
+    matches!(read, Ok(Ok(length)) if *length > 0)
+}
+
+/// Answers a head that is not clear enough to be parsed, and closes. What the client is still
+/// sending is read within a bound: closing on unread bytes would reset the answer away.
+async fn refuse(mut stream: Stream, denial: &Denial) {
+    let answer = raw_http1(&Problem::of_denial(denial, None), &new_request_id());
+    let work = async {
+        stream.write_all(&answer).await?;
+        AsyncWriteExt::shutdown(&mut stream).await?;
+        let mut scratch = BytesMut::with_capacity(HEAD_BUFFER_BYTES);
+        let mut bytes = 0;
+        while bytes < LINGER_BYTES_MAX {
+            scratch.clear();
+            match stream.read_buf(&mut scratch).await? {
+                0 => break,
+                length => bytes += length,
+            }
+        }
+        io::Result::Ok(())
+    };
+    match timeout(LINGER_TIMEOUT, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) | Err(_) => tracing::debug!("a refused client left before its answer"),
+    }
+}
+
+/// How many connections are open, including those that wait for a next request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OpenConnections(Arc<AtomicUsize>);
+
+impl OpenConnections {
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn enter(&self) -> OpenConnection {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        OpenConnection(Arc::clone(&self.0))
+    }
+}
+
+struct OpenConnection(Arc<AtomicUsize>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A stream that gives back what was read of it already.
+struct Replay {
+    bytes: BytesMut,
+    stream: Stream,
+    /// Bounds the wait for the rest of the preface.
+    timeout: Duration,
+}
+
+impl fmt::Debug for Replay {
+    /// Without the bytes: they are a client's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Peek for Replay {
+    async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let fill = async {
+            while self.bytes.len() < buffer.len() {
+                if self.stream.read_buf(&mut self.bytes).await? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+            }
+            io::Result::Ok(())
+        };
+        timeout(self.timeout, fill).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        buffer.iter_mut().zip(&self.bytes).for_each(|(to, from)| *to = *from);
+        Ok(true)
+    }
+}
+
+impl AsyncRead for Replay {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.bytes.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let length = self.bytes.len().min(buffer.remaining());
+        buffer.put_slice(&self.bytes.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Replay {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Replay {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.stream).await;
+    }
+}
+
+impl UniqueID for Replay {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Replay {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Replay {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Replay {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Replay {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}

@@ -1,0 +1,124 @@
+//! What a request says, read once: one method, one host, one path, one client address.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use keygate_config::Server;
+use keygate_core::Denial;
+use keygate_core::path::{canonical_host, normalize};
+use pingora::http::RequestHeader;
+
+use crate::head::HeadLimits;
+
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// One reading of a request, for the route and the decision.
+pub(crate) struct RequestFacts<'a> {
+    pub method: &'a str,
+    pub host: Cow<'a, str>,
+    /// Normalised, and so maybe not as it was sent.
+    pub path: Cow<'a, str>,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+    pub client: IpAddr,
+}
+
+impl<'a> RequestFacts<'a> {
+    /// Reads a request that came from `peer`.
+    ///
+    /// # Errors
+    /// What makes a request unclear or too large: step 1 of its way.
+    pub(crate) fn read(
+        request: &'a RequestHeader,
+        peer: IpAddr,
+        server: &Server,
+    ) -> Result<Self, Denial> {
+        if request.version == Version::HTTP_2 {
+            // An HTTP/1 head was measured before it was parsed.
+            check_size(&request.headers, server.into())?;
+        }
+        if request.method == Method::CONNECT {
+            return Err(Denial::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE".into()));
+        }
+        if !request.raw_path_is_utf8() {
+            return Err(Denial::BadRequest("the path holds a byte that must be escaped"));
+        }
+        check_length(&request.headers, server.body_bytes_max)?;
+        Ok(Self {
+            method: request.method.as_str(),
+            host: read_host(request)?,
+            path: normalize(request.uri.path())?,
+            query: request.uri.query(),
+            headers: &request.headers,
+            client: client_address(&request.headers, peer, server),
+        })
+    }
+
+    /// A header's value as text, if there is one and it is text.
+    pub(crate) fn text(&self, name: HeaderName) -> Option<&'a str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+fn check_size(headers: &HeaderMap, limits: HeadLimits) -> Result<(), Denial> {
+    // Each field costs its line's colon, space and CRLF, as it would in HTTP/1.
+    let bytes: usize = headers.iter().map(|(name, v)| name.as_str().len() + v.len() + 4).sum();
+    if headers.len() > limits.headers_max || bytes > limits.bytes_max {
+        return Err(Denial::HeadersTooLarge);
+    }
+    Ok(())
+}
+
+fn check_length(headers: &HeaderMap, body_bytes_max: u64) -> Result<(), Denial> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    match length.map(str::parse::<u64>) {
+        None => Ok(()),
+        Some(Ok(length)) if length <= body_bytes_max => Ok(()),
+        Some(Ok(_)) => Err(Denial::PayloadTooLarge),
+        Some(Err(_)) => Err(Denial::BadRequest("`Content-Length` is not a number")),
+    }
+}
+
+/// `:authority` or `Host`; both only if they agree (RFC 9113 section 8.3.1).
+fn read_host(request: &RequestHeader) -> Result<Cow<'_, str>, Denial> {
+    const MISSING: Denial = Denial::BadRequest("`Host` is missing");
+    let mut sent = request.headers.get_all(HOST).iter();
+    let header = sent.next();
+    if sent.next().is_some() {
+        return Err(Denial::BadRequest("more than one `Host`"));
+    }
+    let header = header.map(HeaderValue::to_str).transpose();
+    let header = header.map_err(|_| Denial::BadRequest("the host is malformed"))?;
+    match (request.uri.authority(), header) {
+        (Some(authority), Some(host)) if !authority.as_str().eq_ignore_ascii_case(host) => {
+            Err(Denial::BadRequest("`:authority` and `Host` differ"))
+        }
+        (Some(authority), _) => canonical_host(authority.as_str()),
+        (None, Some("") | None) => Err(MISSING),
+        (None, Some(host)) => canonical_host(host),
+    }
+}
+
+/// The address that counts as the client's: the nearest one that no trusted proxy vouches for.
+///
+/// `X-Forwarded-For` is read from its end, where our own proxies write, so that what a client put
+/// at its beginning is never believed.
+fn client_address(headers: &HeaderMap, peer: IpAddr, server: &Server) -> IpAddr {
+    let peer = peer.to_canonical();
+    if !server.trusted_proxies.contains(peer) {
+        return peer;
+    }
+    let mut client = peer;
+    for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+        for hop in value.to_str().unwrap_or_default().rsplit(',') {
+            let Ok(address) = hop.trim().parse::<IpAddr>() else { return client };
+            client = address.to_canonical();
+            if !server.trusted_proxies.contains(client) {
+                return client;
+            }
+        }
+    }
+    client
+}

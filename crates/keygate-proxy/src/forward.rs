@@ -1,0 +1,221 @@
+//! The request as the upstream gets it: without the key, with the caller's identity, and with
+//! nothing that a client could have forged.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use keygate_core::credential::CredentialRules;
+use keygate_core::{Environment, KeyRecord};
+use pingora::http::RequestHeader;
+
+use crate::context::{Admitted, Strip};
+use crate::facts::{RequestFacts, X_FORWARDED_FOR};
+use crate::trace::{is_traceparent, new_traceparent};
+
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEY_ID: HeaderName = HeaderName::from_static("x-keygate-key-id");
+const APP_ID: HeaderName = HeaderName::from_static("x-keygate-app-id");
+const ACCOUNT_ID: HeaderName = HeaderName::from_static("x-keygate-account-id");
+const ENVIRONMENT: HeaderName = HeaderName::from_static("x-keygate-environment");
+const SCOPES: HeaderName = HeaderName::from_static("x-keygate-scopes");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// As many as are inserted below, so that the map grows once.
+const HEADERS_ADDED: usize = 10;
+
+/// Whether the peer's `X-Forwarded-*` headers are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Trusted(IpAddr),
+    Untrusted(IpAddr),
+}
+
+/// Rewrites an admitted request for its upstream. Runs after the hop-by-hop headers, and whatever
+/// `Connection` named, are gone: a client cannot have what is set here taken away.
+///
+/// # Errors
+/// Pingora's, when the target that was decided on is not one.
+pub(crate) fn rewrite(
+    request: &mut RequestHeader,
+    admitted: &Admitted,
+    peer: Peer,
+    request_id: HeaderValue,
+) -> pingora::Result<()> {
+    if let Some(target) = &admitted.target {
+        request.set_raw_path(target.as_bytes())?;
+    }
+    // Taken apart, because editing plain parts skips Pingora's second map, which only remembers
+    // the spelling of names; RFC 9110 section 5.1 has them case-insensitive.
+    let mut parts: http::request::Parts =
+        std::mem::replace(request, RequestHeader::from(empty_parts())).into();
+    let headers = &mut parts.headers;
+    headers.reserve(HEADERS_ADDED);
+    remove_credentials(headers, admitted.strip);
+    remove_forgeries(headers);
+    insert_forwarded(headers, peer);
+    insert_trace(headers);
+    headers.insert(X_REQUEST_ID, request_id);
+    if let Some(key) = admitted.permit.key() {
+        insert_identity(headers, key);
+    }
+    *request = RequestHeader::from(parts);
+    Ok(())
+}
+
+fn empty_parts() -> http::request::Parts {
+    http::Request::new(()).into_parts().0
+}
+
+fn remove_credentials(headers: &mut HeaderMap, strip: Strip) {
+    if strip.authorization {
+        headers.remove(AUTHORIZATION);
+    }
+    if strip.x_api_key {
+        headers.remove(X_API_KEY);
+    }
+}
+
+/// Drops every header that is one of ours, or that an upstream could take for one: CGI and its
+/// heirs read `_` and `-` alike.
+fn remove_forgeries(headers: &mut HeaderMap) {
+    // One at a time: there is nearly never any.
+    while let Some(name) = headers.keys().find(|name| is_forgery(name.as_str())).cloned() {
+        headers.remove(name);
+    }
+}
+
+fn is_forgery(name: &str) -> bool {
+    const IDENTITY: &str = "x-keygate-";
+    // Those that are set below under their exact name are overwritten there.
+    const OTHERS: [&str; 7] = [
+        "x-request-id",
+        "x-api-key",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "traceparent",
+        "authorization",
+    ];
+    if !name.starts_with('x') {
+        return false;
+    }
+    let same = |ours: &str, theirs: &str| {
+        ours.len() == theirs.len()
+            && ours.bytes().zip(theirs.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+    };
+    name.get(..IDENTITY.len()).is_some_and(|start| same(IDENTITY, start))
+        || (name.contains('_') && OTHERS.iter().any(|ours| same(ours, name)))
+}
+
+/// `X-Forwarded-For` and its kin: believed from a proxy of ours, replaced from anybody else.
+fn insert_forwarded(headers: &mut HeaderMap, peer: Peer) {
+    let host = headers.get(HOST).cloned();
+    match peer {
+        Peer::Untrusted(address) => {
+            headers.insert(X_FORWARDED_FOR, address_value(address));
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            insert_or_remove(headers, X_FORWARDED_HOST, host);
+        }
+        Peer::Trusted(address) => {
+            let chain = forwarded_chain(headers, address);
+            headers.insert(X_FORWARDED_FOR, chain);
+            headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            if let Some(host) = host {
+                headers.entry(X_FORWARDED_HOST).or_insert(host);
+            }
+        }
+    }
+}
+
+fn insert_or_remove(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
+    };
+}
+
+/// What the proxies before us said, with the one that told us at the end.
+fn forwarded_chain(headers: &HeaderMap, address: IpAddr) -> HeaderValue {
+    let sent = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let mut chain: Vec<&str> = sent.collect();
+    let address = address.to_string();
+    chain.push(&address);
+    header_value(chain.join(", ").into())
+}
+
+fn address_value(address: IpAddr) -> HeaderValue {
+    header_value(address.to_string().into())
+}
+
+fn insert_trace(headers: &mut HeaderMap) {
+    let mut sent = headers.get_all(TRACEPARENT).iter();
+    let is_good = match (sent.next(), sent.next()) {
+        (Some(value), None) => is_traceparent(value.as_bytes()),
+        (Some(_) | None, _) => false,
+    };
+    if !is_good {
+        headers.insert(TRACEPARENT, new_traceparent());
+        // It belongs to the trace that was refused (W3C Trace Context section 3.3).
+        headers.remove(TRACESTATE);
+    }
+}
+
+fn insert_identity(headers: &mut HeaderMap, key: &KeyRecord) {
+    headers.insert(KEY_ID, header_value(key.identity.key_id()));
+    headers.insert(APP_ID, header_value(key.identity.app_id()));
+    headers.insert(ACCOUNT_ID, header_value(key.identity.account_id()));
+    headers.insert(SCOPES, header_value(key.identity.scopes()));
+    headers.insert(
+        ENVIRONMENT,
+        match key.environment {
+            Environment::Live => HeaderValue::from_static("live"),
+            Environment::Test => HeaderValue::from_static("test"),
+        },
+    );
+}
+
+/// Ids, scopes and addresses consist of characters that a header value may hold.
+fn header_value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// What has to go from a public route's request: a key of ours that somebody sent along.
+pub(crate) fn strip_on_public_route(rules: &CredentialRules, request: &RequestFacts<'_>) -> Strip {
+    let any = |name: HeaderName, is_ours: &dyn Fn(&[u8]) -> bool| {
+        request.headers.get_all(name).iter().any(|value| is_ours(value.as_bytes()))
+    };
+    Strip {
+        authorization: any(AUTHORIZATION, &|value| rules.authorization_is_ours(value)),
+        x_api_key: any(X_API_KEY, &|value| rules.value_is_ours(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_pass_for_ours_is_a_forgery() {
+        for name in [
+            "x-keygate-key-id",
+            "x_keygate_key_id",
+            "x-keygate_anything",
+            "x-keygate-",
+            "x_keygate_",
+            "x_request_id",
+            "x-request_id",
+            "x_forwarded_for",
+            "x_api_key",
+        ] {
+            assert!(is_forgery(name), "{name}");
+        }
+        for name in ["x-keygat", "x-request-id", "x-other", "accept", "x_other", "x-api-key"] {
+            assert!(!is_forgery(name), "{name}");
+        }
+    }
+}

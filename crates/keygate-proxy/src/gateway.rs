@@ -1,0 +1,494 @@
+//! A request's whole life, top to bottom: the phases in the order in which Pingora calls them, and
+//! `admit`, where every way to be refused is one `?`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, ORIGIN};
+use keygate_config::Config;
+use keygate_core::credential::{Credential, Places, without_param};
+use keygate_core::network::ClientNetwork;
+use keygate_core::route::KeyAccess;
+use keygate_core::{
+    Access, Caller, Code, Denial, KeyRecord, Peppers, Permit, Route, UnixMillis, decide,
+};
+use keygate_store::cached::{Cached, CachedKeys};
+use keygate_store::failures::FailureLimiter;
+use keygate_store::keys::KeyStore;
+use keygate_telemetry::{DecisionTimer, InFlight, Metrics, Outcome, RouteMetrics};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+use quanta::Instant;
+
+use crate::context::{Admitted, Context, Strip};
+use crate::facts::RequestFacts;
+use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
+use crate::respond::{self, Problem};
+use crate::server::ProxyError;
+use crate::trace;
+use crate::upstreams::UpstreamPeers;
+
+/// What a `request_filter` answers: whether the request has been answered already.
+const FORWARD: bool = false;
+const ANSWERED: bool = true;
+/// What a client is told to wait when the store is out of reach.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Connections that one request may try, whatever the number of targets.
+pub(crate) const ATTEMPTS_MAX: usize = 3;
+
+/// The data plane: everything that a request needs to be decided and forwarded.
+pub struct Gateway<S: KeyStore> {
+    snapshot: Arc<Snapshot>,
+    peppers: Arc<Peppers>,
+    keys: Arc<CachedKeys<S>>,
+    failures: Arc<FailureLimiter>,
+    unrouted: RouteMetrics,
+    decision: DecisionTimer,
+    in_flight: InFlight,
+    clock: fn() -> UnixMillis,
+    /// Where the failure limiter's nanoseconds begin.
+    began: Instant,
+}
+
+/// What a gateway is made of.
+pub struct GatewayParts<S: KeyStore> {
+    pub config: Arc<Config>,
+    pub peppers: Arc<Peppers>,
+    pub keys: Arc<CachedKeys<S>>,
+    pub failures: Arc<FailureLimiter>,
+    pub metrics: Metrics,
+    pub clock: fn() -> UnixMillis,
+}
+
+/// A configuration with all that is worked out from it once, so that no request has to.
+pub(crate) struct Snapshot {
+    pub config: Arc<Config>,
+    /// In the order of the routes.
+    route_metrics: Vec<RouteMetrics>,
+    /// In the order of the configuration's upstreams.
+    upstreams: Vec<UpstreamPeers>,
+}
+
+impl<S: KeyStore> Gateway<S> {
+    /// Builds a gateway. Looks up the upstreams' names, and so blocks on DNS.
+    ///
+    /// # Errors
+    /// [`ProxyError::Target`] when an upstream's target has no address.
+    pub fn new(parts: GatewayParts<S>) -> Result<Self, ProxyError> {
+        let GatewayParts { config, peppers, keys, failures, metrics, clock } = parts;
+        let upstreams =
+            config.upstreams.iter().map(|upstream| UpstreamPeers::new(upstream, &metrics));
+        let snapshot = Snapshot {
+            upstreams: upstreams.collect::<Result<_, _>>()?,
+            route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
+            config,
+        };
+        Ok(Self {
+            snapshot: Arc::new(snapshot),
+            peppers,
+            keys,
+            failures,
+            unrouted: metrics.unrouted(),
+            decision: metrics.decision(),
+            in_flight: metrics.in_flight(),
+            clock,
+            began: Instant::now(),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        &self.snapshot.config
+    }
+
+    /// Counts what belongs to no route.
+    pub(crate) fn unrouted(&self) -> RouteMetrics {
+        self.unrouted.clone()
+    }
+
+    /// Every check, in order. Each `?` is one way to be refused.
+    async fn admit(
+        &self,
+        head: &RequestHeader,
+        peer: IpAddr,
+        ctx: &mut Context,
+    ) -> Result<Admitted, Denial> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let request = RequestFacts::read(head, peer, &snapshot.config.server)?; // 400, 413, 431
+        let place = snapshot.config.routes.place(&request.host, &request.path, request.method)?; // 404, 405
+        ctx.route = Some(place);
+        let route = snapshot.route(place).ok_or(Denial::RouteNotFound)?;
+        let access = match &route.access {
+            Access::Public(public) => {
+                let rules = &snapshot.config.keys.credentials;
+                let strip = forward::strip_on_public_route(rules, &request);
+                return Ok(admitted(public.permit(), strip, None, head, &request));
+            }
+            Access::Key(access) => access,
+        };
+        let decided = self.authenticate_and_decide(access, &request, &snapshot.config).await; // 401, 403, 503
+        let (permit, strip) = decided.map_err(|denial| self.weigh(denial, request.client))?; // 429
+        Ok(admitted(permit, strip, access.query_param.as_deref(), head, &request))
+    }
+
+    async fn authenticate_and_decide(
+        &self,
+        access: &KeyAccess,
+        request: &RequestFacts<'_>,
+        config: &Config,
+    ) -> Result<(Permit, Strip), Denial> {
+        let places = Places {
+            authorization: values(request, AUTHORIZATION),
+            x_api_key: values(request, X_API_KEY),
+            query: request.query.zip(access.query_param.as_deref()),
+        };
+        let Credential { key, place } = config.keys.credentials.extract(places)?; // 400, 401
+        let digest = self.peppers.identify(&key).ok_or(Denial::KeyMalformed)?; // 401
+        let key = match self.keys.cached(&digest).await {
+            Some(Cached::Known(key)) => key,
+            Some(Cached::Unknown) => return Err(Denial::KeyUnknown),
+            None => self.look_up(digest, request.client).await?, // 401, 429, 503
+        };
+        let caller = Caller { address: request.client, origin: request.text(ORIGIN) };
+        let permit = decide(access, key, caller, (self.clock)())?; // 401, 403
+        Ok((permit, Strip::from(place)))
+    }
+
+    /// Asks the store, unless the client has failed too often to be worth a look-up.
+    async fn look_up(
+        &self,
+        digest: keygate_core::KeyDigest,
+        client: IpAddr,
+    ) -> Result<Arc<KeyRecord>, Denial> {
+        if let Some(retry_after) = self.failures.blocked_for(client.into(), self.now_ns()) {
+            return Err(Denial::TooManyFailures { retry_after });
+        }
+        match self.keys.load(digest).await {
+            Ok(Some(key)) => Ok(key),
+            Ok(None) => Err(Denial::KeyUnknown),
+            Err(error) => {
+                tracing::warn!(error = %ErrorChain(&error), "a key could not be looked up");
+                // An outage says nothing about the key: never 401.
+                Err(Denial::KeyStoreUnavailable { retry_after: STORE_RETRY_AFTER })
+            }
+        }
+    }
+
+    /// Step 3, taken where it costs a good request nothing: a key in the cache works whatever its
+    /// neighbours behind the same address do, so the limit is only asked once something failed.
+    fn weigh(&self, denial: Denial, client: IpAddr) -> Denial {
+        let code = denial.code();
+        let failed =
+            matches!(code, Code::ApiKeyInvalid | Code::ApiKeyMissing | Code::AmbiguousCredentials);
+        if !failed {
+            return denial;
+        }
+        let (client, now_ns) = (ClientNetwork::from(client), self.now_ns());
+        if let Some(retry_after) = self.failures.blocked_for(client, now_ns) {
+            return Denial::TooManyFailures { retry_after };
+        }
+        if code == Code::ApiKeyInvalid {
+            self.failures.record(client, now_ns);
+        }
+        denial
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Decides as for a real request, counts it, and forwards nothing: the hot path, for benches.
+    ///
+    /// # Errors
+    /// Why the request would be refused.
+    pub async fn rehearse(&self, head: &RequestHeader, peer: IpAddr) -> Result<(), Denial> {
+        let mut ctx = self.new_ctx();
+        let decided = self.admit(head, peer, &mut ctx).await;
+        self.count(&ctx, &decided);
+        decided.map(|_| ())
+    }
+
+    fn count(&self, ctx: &Context, decided: &Result<Admitted, Denial>) {
+        let outcome = match decided {
+            Ok(_) => Outcome::Admitted,
+            Err(denial) => Outcome::Refused(denial.code()),
+        };
+        self.route_metrics(ctx).count(outcome);
+        self.decision.observe(ctx.started.elapsed());
+    }
+
+    fn route_metrics<'a>(&'a self, ctx: &'a Context) -> &'a RouteMetrics {
+        let of_route = ctx.route.and_then(|place| ctx.snapshot.route_metrics.get(place));
+        of_route.unwrap_or(&self.unrouted)
+    }
+}
+
+impl Snapshot {
+    fn route(&self, place: usize) -> Option<&Route> {
+        self.config.routes.routes().get(place)
+    }
+}
+
+#[async_trait]
+impl<S: KeyStore> ProxyHttp for Gateway<S> {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context {
+            snapshot: Arc::clone(&self.snapshot),
+            started: Instant::now(),
+            route: None,
+            request_id: None,
+            admitted: None,
+            body_bytes: 0,
+            attempts: 0,
+            forwarded_at: None,
+            _in_flight: self.in_flight.enter(),
+        }
+    }
+
+    /// No compression, no gRPC-web: nothing that a request would have to pass through.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// The decision. Whatever the request is, an upgrade or HTTP/2 or anything, it comes by here.
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<bool> {
+        let sent_id = session.req_header().headers.get(X_REQUEST_ID);
+        let request_id = ctx.request_id.insert(trace::request_id(sent_id)).clone();
+        let decided = self.admit(session.req_header(), peer_address(session), ctx).await;
+        self.count(ctx, &decided);
+        match decided {
+            Ok(admitted) => {
+                ctx.admitted = Some(admitted);
+                Ok(FORWARD)
+            }
+            Err(denial) => {
+                let code = denial.code().as_str();
+                tracing::debug!(request_id = ?request_id, code, reason = ?denial, "request refused");
+                let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
+                let scopes = route.and_then(|route| match &route.access {
+                    Access::Key(access) => Some(&access.scopes),
+                    Access::Public(_) => None,
+                });
+                let problem = Problem::of_denial(&denial, scopes);
+                respond::answer(session, &problem, &request_id).await?;
+                Ok(ANSWERED)
+            }
+        }
+    }
+
+    /// Chooses the target. Takes the permit: a request that nobody decided has nowhere to go.
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
+        let (Some(route), Some(_)) = (route, &ctx.admitted) else {
+            return Error::e_explain(ErrorType::InternalError, "a request was not decided");
+        };
+        ctx.attempts += 1;
+        ctx.forwarded_at = Some(Instant::now());
+        let upstream = ctx.snapshot.upstreams.get(route.upstream);
+        upstream
+            .and_then(UpstreamPeers::next)
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "an upstream has no target"))
+    }
+
+    /// The request as the upstream gets it.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        let (Some(admitted), Some(request_id)) = (&ctx.admitted, &ctx.request_id) else {
+            return Error::e_explain(ErrorType::InternalError, "a request was not decided");
+        };
+        let address = peer_address(session).to_canonical();
+        let peer = if ctx.snapshot.config.server.trusted_proxies.contains(address) {
+            Peer::Trusted(address)
+        } else {
+            Peer::Untrusted(address)
+        };
+        forward::rewrite(request, admitted, peer, request_id.clone())
+    }
+
+    /// Holds a body without a declared length to the same bound as one with it.
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if session.was_upgraded() {
+            return Ok(());
+        }
+        let piece = body.as_ref().map_or(0, Bytes::len);
+        ctx.body_bytes = ctx.body_bytes.saturating_add(piece as u64);
+        if ctx.body_bytes > ctx.snapshot.config.server.body_bytes_max {
+            let status = ErrorType::HTTPStatus(Code::PayloadTooLarge.status());
+            return Err(Error::explain(status, "the body is too large").into_down());
+        }
+        Ok(())
+    }
+
+    /// The answer as the client gets it.
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if let Some(id) = &ctx.request_id {
+            response.insert_header(X_REQUEST_ID, id.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Nothing has been sent yet, so another target may be tried, whatever the method.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
+        let upstream = route.and_then(|route| ctx.snapshot.upstreams.get(route.upstream));
+        let targets = upstream.map_or(0, UpstreamPeers::len);
+        error.set_retry(ctx.attempts < targets.min(ATTEMPTS_MAX));
+        error
+    }
+
+    /// Tells the client what went wrong with an admitted request, if it can still be told.
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let Some(code) = failure_code(error) else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
+        let route = ctx.route.and_then(|place| ctx.snapshot.route(place)).map(|route| &*route.name);
+        let kind = error.etype().as_str();
+        tracing::warn!(request_id = ?request_id, route, code = code.as_str(), kind, "request failed");
+        if session.response_written().is_none() {
+            // The connection is in an unknown state: the answer is its last.
+            session.set_keepalive(None);
+            let problem = Problem::of_code(code);
+            if let Err(gone) = respond::answer(session, &problem, &request_id).await {
+                tracing::debug!(kind = gone.etype().as_str(), "the client left before the answer");
+            }
+        }
+        FailToProxy { error_code: code.status(), can_reuse_downstream: false }
+    }
+
+    /// Our own events say it, with nothing in them that a client sent.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
+        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
+        format!("route {}", route.map_or("none", |route| &route.name))
+    }
+
+    /// The last word on every request that had a head.
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        let metrics = self.route_metrics(ctx);
+        let now = Instant::now();
+        if let Some(response) = session.response_written() {
+            metrics.response(response.status.as_u16());
+        }
+        metrics.request_seconds(now - ctx.started);
+        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
+        let upstream = route.and_then(|route| ctx.snapshot.upstreams.get(route.upstream));
+        if let (Some(upstream), Some(since)) = (upstream, ctx.forwarded_at) {
+            upstream.metrics.observe(now - since);
+        }
+    }
+}
+
+fn admitted(
+    permit: Permit,
+    strip: Strip,
+    query_param: Option<&str>,
+    head: &RequestHeader,
+    request: &RequestFacts<'_>,
+) -> Admitted {
+    let has_param = query_param.filter(|_| request.query.is_some());
+    let is_as_sent =
+        request.path == head.uri.path() && has_param.is_none() && head.raw_path().starts_with(b"/");
+    let target = (!is_as_sent).then(|| {
+        let query = match (request.query, has_param) {
+            (Some(query), Some(param)) => without_param(query, param),
+            (query, _) => query.map(str::to_owned),
+        };
+        match query {
+            Some(query) => format!("{}?{query}", request.path),
+            None => request.path.to_string(),
+        }
+    });
+    Admitted { permit, strip, target }
+}
+
+fn values<'a>(
+    request: &RequestFacts<'a>,
+    name: http::HeaderName,
+) -> impl Iterator<Item = &'a [u8]> {
+    request.headers.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
+}
+
+fn peer_address(session: &Session) -> IpAddr {
+    let address = session.client_addr().and_then(|address| address.as_inet());
+    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), std::net::SocketAddr::ip)
+}
+
+/// What the client is told; nothing when it is the client that is gone.
+fn failure_code(error: &Error) -> Option<Code> {
+    use ErrorType::{
+        ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout,
+        TLSHandshakeTimedout, WriteError, WriteTimedout,
+    };
+    match (error.esource(), error.etype()) {
+        (_, HTTPStatus(413)) => Some(Code::PayloadTooLarge),
+        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => {
+            Some(Code::UpstreamTimeout)
+        }
+        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Code::UpstreamTimeout),
+        (ErrorSource::Upstream, _) => Some(Code::UpstreamError),
+        (
+            ErrorSource::Downstream,
+            WriteError | ReadError | ConnectionClosed | ReadTimedout | WriteTimedout,
+        ) => None,
+        (ErrorSource::Downstream, _) => Some(Code::BadRequest),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Code::Internal),
+    }
+}
+
+/// An error with its causes, on one line.
+struct ErrorChain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for ErrorChain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,344 @@
+//! Refusals and failures as clients see them: problem+json (RFC 9457), or gRPC's own form.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, TRANSFER_ENCODING,
+    WWW_AUTHENTICATE,
+};
+use http::{HeaderName, HeaderValue, Method, Version};
+use keygate_core::scope::RequiredScopes;
+use keygate_core::{Code, Denial};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::Session;
+use serde::Serialize;
+
+use crate::forward::X_REQUEST_ID;
+
+/// How much of a refused upload is read, so that its sender stops writing and sees the answer.
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A refused body up to this size costs less than a new connection: it is read, and the
+/// connection is kept.
+const KEEP_BODY_BYTES_MAX: u64 = 64 << 10;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// One answer of the gateway itself.
+pub(crate) struct Problem {
+    pub code: Code,
+    detail: &'static str,
+    required_scopes: Vec<String>,
+    retry_after_s: Option<u64>,
+    allow: Option<HeaderValue>,
+}
+
+impl Problem {
+    /// The answer to a request that is refused. `scopes` are those of the route, if one was found.
+    pub(crate) fn of_denial(denial: &Denial, scopes: Option<&RequiredScopes>) -> Self {
+        let mut problem = Self::of_code(denial.code());
+        match denial {
+            Denial::BadRequest(why) | Denial::AmbiguousPath(why) => problem.detail = why,
+            Denial::MethodNotAllowed(allow) => {
+                problem.allow = HeaderValue::from_str(allow).ok();
+            }
+            Denial::TooManyFailures { retry_after }
+            | Denial::KeyStoreUnavailable { retry_after } => {
+                problem.retry_after_s = Some(whole_seconds(*retry_after));
+            }
+            Denial::PermissionDenied => {
+                let names = scopes.into_iter().flat_map(RequiredScopes::iter);
+                problem.required_scopes = names.map(ToString::to_string).collect();
+            }
+            Denial::RouteNotFound
+            | Denial::HeadersTooLarge
+            | Denial::PayloadTooLarge
+            | Denial::KeyMissing
+            | Denial::AmbiguousCredentials
+            | Denial::KeyMalformed
+            | Denial::KeyUnknown
+            | Denial::KeyRevoked
+            | Denial::KeyDisabled
+            | Denial::AppDisabled
+            | Denial::AccountSuspended
+            | Denial::KeyExpired
+            | Denial::EnvironmentMismatch
+            | Denial::IpNotAllowed
+            | Denial::OriginNotAllowed => {}
+        }
+        problem
+    }
+
+    /// The answer when forwarding failed.
+    pub(crate) fn of_code(code: Code) -> Self {
+        Self {
+            code,
+            detail: code.detail(),
+            required_scopes: Vec::new(),
+            retry_after_s: None,
+            allow: None,
+        }
+    }
+
+    /// The problem as JSON.
+    pub(crate) fn body(&self, request_id: &HeaderValue) -> Bytes {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+            code: &'a str,
+            request_id: &'a str,
+            #[serde(skip_serializing_if = "<[String]>::is_empty")]
+            required_scopes: &'a [String],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            retry_after_s: Option<u64>,
+        }
+        let code = self.code.as_str();
+        let body = Body {
+            r#type: format!("urn:keygate:problem:{code}"),
+            title: self.code.title(),
+            status: self.code.status(),
+            detail: self.detail,
+            code,
+            request_id: request_id.to_str().unwrap_or_default(),
+            required_scopes: &self.required_scopes,
+            retry_after_s: self.retry_after_s,
+        };
+        // Texts and numbers always serialise; an empty body would still carry the status.
+        serde_json::to_vec(&body).unwrap_or_default().into()
+    }
+
+    /// The headers that go with the body, apart from those of any answer.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let retry_after = self.retry_after_s.map(|s| (RETRY_AFTER, HeaderValue::from(s)));
+        let allow = self.allow.clone().map(|methods| (ALLOW, methods));
+        let challenge = self.challenge().map(|challenge| (WWW_AUTHENTICATE, challenge));
+        [
+            Some((CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))),
+            Some((CACHE_CONTROL, HeaderValue::from_static("no-store"))),
+            challenge,
+            retry_after,
+            allow,
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// RFC 6750 section 3: what a client has to do to get in.
+    fn challenge(&self) -> Option<HeaderValue> {
+        let challenge = |text| Some(HeaderValue::from_static(text));
+        match self.code {
+            Code::ApiKeyMissing => challenge("Bearer realm=\"keygate\""),
+            Code::ApiKeyInvalid | Code::ApiKeyExpired => {
+                challenge("Bearer realm=\"keygate\", error=\"invalid_token\"")
+            }
+            Code::AmbiguousCredentials => {
+                challenge("Bearer realm=\"keygate\", error=\"invalid_request\"")
+            }
+            Code::PermissionDenied => HeaderValue::try_from(format!(
+                "Bearer realm=\"keygate\", error=\"insufficient_scope\", scope=\"{}\"",
+                self.required_scopes.join(" ")
+            ))
+            .ok(),
+            Code::BadRequest
+            | Code::AmbiguousPath
+            | Code::EnvironmentMismatch
+            | Code::IpNotAllowed
+            | Code::OriginNotAllowed
+            | Code::RouteNotFound
+            | Code::MethodNotAllowed
+            | Code::PayloadTooLarge
+            | Code::HeadersTooLarge
+            | Code::TooManyFailures
+            | Code::KeyStoreUnavailable
+            | Code::UpstreamError
+            | Code::UpstreamUnavailable
+            | Code::UpstreamTimeout
+            | Code::Internal => None,
+        }
+    }
+}
+
+/// Rounded up: a client that waits this long has waited long enough.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// Answers a request that was not forwarded, and keeps the connection when that is safe.
+///
+/// # Errors
+/// Pingora's, when the client is gone.
+pub(crate) async fn answer(
+    session: &mut Session,
+    problem: &Problem,
+    request_id: &HeaderValue,
+) -> pingora::Result<()> {
+    if is_grpc(session) {
+        return answer_grpc(session, problem, request_id).await;
+    }
+    let unread = UnreadBody::of(session);
+    if unread == UnreadBody::Small {
+        session.set_close_on_response_before_downstream_finish(false);
+    }
+    let body = problem.body(request_id);
+    let mut response = ResponseHeader::build(problem.code.status(), Some(7))?;
+    for (name, value) in problem.headers() {
+        response.insert_header(name, value)?;
+    }
+    response.insert_header(X_REQUEST_ID, request_id.clone())?;
+    response.insert_header(CONTENT_LENGTH, body.len())?;
+    let has_body = session.req_header().method != Method::HEAD;
+    session.write_response_header(Box::new(response), !has_body).await?;
+    if has_body {
+        session.write_response_body(Some(body), true).await?;
+    }
+    if unread != UnreadBody::None {
+        discard_body(session).await;
+    }
+    Ok(())
+}
+
+/// What the client is still sending while it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UnreadBody {
+    None,
+    /// Short enough to read and go on with the next request.
+    Small,
+    /// Read within a bound, so that the client can read the answer; then the connection closes.
+    Large,
+}
+
+impl UnreadBody {
+    fn of(session: &mut Session) -> Self {
+        let request = session.req_header();
+        let expects = request.headers.contains_key(EXPECT);
+        let chunked = request.headers.contains_key(TRANSFER_ENCODING);
+        let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let length = length.and_then(|text| text.parse::<u64>().ok());
+        let is_h2 = request.version == Version::HTTP_2;
+        match length {
+            Some(0) => Self::None,
+            // Who waits for `100 Continue` sends no body once refused: reading on would take the
+            // next request for one.
+            Some(length) if length <= KEEP_BODY_BYTES_MAX && !expects => Self::Small,
+            Some(_) => Self::Large,
+            None if chunked => Self::Large,
+            None if is_h2 && !session.as_downstream_mut().is_body_done() => Self::Large,
+            None => Self::None,
+        }
+    }
+}
+
+async fn discard_body(session: &mut Session) {
+    let read = async {
+        let mut bytes = 0;
+        while let Ok(Some(piece)) = session.as_downstream_mut().read_request_body().await {
+            bytes += piece.len();
+            if bytes > DISCARD_BYTES_MAX {
+                return false;
+            }
+        }
+        true
+    };
+    let finished = tokio::time::timeout(DISCARD_TIMEOUT, read).await.unwrap_or(false);
+    if !finished {
+        session.set_keepalive(None);
+    }
+}
+
+fn is_grpc(session: &Session) -> bool {
+    let content_type = session.req_header().headers.get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Trailers-only: one HEADERS frame that ends the stream (gRPC over HTTP/2, "Responses").
+async fn answer_grpc(
+    session: &mut Session,
+    problem: &Problem,
+    request_id: &HeaderValue,
+) -> pingora::Result<()> {
+    let mut response = ResponseHeader::build(200, Some(4))?;
+    response.insert_header(CONTENT_TYPE, "application/grpc")?;
+    response.insert_header(GRPC_STATUS, problem.code.grpc_status().to_string())?;
+    response.insert_header(GRPC_MESSAGE, problem.code.as_str())?;
+    response.insert_header(X_REQUEST_ID, request_id.clone())?;
+    if let ServerSession::H2(h2) = session.as_downstream_mut() {
+        // The session's own writer would send an empty DATA frame to end the stream.
+        return h2.write_response_header(Box::new(response), true);
+    }
+    response.insert_header(CONTENT_LENGTH, 0)?;
+    session.write_response_header(Box::new(response), true).await
+}
+
+/// A whole HTTP/1.1 answer for a head that Pingora never gets to see.
+pub(crate) fn raw_http1(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> {
+    let body = problem.body(request_id);
+    let status = http::StatusCode::from_u16(problem.code.status()).unwrap_or_default();
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    let mut line = |name: &str, value: &[u8]| {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    };
+    for (name, value) in problem.headers() {
+        line(name.as_str(), value.as_bytes());
+    }
+    line("x-request-id", request_id.as_bytes());
+    line("content-length", body.len().to_string().as_bytes());
+    line("connection", b"close");
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&body);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_rounded_up() {
+        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1_000)), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1_001)), 2);
+    }
+
+    #[test]
+    fn a_refusal_names_its_code_and_what_helps() {
+        let scopes = RequiredScopes { all: vec!["read:orders".parse().unwrap()], any: vec![] };
+        let problem = Problem::of_denial(&Denial::PermissionDenied, Some(&scopes));
+        let id = HeaderValue::from_static("abc");
+        let body: serde_json::Value = serde_json::from_slice(&problem.body(&id)).unwrap();
+        assert_eq!(body["type"], "urn:keygate:problem:permission_denied");
+        assert_eq!(body["status"], 403);
+        assert_eq!(body["request_id"], "abc");
+        assert_eq!(body["required_scopes"], serde_json::json!(["read:orders"]));
+        let challenge = problem.challenge().unwrap();
+        assert_eq!(
+            challenge,
+            "Bearer realm=\"keygate\", error=\"insufficient_scope\", scope=\"read:orders\""
+        );
+    }
+
+    #[test]
+    fn all_invalid_keys_get_the_same_answer() {
+        let id = HeaderValue::from_static("abc");
+        let bytes = |denial| raw_http1(&Problem::of_denial(&denial, None), &id);
+        let unknown = bytes(Denial::KeyUnknown);
+        for denial in [
+            Denial::KeyMalformed,
+            Denial::KeyRevoked,
+            Denial::KeyDisabled,
+            Denial::AppDisabled,
+            Denial::AccountSuspended,
+        ] {
+            assert_eq!(bytes(denial), unknown);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The gateway as a running Pingora server: its listeners, its threads, its stop.
+
+use std::net::TcpListener;
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use keygate_config::Config;
+use keygate_store::keys::KeyStore;
+use pingora::apps::HttpServerOptions;
+use pingora::listeners::ListenerConfig;
+use pingora::prelude::Server;
+use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{ListenFds, RunArgs, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::listening::Service;
+use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
+use tokio::sync::watch;
+
+use crate::connection::{Connections, OpenConnections};
+use crate::gateway::{ATTEMPTS_MAX, Gateway};
+
+/// Idle connections to upstreams that each worker thread may keep.
+const UPSTREAM_POOL_SIZE: usize = 128;
+/// Pingora reads 64 KiB ahead on every connection unless told otherwise.
+const CLIENT_BUFFER_BYTES: usize = 16 << 10;
+/// TCP's usual payload in one packet, and Pingora's own default.
+const CLIENT_WRITE_BUFFER_BYTES: usize = 1460;
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    #[error("the upstream target {target} has no address; check its name")]
+    Target { target: String, source: Option<std::io::Error> },
+    #[error("a listener cannot be used")]
+    Listener(#[source] std::io::Error),
+    #[error("the gateway's thread cannot be started")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A gateway that is serving. Dropping this leaves it serving.
+pub struct Running {
+    stop: watch::Sender<bool>,
+    open: OpenConnections,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops accepting connections. Requests that have begun go on; idle connections close.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Connections that are open. Zero after [`stop`](Self::stop) means that all has been served.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.open.count()
+    }
+
+    /// Whether the server has ended, which it does by itself only when it fails.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Serves on listeners that are bound already, so that a taken port was an error before this.
+///
+/// # Errors
+/// [`ProxyError::Listener`] or [`ProxyError::Thread`].
+pub fn start<S: KeyStore>(
+    gateway: Gateway<S>,
+    listeners: Vec<TcpListener>,
+) -> Result<Running, ProxyError> {
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(gateway.config()));
+    server.bootstrap();
+    let open = OpenConnections::default();
+    let connections = connections(gateway, &server.configuration, open.clone());
+    let mut service = Service::new("proxy".to_owned(), connections);
+    let mut bound = Vec::new();
+    for listener in listeners {
+        listener.set_nonblocking(true).map_err(ProxyError::Listener)?;
+        let address = listener.local_addr().map_err(ProxyError::Listener)?.to_string();
+        let buffer = L4BufferSettings::new(CLIENT_BUFFER_BYTES, CLIENT_WRITE_BUFFER_BYTES);
+        service.add_listener(ListenerConfig::tcp(&address).l4_buffer(buffer));
+        bound.push((address, listener));
+    }
+    server.add_service(Bound { service, listeners: bound });
+    let (stop, stopped) = watch::channel(false);
+    let run = move || server.run(RunArgs { shutdown_signal: Box::new(StopSignal(stopped)) });
+    let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(run);
+    Ok(Running { stop, open, thread: thread.map_err(ProxyError::Thread)? })
+}
+
+fn connections<S: KeyStore>(
+    gateway: Gateway<S>,
+    conf: &Arc<ServerConf>,
+    open: OpenConnections,
+) -> Connections<S> {
+    let unrouted = gateway.unrouted();
+    let config = Arc::clone(gateway.config());
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    // So that it reaches `admit`, which refuses it with a problem and counts it.
+    options.allow_connect_method_proxying = true;
+    options.h2_idle_timeout = Some(config.server.keepalive_timeout);
+    let mut proxy = http_proxy(conf, gateway);
+    proxy.server_options = Some(options);
+    Connections::new(proxy, &config.server, unrouted, open)
+}
+
+fn server_conf(config: &Config) -> ServerConf {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    ServerConf {
+        threads: config.server.threads.unwrap_or_else(cores),
+        // Counts attempts, the first included.
+        max_retries: ATTEMPTS_MAX,
+        upstream_keepalive_pool_size: UPSTREAM_POOL_SIZE,
+        // Pingora sleeps this long after a stop, whatever there is left to do; whoever stopped us
+        // watches `open_connections` and ends the process sooner.
+        grace_period_seconds: Some(config.server.drain_timeout.as_secs().saturating_add(1)),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    }
+}
+
+/// The proxy service with sockets that were bound before it.
+struct Bound<S: KeyStore> {
+    service: Service<Connections<S>>,
+    listeners: Vec<(String, TcpListener)>,
+}
+
+#[async_trait]
+impl<S: KeyStore> ServiceWithDependents for Bound<S> {
+    async fn start_service(
+        &mut self,
+        fds: Option<ListenFds>,
+        shutdown: ShutdownWatch,
+        listeners_per_fd: usize,
+        ready: ServiceReadyNotifier,
+    ) {
+        if let Some(table) = &fds {
+            // Pingora looks here before it binds: the same way in which it inherits sockets.
+            let mut table = table.lock();
+            for (address, listener) in self.listeners.drain(..) {
+                table.add(address, listener.into_raw_fd());
+            }
+        }
+        let service = &mut self.service;
+        ServiceWithDependents::start_service(service, fds, shutdown, listeners_per_fd, ready).await;
+    }
+
+    fn name(&self) -> &'static str {
+        "proxy"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        ServiceWithDependents::threads(&self.service)
+    }
+}
+
+/// Stops Pingora when we say so: signals are the binary's business.
+struct StopSignal(watch::Receiver<bool>);
+
+#[async_trait]
+impl ShutdownSignalWatch for StopSignal {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut stopped = self.0.clone();
+        if stopped.wait_for(|stop| *stop).await.is_err() {
+            // Whoever could stop us is gone, and so wants us to go on.
+            std::future::pending::<()>().await;
+        }
+        ShutdownSignal::GracefulTerminate
+    }
+}

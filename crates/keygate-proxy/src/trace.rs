@@ -1,0 +1,112 @@
+//! Names of a request: the id that clients and logs share, and the W3C trace it belongs to.
+
+use std::fmt::Write;
+
+use bytes::BytesMut;
+use http::HeaderValue;
+
+/// The longest `X-Request-Id` of a client that is kept, in bytes.
+const REQUEST_ID_LENGTH_MAX: usize = 128;
+
+/// The client's id for the request if it is harmless, else a new one.
+pub(crate) fn request_id(sent: Option<&HeaderValue>) -> HeaderValue {
+    match sent {
+        Some(id) if is_harmless_id(id.as_bytes()) => id.clone(),
+        Some(_) | None => new_request_id(),
+    }
+}
+
+pub(crate) fn new_request_id() -> HeaderValue {
+    // Unique is enough: nothing is decided by a request id.
+    hex_value(32, format_args!("{:032x}", fastrand::u128(1..)))
+}
+
+fn is_harmless_id(id: &[u8]) -> bool {
+    (1..=REQUEST_ID_LENGTH_MAX).contains(&id.len())
+        && id.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// A new W3C trace: version 00, random ids (never zero), not sampled.
+pub(crate) fn new_traceparent() -> HeaderValue {
+    let (trace, parent) = (fastrand::u128(1..), fastrand::u64(1..));
+    hex_value(55, format_args!("00-{trace:032x}-{parent:016x}-00"))
+}
+
+/// Whether a `traceparent` is well formed (W3C Trace Context, section 3.2).
+pub(crate) fn is_traceparent(value: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(value) else { return false };
+    let mut parts = text.splitn(5, '-');
+    let (Some(version), Some(trace), Some(parent), Some(flags)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let is_id = |id: &str, length| is_hex(id, length) && id.bytes().any(|b| b != b'0');
+    let more = parts.next().is_some();
+    // Version 00 ends here; a later one may go on. ff is forbidden.
+    is_hex(version, 2)
+        && version != "ff"
+        && (version != "00" || !more)
+        && is_id(trace, 32)
+        && is_id(parent, 16)
+        && is_hex(flags, 2)
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn hex_value(length: usize, text: std::fmt::Arguments<'_>) -> HeaderValue {
+    let mut buffer = BytesMut::with_capacity(length);
+    match buffer.write_fmt(text) {
+        Ok(()) => HeaderValue::from_maybe_shared(buffer.freeze()).unwrap_or(UNNAMED),
+        Err(_) => UNNAMED,
+    }
+}
+
+/// Never seen: hex digits are a header value.
+const UNNAMED: HeaderValue = HeaderValue::from_static("0");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_names_are_well_formed_and_differ() {
+        assert!(is_traceparent(new_traceparent().as_bytes()));
+        assert_ne!(new_request_id(), new_request_id());
+        assert_eq!(new_request_id().len(), 32);
+    }
+
+    #[test]
+    fn a_harmless_id_is_kept_and_any_other_replaced() {
+        let kept = |text: &str| request_id(HeaderValue::from_str(text).ok().as_ref()) == text;
+        assert!(kept("abc-1.2_3"));
+        assert!(kept(&"a".repeat(128)));
+        for wrong in ["", "a b", "a\"b", "a/b", &"a".repeat(129)] {
+            assert!(!kept(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn malformed_traces_are_told_from_good_ones() {
+        let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        let good = [format!("00-{trace}-{parent}-01"), format!("cc-{trace}-{parent}-01-more")];
+        for text in good {
+            assert!(is_traceparent(text.as_bytes()), "{text}");
+        }
+        let bad = [
+            String::new(),
+            format!("ff-{trace}-{parent}-01"),
+            format!("00-{trace}-{parent}-01-more"),
+            format!("00-{}-{parent}-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+            format!("00-{}-{parent}-01", trace.to_uppercase()),
+            format!("00-{trace}-{parent}"),
+            format!("00-{trace}-{parent}-1"),
+        ];
+        for text in bad {
+            assert!(!is_traceparent(text.as_bytes()), "{text}");
+        }
+    }
+}
