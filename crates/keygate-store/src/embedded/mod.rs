@@ -1,0 +1,110 @@
+//! The store for one machine: everything in one crash-safe file. Knows the database; no other part
+//! of the program does.
+
+mod held;
+mod open;
+mod read;
+mod tables;
+mod write;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use redb::Database;
+use tokio::sync::Mutex;
+
+pub use open::OpenError;
+
+use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+
+/// A store in one file. One process at a time has it open.
+pub struct EmbeddedStore {
+    db: Arc<Database>,
+    /// Writers wait here, not on threads: the database lets one write at a time.
+    writing: Arc<Mutex<()>>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store at `path`, and makes it, and its folder, if there is none. Blocks.
+    ///
+    /// # Errors
+    /// Each kind of [`OpenError`]. What is there is left as it is then, to the byte.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let db = open::open(path)?;
+        Ok(Self { db: Arc::new(db), writing: Arc::default() })
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let db = Arc::clone(&self.db);
+        match tokio::task::spawn_blocking(move || work(&db)).await {
+            Ok(result) => result,
+            // The database panics on some damaged pages. That is this call's failure, not the
+            // process's.
+            Err(_) => Err(StoreError::Unavailable(Box::new(BrokenOff))),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the embedded database broke off")]
+struct BrokenOff;
+
+impl KeyStore for EmbeddedStore {
+    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        self.blocking(move |db| read::find(db, &digest)).await
+    }
+
+    /// Dropping the future before the write began means that it never happens; after that, that it
+    /// happens unheard.
+    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        let turn = Arc::clone(&self.writing).lock_owned().await;
+        self.blocking(move |db| {
+            let result = write::commit(db, write, &audit);
+            drop(turn);
+            result
+        })
+        .await
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.blocking(move |db| read::account(db, id)).await
+    }
+
+    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        self.blocking(move |db| read::app(db, id)).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.blocking(move |db| read::key(db, id)).await
+    }
+
+    async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        self.blocking(move |db| read::accounts(db, page)).await
+    }
+
+    async fn apps(&self, account: AccountId, page: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        self.blocking(move |db| read::apps(db, account, page)).await
+    }
+
+    async fn keys(&self, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        self.blocking(move |db| read::keys(db, app, page)).await
+    }
+
+    async fn audit(
+        &self,
+        page: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+        self.blocking(move |db| read::audit(db, page)).await
+    }
+
+    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
+        self.blocking(read::peppers).await
+    }
+}

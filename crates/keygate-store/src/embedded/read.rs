@@ -1,0 +1,153 @@
+//! Every read is one read transaction: it sees one moment, and waits for no writer.
+
+use std::ops::{Bound, RangeBounds};
+
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+
+use super::tables::{
+    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, Dangling, KEY_DIGESTS, KEYS, PEPPERS, Records,
+    failed, get, place, unreadable, unseal,
+};
+use crate::codec::Record;
+use crate::keys::{ChangeNumber, Page, StoreError};
+use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+
+pub(super) fn find(db: &Database, digest: &KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+    let moment = begin(db)?;
+    let Some(key) = get::<Key>(&records(&moment, KEYS)?, digest.as_bytes())? else {
+        return Ok(None);
+    };
+    let app: App = named(&records(&moment, APPS)?, key.app.as_u128())?;
+    let account: Account = named(&records(&moment, ACCOUNTS)?, app.account.as_u128())?;
+    Ok(Some(OwnedKey { key, app, account }))
+}
+
+pub(super) fn account(db: &Database, id: AccountId) -> Result<Option<Account>, StoreError> {
+    get(&records(&begin(db)?, ACCOUNTS)?, &place(id.as_u128()))
+}
+
+pub(super) fn app(db: &Database, id: AppId) -> Result<Option<App>, StoreError> {
+    get(&records(&begin(db)?, APPS)?, &place(id.as_u128()))
+}
+
+pub(super) fn key(db: &Database, id: KeyId) -> Result<Option<Key>, StoreError> {
+    let moment = begin(db)?;
+    let digests = moment.open_table(KEY_DIGESTS).map_err(failed)?;
+    let digest = digests.get(id.as_u128()).map_err(failed)?;
+    let Some(digest) = digest else { return Ok(None) };
+    get(&records(&moment, KEYS)?, digest.value())
+}
+
+pub(super) fn accounts(db: &Database, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+    let after = page.after.map(|id| place(id.as_u128()));
+    let from = after.as_ref().map(<[u8; 16]>::as_slice);
+    let table = records(&begin(db)?, ACCOUNTS)?;
+    let entries = list(&table, from, page.limit)?;
+    entries.into_iter().map(|(_, account)| Ok(account)).collect()
+}
+
+pub(super) fn apps(
+    db: &Database,
+    account: AccountId,
+    page: Page<AppId>,
+) -> Result<Vec<App>, StoreError> {
+    let moment = begin(db)?;
+    let index = moment.open_table(ACCOUNT_APPS).map_err(failed)?;
+    let apps = records(&moment, APPS)?;
+    let range = after(account.as_u128(), page.after.map(AppId::as_u128));
+    let entries = index.range(range).map_err(failed)?.take(page.limit);
+    entries
+        .map(|entry| {
+            let (pair, _) = entry.map_err(failed)?;
+            let (_, id) = pair.value();
+            named(&apps, id)
+        })
+        .collect()
+}
+
+pub(super) fn keys(db: &Database, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+    let moment = begin(db)?;
+    let index = moment.open_table(APP_KEYS).map_err(failed)?;
+    let digests = moment.open_table(KEY_DIGESTS).map_err(failed)?;
+    let keys = records(&moment, KEYS)?;
+    let range = after(app.as_u128(), page.after.map(KeyId::as_u128));
+    let entries = index.range(range).map_err(failed)?.take(page.limit);
+    entries
+        .map(|entry| {
+            let (pair, _) = entry.map_err(failed)?;
+            let (_, id) = pair.value();
+            let digest = digests.get(id).map_err(failed)?.ok_or_else(dangling::<Key>)?;
+            get(&keys, digest.value())?.ok_or_else(dangling::<Key>)
+        })
+        .collect()
+}
+
+pub(super) fn audit(
+    db: &Database,
+    page: Page<ChangeNumber>,
+) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    let after = page.after.map(|number| number.0.to_be_bytes());
+    let from = after.as_ref().map(<[u8; 8]>::as_slice);
+    let table = records(&begin(db)?, CHANGES)?;
+    let entries = list(&table, from, page.limit)?;
+    entries
+        .into_iter()
+        .map(|(place, entry)| {
+            let number = place.try_into().map_err(|_| dangling::<AuditEntry>())?;
+            Ok((ChangeNumber(u64::from_be_bytes(number)), entry))
+        })
+        .collect()
+}
+
+pub(super) fn peppers(db: &Database) -> Result<Vec<PepperId>, StoreError> {
+    let table = begin(db)?.open_table(PEPPERS).map_err(failed)?;
+    let entries = table.iter().map_err(failed)?;
+    entries.map(|entry| Ok(PepperId::from_bytes(*entry.map_err(failed)?.0.value()))).collect()
+}
+
+fn begin(db: &Database) -> Result<ReadTransaction, StoreError> {
+    db.begin_read().map_err(failed)
+}
+
+type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+fn records(moment: &ReadTransaction, table: Records) -> Result<Table, StoreError> {
+    moment.open_table(table).map_err(failed)
+}
+
+/// A record that another one names, so that its absence is damage.
+fn named<R: Record>(table: &Table, id: u128) -> Result<R, StoreError> {
+    get(table, &place(id))?.ok_or_else(dangling::<R>)
+}
+
+fn dangling<R: Record>() -> StoreError {
+    unreadable(Dangling(R::NAME))
+}
+
+/// The records after the place `after`, with their places.
+fn list<R: Record>(
+    table: &Table,
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let entries = table.range::<&[u8]>((from, Bound::Unbounded)).map_err(failed)?.take(limit);
+    entries
+        .map(|entry| {
+            let (place, sealed) = entry.map_err(failed)?;
+            let place = place.value();
+            Ok((place.to_vec(), unseal(place, sealed.value())?))
+        })
+        .collect()
+}
+
+/// The part of an index that belongs to `owner`, from the first after `after`.
+fn after(owner: u128, after: Option<u128>) -> impl RangeBounds<(u128, u128)> {
+    let from = match after {
+        Some(id) => Bound::Excluded((owner, id)),
+        None => Bound::Included((owner, 0)),
+    };
+    (from, Bound::Included((owner, u128::MAX)))
+}

@@ -1,0 +1,100 @@
+//! The tables of the file, and how a record lies in one: a checksum, then its JSON.
+
+use std::error::Error;
+
+use keygate_core::key::sha256;
+use redb::{AccessGuard, ReadableTable, TableDefinition};
+
+use crate::codec::Record;
+use crate::keys::StoreError;
+
+/// The layout of the tables below. A file with a higher number is left alone.
+pub(super) const FORMAT: u64 = 1;
+
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const META_FORMAT: &str = "format";
+pub(super) const META_NEXT_CHANGE: &str = "next_change";
+
+/// A record by its id, digest or number, all as big-endian bytes, which sort as the numbers do.
+pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) const ACCOUNTS: Records = TableDefinition::new("accounts");
+pub(super) const APPS: Records = TableDefinition::new("apps");
+/// By digest: this is what every cold request asks for.
+pub(super) const KEYS: Records = TableDefinition::new("keys");
+pub(super) const CHANGES: Records = TableDefinition::new("changes");
+
+pub(super) const KEY_DIGESTS: TableDefinition<'_, u128, &[u8; 32]> =
+    TableDefinition::new("key_digests");
+/// The apps of an account: (account, app).
+pub(super) const ACCOUNT_APPS: TableDefinition<'_, (u128, u128), ()> =
+    TableDefinition::new("account_apps");
+/// The keys of an app: (app, key), and until when in Unix milliseconds the key counts as live:
+/// zero once revoked, the largest number if it never expires. Counting reads no records so.
+pub(super) const APP_KEYS: TableDefinition<'_, (u128, u128), u64> =
+    TableDefinition::new("app_keys");
+pub(super) const PEPPERS: TableDefinition<'_, &[u8; 8], ()> = TableDefinition::new("peppers");
+
+const CHECKSUM_LENGTH: usize = 8;
+
+/// The database verifies its own checksums only after a crash. One more on each record means that
+/// a flipped bit can never turn one valid record into another, such as a revoked key into a live
+/// one. It covers the record's place too.
+fn checksum(name: &str, place: &[u8], json: &[u8]) -> [u8; CHECKSUM_LENGTH] {
+    let digest = sha256(&[name.as_bytes(), place, json].concat());
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    [a, b, c, d, e, f, g, h]
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the checksum does not match")]
+struct ChecksumMismatch;
+
+/// A record as it lies at `place`.
+pub(super) fn seal<R: Record>(place: &[u8], record: &R) -> Result<Vec<u8>, StoreError> {
+    let json = record.encode().map_err(unreadable)?;
+    let mut sealed = checksum(R::NAME, place, &json).to_vec();
+    sealed.extend(json);
+    Ok(sealed)
+}
+
+/// The record that lies at `place`.
+pub(super) fn unseal<R: Record>(place: &[u8], sealed: &[u8]) -> Result<R, StoreError> {
+    match sealed.split_first_chunk() {
+        Some((sum, json)) if *sum == checksum(R::NAME, place, json) => {
+            R::decode(json).map_err(unreadable)
+        }
+        Some(_) | None => Err(unreadable(ChecksumMismatch)),
+    }
+}
+
+pub(super) fn get<R: Record>(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    place: &[u8],
+) -> Result<Option<R>, StoreError> {
+    let found: Option<AccessGuard<'_, _>> = table.get(place).map_err(failed)?;
+    found.map(|sealed| unseal(place, sealed.value())).transpose()
+}
+
+/// An id as a place in a table of records.
+pub(super) fn place(id: u128) -> [u8; 16] {
+    id.to_be_bytes()
+}
+
+pub(super) fn unreadable(error: impl Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Unreadable(Box::new(error))
+}
+
+/// An index names a record that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("the {0} that another record names is not there")]
+pub(super) struct Dangling(pub(super) &'static str);
+
+/// What an error of the database means to a caller.
+pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
+    let error = error.into();
+    if matches!(error, redb::Error::Corrupted(_)) {
+        unreadable(error)
+    } else {
+        StoreError::Unavailable(Box::new(error))
+    }
+}

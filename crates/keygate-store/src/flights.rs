@@ -1,0 +1,108 @@
+//! One load per key, however many wait for it. A load belongs to nobody who waits: it runs as a
+//! task of its own, so a client that leaves neither ends it nor makes the others start again.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::future::Future;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use keygate_core::KeyDigest;
+use tokio::sync::watch;
+
+use crate::cached::DigestHasher;
+
+/// Enough that two threads with different keys seldom meet.
+const SHARDS: usize = 64;
+
+/// The loads under way, by key. `T` is what a load comes to.
+pub(crate) struct Flights<T> {
+    shards: Box<[Shard<T>]>,
+}
+
+type Shard<T> = Mutex<HashMap<KeyDigest, watch::Receiver<Option<T>>, DigestHasher>>;
+
+/// The task that loaded ended without a result: it panicked, or the program is stopping.
+#[derive(Debug, thiserror::Error)]
+#[error("the load of the key was broken off")]
+pub(crate) struct BrokenOff;
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    pub(crate) fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Waits for the load of this key that is under way, or for `load`, started now.
+    ///
+    /// Dropping the returned future leaves the load running.
+    pub(crate) async fn join<F>(
+        self: &Arc<Self>,
+        digest: KeyDigest,
+        load: impl FnOnce() -> F,
+    ) -> Result<T, BrokenOff>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut landed = self.board(digest, load);
+        let result = landed.wait_for(Option::is_some).await.map_err(|_| BrokenOff)?;
+        result.clone().ok_or(BrokenOff)
+    }
+
+    fn board<F>(
+        self: &Arc<Self>,
+        digest: KeyDigest,
+        load: impl FnOnce() -> F,
+    ) -> watch::Receiver<Option<T>>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        match self.shard(&digest).entry(digest) {
+            Entry::Occupied(under_way) => under_way.get().clone(),
+            Entry::Vacant(free) => {
+                let (sender, receiver) = watch::channel(None);
+                free.insert(receiver.clone());
+                let load = load();
+                let landing = Landing { flights: Arc::clone(self), digest };
+                // Ends with the store's answer, which the store bounds. The waiters own nothing of
+                // it but its result.
+                tokio::spawn(async move {
+                    let result = load.await;
+                    // Gone from the table before the result is seen: a waiter that finds it stale
+                    // starts a new load instead of joining this one again.
+                    drop(landing);
+                    sender.send_replace(Some(result));
+                });
+                receiver
+            }
+        }
+    }
+
+    fn shard(
+        &self,
+        digest: &KeyDigest,
+    ) -> MutexGuard<'_, HashMap<KeyDigest, watch::Receiver<Option<T>>, DigestHasher>> {
+        // The low bits pick a slot within the map; take others for the shard.
+        let place = (DigestHasher::default().hash_one(digest) >> 32) % SHARDS as u64;
+        #[expect(
+            clippy::indexing_slicing,
+            clippy::cast_possible_truncation,
+            reason = "the remainder is within the list"
+        )]
+        let shard = &self.shards[place as usize];
+        // No code that can panic runs under the lock, and a map of receivers is never half-right.
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a load out of the table however it ends: a panic or a stopping runtime must not leave a
+/// key that can never be loaded again.
+struct Landing<T: Clone + Send + Sync + 'static> {
+    flights: Arc<Flights<T>>,
+    digest: KeyDigest,
+}
+
+impl<T: Clone + Send + Sync + 'static> Drop for Landing<T> {
+    fn drop(&mut self) {
+        self.flights.shard(&self.digest).remove(&self.digest);
+    }
+}

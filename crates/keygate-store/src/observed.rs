@@ -1,0 +1,133 @@
+//! Tells an observer about every call to a store: which, how long, and whether it failed. Knows
+//! nothing of metrics.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+
+use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+
+/// Who wants to know about the calls to a store. Called on the caller's task: it must not block.
+pub trait Observer: Send + Sync + 'static {
+    fn store_call(&self, op: Op, took: Duration, outcome: CallOutcome);
+}
+
+/// The kinds of calls that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// A key with its app and account: what a request waits for.
+    Find,
+    Commit,
+    /// One record by its id.
+    Read,
+    /// A part of a list, the log, or the peppers in use.
+    List,
+}
+
+impl Op {
+    pub const ALL: [Self; 4] = [Self::Find, Self::Commit, Self::Read, Self::List];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Find => "find",
+            Self::Commit => "commit",
+            Self::Read => "read",
+            Self::List => "list",
+        }
+    }
+}
+
+/// Whether a store did its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// It answered; a refusal, such as a conflict, is an answer.
+    Answered,
+    /// It could not be reached, or what it holds cannot be read.
+    Failed,
+}
+
+/// A store whose calls are watched.
+pub struct Observed<S> {
+    store: S,
+    observer: Arc<dyn Observer>,
+}
+
+impl<S: KeyStore> Observed<S> {
+    #[must_use]
+    pub fn new(store: S, observer: Arc<dyn Observer>) -> Self {
+        Self { store, observer }
+    }
+
+    async fn watch<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let start = Instant::now();
+        let result = call.await;
+        self.observer.store_call(op, start.elapsed(), outcome(&result));
+        result
+    }
+}
+
+fn outcome<T>(result: &Result<T, StoreError>) -> CallOutcome {
+    match result {
+        Ok(_)
+        | Err(
+            StoreError::Conflict
+            | StoreError::AlreadyExists
+            | StoreError::NotFound(_)
+            | StoreError::TooManyLiveKeys { .. },
+        ) => CallOutcome::Answered,
+        Err(StoreError::Unavailable(_) | StoreError::Unreadable(_)) => CallOutcome::Failed,
+    }
+}
+
+impl<S: KeyStore> KeyStore for Observed<S> {
+    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        self.watch(Op::Find, self.store.find(digest)).await
+    }
+
+    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        self.watch(Op::Commit, self.store.commit(write, audit)).await
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.watch(Op::Read, self.store.account(id)).await
+    }
+
+    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        self.watch(Op::Read, self.store.app(id)).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.watch(Op::Read, self.store.key(id)).await
+    }
+
+    async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        self.watch(Op::List, self.store.accounts(page)).await
+    }
+
+    async fn apps(&self, account: AccountId, page: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        self.watch(Op::List, self.store.apps(account, page)).await
+    }
+
+    async fn keys(&self, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        self.watch(Op::List, self.store.keys(app, page)).await
+    }
+
+    async fn audit(
+        &self,
+        page: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+        self.watch(Op::List, self.store.audit(page)).await
+    }
+
+    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
+        self.watch(Op::List, self.store.peppers()).await
+    }
+}
