@@ -1,0 +1,376 @@
+//! Every setting there is. The README's tables are checked against this file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use keygate_core::Scope;
+use keygate_core::key::{Brand, Environment};
+use keygate_core::limit::Rate;
+use keygate_core::route::PathPattern;
+
+use crate::setting::Presence::{Default, Optional, Required};
+use crate::setting::{Setting, Table};
+use crate::settings::{LogLevel, Target};
+use crate::value::Bytes;
+use crate::word::{Auth, Host, KeySource, Method, Name, QueryParam, StoreKind, UpstreamName};
+
+const SECOND_MS: u64 = 1_000;
+const HOUR_MS: u64 = 3_600 * SECOND_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+pub(crate) const TIERS_MAX: usize = 1_000;
+pub(crate) const UPSTREAMS_MAX: usize = 10_000;
+pub(crate) const ROUTES_MAX: usize = 10_000;
+
+/// The tables that stand once in a file, and those that a file may hold many of.
+#[cfg(test)]
+pub(crate) const TABLES: &[&Table] = &[
+    &server::TABLE,
+    &failed_auth::TABLE,
+    &admin::TABLE,
+    &keys::TABLE,
+    &store::TABLE,
+    &cache::TABLE,
+    &log::TABLE,
+    &tier::TABLE,
+    &upstream::TABLE,
+    &route::TABLE,
+];
+
+pub(crate) static ROOT: Table = Table {
+    header: "gateway.toml",
+    meaning: "The whole file.",
+    settings: &[],
+    tables: &["server", "admin", "keys", "store", "cache", "log", "tiers", "upstreams", "routes"],
+};
+
+pub(crate) mod server {
+    use super::*;
+
+    pub(crate) const LISTEN: Setting<Vec<SocketAddr>> = Setting::new(
+        "listen",
+        Required("write `listen = [\"127.0.0.1:8080\"]` under `[server]`"),
+        "where clients connect: HTTP/1.1 and h2c",
+    )
+    .within(1, 16);
+    pub(crate) const THREADS: Setting<u64> =
+        Setting::new("threads", Optional("one per core"), "worker threads").within(1, 1_024);
+    /// The HTTP parser under us takes no more than 256, whatever is said here.
+    pub(crate) const HEADERS_MAX: Setting<u64> =
+        Setting::new("headers_max", Default("100"), "the most header lines of a request")
+            .within(1, 256);
+    pub(crate) const HEADER_BYTES_MAX: Setting<Bytes> = Setting::new(
+        "header_bytes_max",
+        Default("\"32KiB\""),
+        "the most bytes of a request's head",
+    )
+    .within(KIB, MIB);
+    pub(crate) const BODY_BYTES_MAX: Setting<Bytes> =
+        Setting::new("body_bytes_max", Default("\"1GiB\""), "the most bytes of a request's body")
+            .within(0, TIB);
+    pub(crate) const HEADER_TIMEOUT: Setting<Duration> = Setting::new(
+        "header_timeout",
+        Default("\"10s\""),
+        "from the first byte of a request to the end of its head",
+    )
+    .within(1, DAY_MS);
+    pub(crate) const KEEPALIVE_TIMEOUT: Setting<Duration> = Setting::new(
+        "keepalive_timeout",
+        Default("\"75s\""),
+        "how long an idle client connection is kept",
+    )
+    .within(1, DAY_MS);
+    pub(crate) const TRUSTED_PROXIES: Setting<Vec<IpNet>> =
+        Setting::new("trusted_proxies", Default("[]"), "peers whose `X-Forwarded-For` is believed")
+            .within(0, 1_000);
+    pub(crate) const SHUTDOWN_DELAY: Setting<Duration> = Setting::new(
+        "shutdown_delay",
+        Default("\"0s\""),
+        "from SIGTERM to the closing of the listeners; `/readyz` says 503 meanwhile",
+    )
+    .within(0, HOUR_MS);
+    pub(crate) const DRAIN_TIMEOUT: Setting<Duration> = Setting::new(
+        "drain_timeout",
+        Default("\"30s\""),
+        "how long running requests may finish after that",
+    )
+    .within(0, DAY_MS);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[server]",
+        meaning: "The listeners that clients talk to, and the bounds on what they may send.",
+        settings: &[
+            &LISTEN,
+            &THREADS,
+            &HEADERS_MAX,
+            &HEADER_BYTES_MAX,
+            &BODY_BYTES_MAX,
+            &HEADER_TIMEOUT,
+            &KEEPALIVE_TIMEOUT,
+            &TRUSTED_PROXIES,
+            &SHUTDOWN_DELAY,
+            &DRAIN_TIMEOUT,
+        ],
+        tables: &["failed_auth"],
+    };
+}
+
+pub(crate) mod failed_auth {
+    use super::*;
+
+    pub(crate) const RATE: Setting<Rate> = Setting::new(
+        "rate",
+        Default("\"60/minute\""),
+        "how often one client address (IPv6: one /64) may fail to authenticate",
+    );
+    pub(crate) const ADDRESSES_MAX: Setting<u64> =
+        Setting::new("addresses_max", Default("100_000"), "the most addresses remembered")
+            .within(1, 10_000_000);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[server.failed_auth]",
+        meaning: "Who fails too often is refused without a look-up.",
+        settings: &[&RATE, &ADDRESSES_MAX],
+        tables: &[],
+    };
+}
+
+pub(crate) mod admin {
+    use super::*;
+
+    pub(crate) const LISTEN: Setting<SocketAddr> = Setting::new(
+        "listen",
+        Default("\"127.0.0.1:9901\""),
+        "the admin API, `/metrics`, `/healthz` and `/readyz`",
+    );
+    pub(crate) const TOKEN_FILE: Setting<PathBuf> = Setting::new(
+        "token_file",
+        Default("\"data/admin.token\""),
+        "the admin token; made on first start",
+    );
+    pub(crate) const INSECURE: Setting<bool> = Setting::new(
+        "insecure",
+        Default("false"),
+        "lets `listen` be other than loopback: the admin token then crosses the network unencrypted",
+    );
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[admin]",
+        meaning: "The listener for operators.",
+        settings: &[&LISTEN, &TOKEN_FILE, &INSECURE],
+        tables: &[],
+    };
+}
+
+pub(crate) mod keys {
+    use super::*;
+
+    pub(crate) const PEPPER_FILE: Setting<PathBuf> = Setting::new(
+        "pepper_file",
+        Default("\"data/pepper\""),
+        "the secret that keys are made under; made on first start",
+    );
+    pub(crate) const PREVIOUS_PEPPER_FILES: Setting<Vec<PathBuf>> = Setting::new(
+        "previous_pepper_files",
+        Default("[]"),
+        "peppers of keys that were made earlier",
+    )
+    .within(0, 8);
+    pub(crate) const BRAND: Setting<Brand> =
+        Setting::new("brand", Optional("none"), "what every key begins with: `acme_sk_live_…`");
+    pub(crate) const SOURCES: Setting<Vec<KeySource>> = Setting::new(
+        "sources",
+        Default("[\"bearer\", \"basic\", \"x-api-key\"]"),
+        "where a request may carry its key",
+    )
+    .within(1, 3);
+    pub(crate) const KEYS_MAX_LIVE: Setting<u64> = Setting::new(
+        "keys_max_live",
+        Default("5"),
+        "the most keys of one app that are neither revoked nor expired",
+    )
+    .within(1, 1_000);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[keys]",
+        meaning: "How keys are made, and where requests carry them.",
+        settings: &[&PEPPER_FILE, &PREVIOUS_PEPPER_FILES, &BRAND, &SOURCES, &KEYS_MAX_LIVE],
+        tables: &[],
+    };
+}
+
+pub(crate) mod store {
+    use super::*;
+
+    pub(crate) const KIND: Setting<StoreKind> =
+        Setting::new("kind", Default("\"embedded\""), "one file on this machine");
+    pub(crate) const PATH: Setting<PathBuf> =
+        Setting::new("path", Default("\"data/keygate.db\""), "the file; made on first start");
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[store]",
+        meaning: "Where accounts, apps and keys are kept.",
+        settings: &[&KIND, &PATH],
+        tables: &[],
+    };
+}
+
+pub(crate) mod cache {
+    use super::*;
+
+    pub(crate) const KEYS_MAX: Setting<u64> =
+        Setting::new("keys_max", Default("1_000_000"), "the most keys in memory")
+            .within(1, 100_000_000);
+    pub(crate) const TTL: Setting<Duration> =
+        Setting::new("ttl", Default("\"60s\""), "how long a key is served from memory")
+            .within(1, DAY_MS);
+    pub(crate) const UNKNOWN_MAX: Setting<u64> =
+        Setting::new("unknown_max", Default("100_000"), "the most keys remembered as unknown")
+            .within(1, 100_000_000);
+    pub(crate) const UNKNOWN_TTL: Setting<Duration> =
+        Setting::new("unknown_ttl", Default("\"10s\""), "how long such a key is remembered")
+            .within(1, HOUR_MS);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[cache]",
+        meaning: "What is kept in memory of what the store said.",
+        settings: &[&KEYS_MAX, &TTL, &UNKNOWN_MAX, &UNKNOWN_TTL],
+        tables: &[],
+    };
+}
+
+pub(crate) mod log {
+    use super::*;
+
+    pub(crate) const LEVEL: Setting<LogLevel> =
+        Setting::new("level", Default("\"info\""), "how much is written to standard output");
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[log]",
+        meaning: "JSON lines on standard output.",
+        settings: &[&LEVEL],
+        tables: &[],
+    };
+}
+
+pub(crate) mod tier {
+    use super::*;
+
+    pub(crate) const RATE: Setting<Rate> =
+        Setting::new("rate", Optional("none"), "how many requests per how long");
+    pub(crate) const BURST: Setting<u64> = Setting::new(
+        "burst",
+        Optional("one second of `rate`, at least 1"),
+        "the whole bucket; needs `rate`",
+    )
+    .within(1, 1_000_000_000);
+    pub(crate) const QUOTAS: Setting<Vec<Rate>> =
+        Setting::new("quotas", Default("[]"), "calendar windows in UTC, each unit once")
+            .within(0, 5);
+    pub(crate) const CONCURRENCY: Setting<u64> =
+        Setting::new("concurrency", Optional("none"), "the most requests at one time")
+            .within(1, 1_000_000);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[tiers.NAME]",
+        meaning: "A named set of limits. **Checked but not enforced in this version.**",
+        settings: &[&RATE, &BURST, &QUOTAS, &CONCURRENCY],
+        tables: &[],
+    };
+}
+
+pub(crate) mod upstream {
+    use super::*;
+
+    pub(crate) const TARGETS: Setting<Vec<Target>> = Setting::new(
+        "targets",
+        Required("write where the service is: `targets = [\"127.0.0.1:9000\"]`"),
+        "the servers of the service",
+    )
+    .within(1, 256);
+    pub(crate) const CONNECT_TIMEOUT: Setting<Duration> =
+        Setting::new("connect_timeout", Default("\"5s\""), "to connect").within(1, DAY_MS);
+    pub(crate) const READ_TIMEOUT: Setting<Duration> =
+        Setting::new("read_timeout", Default("\"60s\""), "between two reads, the first included")
+            .within(1, DAY_MS);
+    pub(crate) const WRITE_TIMEOUT: Setting<Duration> =
+        Setting::new("write_timeout", Default("\"60s\""), "of one write").within(1, DAY_MS);
+    pub(crate) const IDLE_TIMEOUT: Setting<Duration> =
+        Setting::new("idle_timeout", Default("\"60s\""), "how long an idle connection is kept")
+            .within(1, DAY_MS);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[upstreams.NAME]",
+        meaning: "A service behind the gateway. `NAME` is 1 to 64 of `a-z 0-9 . _ -`; at most 10000.",
+        settings: &[&TARGETS, &CONNECT_TIMEOUT, &READ_TIMEOUT, &WRITE_TIMEOUT, &IDLE_TIMEOUT],
+        tables: &[],
+    };
+}
+
+pub(crate) mod route {
+    use super::*;
+
+    pub(crate) const NAME: Setting<Name> = Setting::new(
+        "name",
+        Required("write `name = \"orders.read\"`, say: metrics and logs call the route that"),
+        "the route in metrics and logs; no two alike",
+    );
+    pub(crate) const HOST: Setting<Host> =
+        Setting::new("host", Optional("any"), "the host that is asked for, without port");
+    pub(crate) const PATH: Setting<PathPattern> = Setting::new(
+        "path",
+        Required("write `path = \"/v1/orders\"`, say, or `path = \"/\"` for every path"),
+        "a prefix; the longest match wins",
+    );
+    pub(crate) const METHODS: Setting<Vec<Method>> =
+        Setting::new("methods", Optional("any"), "the methods that are served").within(1, 32);
+    pub(crate) const UPSTREAM: Setting<UpstreamName> = Setting::new(
+        "upstream",
+        Required("write `upstream = \"NAME\"`, and where it is under `[upstreams.NAME]`"),
+        "where requests go",
+    );
+    pub(crate) const AUTH: Setting<Auth> = Setting::new(
+        "auth",
+        Required("say `auth = \"key\"` or `auth = \"public\"`"),
+        "whether a key is needed",
+    );
+    pub(crate) const ENVIRONMENT: Setting<Environment> =
+        Setting::new("environment", Default("\"live\""), "the environment of the keys let in");
+    pub(crate) const SCOPES: Setting<Vec<Scope>> =
+        Setting::new("scopes", Default("[]"), "the key needs all of these").within(0, SCOPES_MAX);
+    pub(crate) const ANY_SCOPES: Setting<Vec<Scope>> =
+        Setting::new("any_scopes", Default("[]"), "the key needs one of these, if there are any")
+            .within(0, SCOPES_MAX);
+    pub(crate) const QUERY_PARAM: Setting<QueryParam> = Setting::new(
+        "query_param",
+        Optional("none"),
+        "the query parameter that may carry the key, besides the headers",
+    );
+
+    const SCOPES_MAX: u64 = 64;
+    const _: () = assert!(SCOPES_MAX == keygate_core::scope::SCOPES_MAX as u64);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[[routes]]",
+        meaning: "What a request needs and where it goes. At most 10000. \
+                  `environment`, `scopes`, `any_scopes` and `query_param` need `auth = \"key\"`.",
+        settings: &[
+            &NAME,
+            &HOST,
+            &PATH,
+            &METHODS,
+            &UPSTREAM,
+            &AUTH,
+            &ENVIRONMENT,
+            &SCOPES,
+            &ANY_SCOPES,
+            &QUERY_PARAM,
+        ],
+        tables: &[],
+    };
+}

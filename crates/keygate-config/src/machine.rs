@@ -1,0 +1,152 @@
+//! Reads the tables about the gateway itself: listeners, keys, store, cache and log.
+
+use std::net::SocketAddr;
+
+use keygate_core::credential::{CredentialRules, Source};
+use keygate_core::network::Networks;
+use toml::Spanned;
+
+use crate::catalogue::{admin, cache, failed_auth, keys, log, server, store};
+use crate::reader::Section;
+use crate::settings::{Admin, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store};
+use crate::value::Bytes;
+use crate::word::{KeySource, StoreKind};
+
+pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
+    let section = root.child("server", &server::TABLE)?;
+    let failed_auth = read_failed_auth(&section);
+    let listen = section.get(&server::LISTEN);
+    if let Some(listen) = &listen {
+        section.refuse_repeats("listen", listen);
+    }
+    let threads = section.get(&server::THREADS);
+    let headers_max = section.get(&server::HEADERS_MAX);
+    let header_bytes_max = section.get(&server::HEADER_BYTES_MAX);
+    let body_bytes_max = section.get(&server::BODY_BYTES_MAX);
+    let header_timeout = section.get(&server::HEADER_TIMEOUT);
+    let keepalive_timeout = section.get(&server::KEEPALIVE_TIMEOUT);
+    let trusted_proxies = section.get(&server::TRUSTED_PROXIES);
+    let shutdown_delay = section.get(&server::SHUTDOWN_DELAY);
+    let drain_timeout = section.get(&server::DRAIN_TIMEOUT);
+    let Bytes(header_bytes_max) = header_bytes_max?;
+    let Bytes(body_bytes_max) = body_bytes_max?;
+    Some(Server {
+        listen: listen?,
+        threads: threads.and_then(|threads| usize::try_from(threads).ok()),
+        headers_max: usize::try_from(headers_max?).ok()?,
+        header_bytes_max: usize::try_from(header_bytes_max).ok()?,
+        body_bytes_max,
+        header_timeout: header_timeout?,
+        keepalive_timeout: keepalive_timeout?,
+        trusted_proxies: Networks::new(trusted_proxies?),
+        failed_auth: failed_auth?,
+        shutdown_delay: shutdown_delay?,
+        drain_timeout: drain_timeout?,
+    })
+}
+
+fn read_failed_auth(server: &Section<'_, '_>) -> Option<FailedAuth> {
+    let section = server.child("failed_auth", &failed_auth::TABLE)?;
+    let rate = section.get(&failed_auth::RATE);
+    let addresses_max = section.get(&failed_auth::ADDRESSES_MAX);
+    Some(FailedAuth { rate: rate?, addresses_max: addresses_max? })
+}
+
+pub(crate) fn read_admin(root: &Section<'_, '_>) -> Option<Admin> {
+    let section = root.child("admin", &admin::TABLE)?;
+    let listen = section.get(&admin::LISTEN);
+    let token_file = section.get(&admin::TOKEN_FILE);
+    let insecure = section.get(&admin::INSECURE);
+    let span = section.span_of("listen");
+    if let (Some(listen), Some(span), Some(false)) = (listen, span, insecure)
+        && !listen.ip().to_canonical().is_loopback()
+    {
+        section.reader.error(
+            span,
+            "the admin API would be open to the network without TLS",
+            Some(
+                "keygate has no TLS for the admin API yet: listen on `127.0.0.1`, \
+                 or write `insecure = true` if the network itself is trusted"
+                    .to_owned(),
+            ),
+        );
+    }
+    Some(Admin { listen: listen?, token_file: token_file? })
+}
+
+/// Two listeners on one address: the second could never be opened.
+pub(crate) fn refuse_shared_address(root: &Section<'_, '_>, server: &Server, admin: &Admin) {
+    let is_taken = |address: &SocketAddr| *address == admin.listen && address.port() != 0;
+    if !server.listen.iter().any(is_taken) {
+        return;
+    }
+    let listen_of = |table| root.item(table)?.get_ref().get("listen").map(Spanned::span);
+    if let Some(span) = listen_of("admin").or_else(|| listen_of("server")) {
+        root.reader.error(
+            span,
+            "`[server]` and `[admin]` cannot listen on the same address",
+            Some("give each a port of its own".to_owned()),
+        );
+    }
+}
+
+pub(crate) fn read_keys(root: &Section<'_, '_>) -> Option<Keys> {
+    let section = root.child("keys", &keys::TABLE)?;
+    let pepper_file = section.get(&keys::PEPPER_FILE);
+    let previous = section.get(&keys::PREVIOUS_PEPPER_FILES);
+    let brand = section.get(&keys::BRAND);
+    let sources = section.get(&keys::SOURCES);
+    let keys_max_live = section.get(&keys::KEYS_MAX_LIVE);
+    if let Some(sources) = &sources {
+        section.refuse_repeats("sources", sources);
+    }
+    if let (Some(current), Some(previous)) = (&pepper_file, &previous) {
+        section.refuse_repeats("previous_pepper_files", previous);
+        if let Some(at) = previous.iter().position(|file| file == current)
+            && let Some(span) = section.span_of_element("previous_pepper_files", at)
+        {
+            section.reader.error(span, "this is `pepper_file` already", None);
+        }
+    }
+    let sources = sources?;
+    let source = |one| if sources.contains(&one) { Source::On } else { Source::Off };
+    Some(Keys {
+        pepper_file: pepper_file?,
+        previous_pepper_files: previous?,
+        credentials: CredentialRules {
+            bearer: source(KeySource::Bearer),
+            basic: source(KeySource::Basic),
+            x_api_key: source(KeySource::XApiKey),
+            brand,
+        },
+        keys_max_live: u32::try_from(keys_max_live?).ok()?,
+    })
+}
+
+pub(crate) fn read_store(root: &Section<'_, '_>) -> Option<Store> {
+    let section = root.child("store", &store::TABLE)?;
+    let kind = section.get(&store::KIND);
+    let path = section.get(&store::PATH);
+    match kind? {
+        StoreKind::Embedded => Some(Store::Embedded(EmbeddedStore { path: path? })),
+    }
+}
+
+pub(crate) fn read_cache(root: &Section<'_, '_>) -> Option<Cache> {
+    let section = root.child("cache", &cache::TABLE)?;
+    let keys_max = section.get(&cache::KEYS_MAX);
+    let ttl = section.get(&cache::TTL);
+    let unknown_max = section.get(&cache::UNKNOWN_MAX);
+    let unknown_ttl = section.get(&cache::UNKNOWN_TTL);
+    Some(Cache {
+        keys_max: keys_max?,
+        ttl: ttl?,
+        unknown_max: unknown_max?,
+        unknown_ttl: unknown_ttl?,
+    })
+}
+
+pub(crate) fn read_log(root: &Section<'_, '_>) -> Option<Log> {
+    let section = root.child("log", &log::TABLE)?;
+    section.get(&log::LEVEL).map(|level| Log { level })
+}

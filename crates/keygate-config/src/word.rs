@@ -1,0 +1,275 @@
+//! Words that a setting may be: the closed lists, and the names that an operator makes up.
+
+use std::str::FromStr;
+
+use keygate_core::key::{Brand, Environment};
+use keygate_core::limit::Rate;
+use keygate_core::path::canonical_host;
+use keygate_core::route::PathPattern;
+use keygate_core::{Scope, credential};
+
+use crate::settings::LogLevel;
+use crate::suggest::nearest;
+use crate::value::{FromText, Wrong};
+
+/// The longest name of a route, upstream or tier, in bytes.
+pub(crate) const NAME_LENGTH_MAX: usize = 64;
+/// A path's depth is the depth of the tree that routes are found in.
+const PATH_LENGTH_MAX: usize = 1_024;
+const METHOD_LENGTH_MAX: usize = 32;
+const HOST_LENGTH_MAX: usize = 253;
+/// Above this a nanosecond clock cannot tell two requests apart.
+const RATE_COUNT_MAX: u64 = 1_000_000_000;
+
+const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+
+/// Finds a word in a closed list.
+fn choose<T: Copy>(text: &str, choices: &[(&'static str, T)]) -> Result<T, Wrong> {
+    if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let words: Vec<String> = choices.iter().map(|(word, _)| format!("`\"{word}\"`")).collect();
+    let help = match nearest(text, choices.iter().map(|(word, _)| *word)) {
+        Some(word) => format!("did you mean `\"{word}\"`?"),
+        None => format!("write {}", words.join(" or ")),
+    };
+    Err(Wrong::new("not one of the words that are known here").help(help))
+}
+
+/// `[keys] sources`: where a request may carry its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    Bearer,
+    Basic,
+    XApiKey,
+}
+
+impl FromText for KeySource {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`bearer`, `basic`, `x-api-key`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let choices =
+            [("bearer", Self::Bearer), ("basic", Self::Basic), ("x-api-key", Self::XApiKey)];
+        choose(text, &choices)
+    }
+}
+
+/// `auth` of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auth {
+    Key,
+    Public,
+}
+
+impl FromText for Auth {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`key`, `public`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        choose(text, &[("key", Self::Key), ("public", Self::Public)])
+    }
+}
+
+/// `[store] kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    Embedded,
+}
+
+impl FromText for StoreKind {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`embedded`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        if text == "redis" {
+            return Err(Wrong::new("the Redis store is not in this version of keygate")
+                .help("write `\"embedded\"`: one file on this machine"));
+        }
+        choose(text, &[("embedded", Self::Embedded)])
+    }
+}
+
+impl FromText for LogLevel {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`error`, `warn`, `info`, `debug`, `trace`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let choices = [
+            ("error", Self::Error),
+            ("warn", Self::Warn),
+            ("info", Self::Info),
+            ("debug", Self::Debug),
+            ("trace", Self::Trace),
+        ];
+        choose(text, &choices)
+    }
+}
+
+impl FromText for Environment {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`live`, `test`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        choose(text, &[("live", Self::Live), ("test", Self::Test)])
+    }
+}
+
+/// The name of a route, an upstream or a tier: also a metric's label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name(pub(crate) Box<str>);
+
+impl FromText for Name {
+    const TYPE: &'static str = "name";
+    const RULE: &'static str = "1 to 64 of `a-z 0-9 . _ -`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let is_name_byte =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+        if (1..=NAME_LENGTH_MAX).contains(&text.len()) && text.bytes().all(is_name_byte) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Wrong::new("not a name")
+                .help("a name is 1 to 64 lower-case letters, digits, `.`, `_` and `-`"))
+        }
+    }
+}
+
+/// The name of an upstream that the file defines.
+pub(crate) struct UpstreamName(pub(crate) String);
+
+impl FromText for UpstreamName {
+    const TYPE: &'static str = "name";
+    const RULE: &'static str = "one of `[upstreams.NAME]`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The name of a query parameter that may carry a key.
+pub(crate) struct QueryParam(pub(crate) Box<str>);
+
+impl FromText for QueryParam {
+    const TYPE: &'static str = "name";
+    const RULE: &'static str = "1 to 64 of `A-Z a-z 0-9 _ -`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let is_param_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if (1..=credential::QUERY_PARAM_LENGTH_MAX).contains(&text.len())
+            && text.bytes().all(is_param_byte)
+        {
+            Ok(Self(text.into()))
+        } else {
+            Err(Wrong::new("not the name of a query parameter that keygate can look for")
+                .help("write 1 to 64 letters, digits, `_` and `-`"))
+        }
+    }
+}
+
+/// A method in upper case. Methods are case-sensitive (RFC 9110 section 9.1): `get` is not `GET`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Method(pub(crate) Box<str>);
+
+impl FromText for Method {
+    const TYPE: &'static str = "method";
+    const RULE: &'static str = "1 to 32 of `A-Z 0-9 _ -`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let is_method_byte =
+            |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+        if (1..=METHOD_LENGTH_MAX).contains(&text.len()) && text.bytes().all(is_method_byte) {
+            return Ok(Self(text.into()));
+        }
+        let help = match nearest(text, METHODS.into_iter()) {
+            Some(method) => format!("did you mean `\"{method}\"`?"),
+            None => "write a method in upper case, such as `\"GET\"`".to_owned(),
+        };
+        Err(Wrong::new("not an HTTP method").help(help))
+    }
+}
+
+/// A host in its one form, without port.
+pub(crate) struct Host(pub(crate) Box<str>);
+
+impl FromText for Host {
+    const TYPE: &'static str = "host name";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        const WRONG: &str = "not a host name";
+        if text.contains("://") || text.contains('/') {
+            return Err(Wrong::new(WRONG).help("write the host alone: no `https://`, no path"));
+        }
+        if text.contains('*') {
+            let help = "there are no wildcards: leave `host` out to serve any host";
+            return Err(Wrong::new(WRONG).help(help));
+        }
+        let port = text.rsplit_once(']').map_or(text, |(_, after)| after);
+        if port.contains(':') && (text.starts_with('[') || text.split(':').count() == 2) {
+            return Err(Wrong::new(WRONG).help("write the host without its port"));
+        }
+        let host = canonical_host(text).map_err(|_| {
+            Wrong::new(WRONG).help("write a name such as `api.example.com`, or an address")
+        })?;
+        if host.is_empty() || host.len() > HOST_LENGTH_MAX {
+            return Err(Wrong::new(WRONG).help("a host name has 1 to 253 characters"));
+        }
+        Ok(Self(host.into()))
+    }
+}
+
+impl FromText for PathPattern {
+    const TYPE: &'static str = "path";
+    const RULE: &'static str = "whole segments, `{id}` matches one; at most 1024 bytes";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        const EXAMPLE: &str = "write a prefix of whole segments, such as `/v1/orders/{id}`";
+        if text.len() > PATH_LENGTH_MAX {
+            return Err(Wrong::new(format!("a path has at most {PATH_LENGTH_MAX} bytes")));
+        }
+        if text.contains(['?', '#']) {
+            let wrong = Wrong::new("a path holds no query and no fragment");
+            return Err(wrong.help("write `%3F` or `%23` if the path itself holds that character"));
+        }
+        text.parse().map_err(|error| Wrong::new(format!("not a path: {error}")).help(EXAMPLE))
+    }
+}
+
+impl FromText for Scope {
+    const TYPE: &'static str = "scope";
+    const RULE: &'static str = "`action:resource`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        from_core(text)
+    }
+}
+
+impl FromText for Brand {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "2 to 16 of `a-z 0-9`, a letter first";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        from_core(text)
+    }
+}
+
+impl FromText for Rate {
+    const TYPE: &'static str = "rate";
+    const RULE: &'static str = "`1` to `1000000000` per `s`, `m`, `h`, `d` or `month`";
+    const UNIT: Option<&'static str> = Some("/s");
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let rate: Self = from_core(text)?;
+        if rate.count > RATE_COUNT_MAX {
+            return Err(Wrong::new(format!("a rate counts at most {RATE_COUNT_MAX}")));
+        }
+        Ok(rate)
+    }
+}
+
+/// Reads what the core defines, with the core's own words about what is wrong. The core's errors
+/// are constant texts: they cannot tell the value.
+fn from_core<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Wrong> {
+    text.parse().map_err(|error: T::Err| Wrong::new(error.to_string()))
+}
