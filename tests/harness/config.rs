@@ -1,0 +1,178 @@
+//! A `gateway.toml` for one test: what the test says, and as little as possible besides.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::gateway::Gateway;
+use super::upstream::{Record, Upstream};
+
+/// The routes that a test gets unless it names its own.
+const ROUTES: &str = r#"
+[[routes]]
+name = "orders.read"
+path = "/v1/orders"
+methods = ["GET", "HEAD"]
+upstream = "main"
+auth = "key"
+environment = "live"
+scopes = ["read:orders"]
+
+[[routes]]
+name = "orders.write"
+path = "/v1/orders"
+methods = ["POST"]
+upstream = "main"
+auth = "key"
+environment = "live"
+scopes = ["write:orders"]
+
+[[routes]]
+name = "transfers"
+path = "/v1/transfers"
+upstream = "main"
+auth = "key"
+environment = "live"
+scopes = ["write:money", "read:accounts"]
+
+[[routes]]
+name = "reports"
+path = "/v1/reports"
+upstream = "main"
+auth = "key"
+environment = "live"
+any_scopes = ["read:reports", "read:audit"]
+
+[[routes]]
+name = "feed"
+path = "/v1/feed"
+upstream = "main"
+auth = "key"
+environment = "live"
+query_param = "api_key"
+
+[[routes]]
+name = "sandbox"
+path = "/v1/sandbox"
+upstream = "main"
+auth = "key"
+environment = "test"
+
+[[routes]]
+name = "any"
+path = "/any"
+upstream = "main"
+auth = "key"
+environment = "live"
+
+[[routes]]
+name = "public"
+path = "/public"
+upstream = "main"
+auth = "public"
+"#;
+
+/// The settings of a gateway that is yet to start.
+#[derive(Clone)]
+pub struct Setup {
+    target: SocketAddr,
+    /// Searched for keys when the gateway is done with.
+    pub(super) upstream: Option<Arc<Record>>,
+    server: String,
+    failed_auth: String,
+    keys: String,
+    cache: String,
+    upstream_settings: String,
+    routes: String,
+    log_level: &'static str,
+}
+
+impl Setup {
+    pub fn in_front_of(upstream: &Upstream) -> Self {
+        Self { upstream: Some(upstream.record()), ..Self::in_front_of_address(upstream.address()) }
+    }
+
+    /// In front of an address at which there may be nothing.
+    pub fn in_front_of_address(target: SocketAddr) -> Self {
+        Self {
+            target,
+            upstream: None,
+            server: String::new(),
+            // Most tests fail to authenticate more often than a client should.
+            failed_auth: "rate = \"1000000/s\"".into(),
+            keys: String::new(),
+            cache: String::new(),
+            upstream_settings: String::new(),
+            routes: ROUTES.into(),
+            // The worst case for the search for secrets.
+            log_level: "trace",
+        }
+    }
+
+    /// Adds lines to `[server]`.
+    pub fn server(self, lines: &str) -> Self {
+        Self { server: format!("{}{lines}\n", self.server), ..self }
+    }
+
+    /// Says what `[server.failed_auth]` is.
+    pub fn failed_auth(self, lines: &str) -> Self {
+        Self { failed_auth: lines.into(), ..self }
+    }
+
+    /// Adds lines to `[keys]`.
+    pub fn keys(self, lines: &str) -> Self {
+        Self { keys: format!("{}{lines}\n", self.keys), ..self }
+    }
+
+    /// Adds lines to `[cache]`.
+    pub fn cache(self, lines: &str) -> Self {
+        Self { cache: format!("{}{lines}\n", self.cache), ..self }
+    }
+
+    /// Adds lines to `[upstreams.main]`.
+    pub fn upstream(self, lines: &str) -> Self {
+        Self { upstream_settings: format!("{}{lines}\n", self.upstream_settings), ..self }
+    }
+
+    /// Adds routes to the usual ones.
+    pub fn route(self, toml: &str) -> Self {
+        Self { routes: format!("{}\n[[routes]]\n{toml}\n", self.routes), ..self }
+    }
+
+    pub fn log(self, log_level: &'static str) -> Self {
+        Self { log_level, ..self }
+    }
+
+    /// Starts a gateway in a fresh folder and waits until it is ready.
+    pub fn start(self) -> Gateway {
+        Gateway::start(self)
+    }
+
+    pub fn toml(&self, proxy: SocketAddr, admin: SocketAddr) -> String {
+        let Self { target, server, failed_auth, keys, cache, upstream_settings, .. } = self;
+        let (routes, log_level) = (&self.routes, self.log_level);
+        format!(
+            r#"
+[server]
+listen = ["{proxy}"]
+{server}
+[server.failed_auth]
+{failed_auth}
+[admin]
+listen = "{admin}"
+[keys]
+pepper_file = "data/pepper"
+{keys}
+[store]
+kind = "embedded"
+path = "data/keygate.db"
+[cache]
+{cache}
+[log]
+level = "{log_level}"
+[upstreams.main]
+targets = ["{target}"]
+{upstream_settings}
+{routes}"#
+        )
+    }
+}

@@ -1,0 +1,227 @@
+//! One gateway: the real binary in a folder of its own, from its first start to the search of
+//! everything it left for secrets.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::admin::{Admin, Key, KeySpec};
+use super::answer::Answer;
+use super::config::Setup;
+use super::h1::{Broken, Connection};
+use super::leaks::Leaks;
+use super::process::{Process, free_address};
+use super::request::{Request, Wire, get};
+use super::wait::eventually_within;
+use super::{h2c, wait::patience};
+
+pub struct Gateway {
+    folder: TempDir,
+    setup: Setup,
+    process: Process,
+    pub proxy: SocketAddr,
+    pub admin_address: SocketAddr,
+    leaks: Arc<Leaks>,
+}
+
+impl Gateway {
+    pub(super) fn start(setup: Setup) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (process, proxy, admin_address) = launch(&setup, folder.path());
+        let gateway = Self { folder, setup, process, proxy, admin_address, leaks: Arc::default() };
+        gateway.leaks.token("the admin token", &gateway.admin_token());
+        gateway.leaks.pepper(&gateway.read("data/pepper"));
+        gateway
+    }
+
+    /// Sends a request over HTTP/1.1 on a connection of its own.
+    #[track_caller]
+    pub fn send(&self, request: &Request) -> Answer {
+        self.send_over(Wire::H1, request)
+    }
+
+    #[track_caller]
+    pub fn send_over(&self, wire: Wire, request: &Request) -> Answer {
+        self.try_send_over(wire, request)
+            .unwrap_or_else(|error| panic!("{wire:?} {request:?}: {error}"))
+    }
+
+    pub fn try_send_over(&self, wire: Wire, request: &Request) -> Result<Answer, String> {
+        let answer = match wire {
+            Wire::H1 => self.connect().exchange(request).map_err(|broken| format!("{broken:?}")),
+            Wire::H2c => h2c::exchange(self.proxy, request),
+        };
+        if let Ok(refusal @ Answer { status: 400.., .. }) = &answer {
+            let text = format!("{:?}\n{}", refusal.headers, refusal.text());
+            self.leaks.capture("an answer", text.as_bytes());
+        }
+        answer
+    }
+
+    /// Sends bytes as they are on a connection of their own, and reads one answer.
+    pub fn send_raw(&self, bytes: &[u8]) -> Result<Answer, Broken> {
+        let mut connection = self.connect();
+        // The gateway may refuse before it has read everything.
+        let _ = connection.send(bytes);
+        let method = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let answer = connection.answer(&String::from_utf8_lossy(method));
+        if let Ok(answer) = &answer {
+            let text = format!("{:?}\n{}", answer.headers, answer.text());
+            self.leaks.capture("an answer", text.as_bytes());
+        }
+        answer
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.proxy)
+    }
+
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.admin_address, self.admin_token(), Arc::clone(&self.leaks))
+    }
+
+    /// A live secret key with these scopes, of an account and an app of its own.
+    #[track_caller]
+    pub fn key(&self, scopes: &[&str]) -> String {
+        self.admin().key(&KeySpec::new(scopes)).key
+    }
+
+    /// The same with all that the admin API said.
+    #[track_caller]
+    pub fn key_with(&self, spec: &KeySpec) -> Key {
+        self.admin().key(spec)
+    }
+
+    /// The sum of all series whose name and labels begin like this.
+    pub fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics();
+        let values = metrics.lines().filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            name.starts_with(series).then(|| value.parse::<f64>().unwrap())
+        });
+        values.sum()
+    }
+
+    pub fn metrics(&self) -> String {
+        let answer = Connection::open(self.admin_address).exchange(&get("/metrics"));
+        let answer = answer.expect("metrics answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        self.leaks.capture("the metrics", &answer.body);
+        answer.text()
+    }
+
+    pub fn leaks(&self) -> &Leaks {
+        &self.leaks
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        let path = self.path(name);
+        let text = fs::read_to_string(&path);
+        text.unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim_end().to_owned()
+    }
+
+    pub fn admin_token(&self) -> String {
+        self.read("data/admin.token")
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Everything the process has written so far.
+    pub fn output(&self) -> String {
+        format!("{}{}", self.process.stdout(), self.process.stderr())
+    }
+
+    /// SIGKILL: no chance to tidy up.
+    pub fn kill(&mut self) {
+        self.process.kill();
+        self.leaks.capture("the log", self.output().as_bytes());
+    }
+
+    /// Changes the settings of the next start.
+    pub fn change(&mut self, change: impl FnOnce(Setup) -> Setup) {
+        self.setup = change(self.setup.clone());
+    }
+
+    /// Starts again in the same folder, after the process has ended.
+    pub fn start_again(&mut self) {
+        assert!(!self.process.is_running(), "end it first");
+        self.leaks.capture("the log", self.output().as_bytes());
+        let (process, proxy, admin_address) = launch(&self.setup, self.folder.path());
+        (self.process, self.proxy, self.admin_address) = (process, proxy, admin_address);
+    }
+
+    #[track_caller]
+    pub fn is_alive_and_well(&mut self) {
+        assert!(self.process.is_running(), "the gateway died:\n{}", self.output());
+        let output = self.output();
+        assert!(!output.contains("panicked at"), "a thread panicked:\n{output}");
+        assert!(is_ready(self.admin_address), "not ready");
+    }
+}
+
+/// Every test ends with the search for secrets in all that its gateway let out.
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let output = self.output();
+            let tail = output.len().saturating_sub(8_000);
+            let tail = output.char_indices().map(|(at, _)| at).find(|&at| at >= tail).unwrap_or(0);
+            println!("--- the end of the gateway's output\n{}", &output[tail..]);
+            return;
+        }
+        if self.process.is_running() {
+            self.metrics();
+            self.process.kill();
+        }
+        let output = self.output();
+        assert!(!output.contains("panicked at"), "a thread panicked:\n{output}");
+        self.leaks.capture("the log", output.as_bytes());
+        self.leaks.capture_files(self.folder.path());
+        for seen in self.setup.upstream.iter().flat_map(|record| record.all()) {
+            self.leaks.capture("what the upstream saw", &seen.raw);
+        }
+        self.leaks.assert_none();
+    }
+}
+
+/// Starts the binary on ports that were free a moment ago; on others if somebody was faster.
+fn launch(setup: &Setup, folder: &Path) -> (Process, SocketAddr, SocketAddr) {
+    const TRIES: usize = 5;
+    let mut output = String::new();
+    for _ in 0..TRIES {
+        let (proxy, admin) = (free_address(), free_address());
+        fs::write(folder.join("gateway.toml"), setup.toml(proxy, admin)).unwrap();
+        let mut process = Process::start(folder, &["run"]);
+        let started = eventually_within(patience(), || {
+            if is_ready(admin) { Some(true) } else { (!process.is_running()).then_some(false) }
+        });
+        if started == Some(true) {
+            return (process, proxy, admin);
+        }
+        let _ = process.is_running().then(|| process.kill());
+        let _ = process.wait_for_exit();
+        output = format!("{}{}", process.stdout(), process.stderr());
+        if !output.contains("in use") {
+            break;
+        }
+    }
+    panic!("the gateway did not start:\n{output}");
+}
+
+fn is_ready(admin: SocketAddr) -> bool {
+    std::net::TcpStream::connect(admin).is_ok()
+        && Connection::open(admin).exchange(&get("/readyz")).is_ok_and(|a| a.status == 200)
+}

@@ -1,0 +1,158 @@
+//! Every secret of a test, and the search for it in all that the gateway let out.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+/// Secrets of one gateway, and what was captured of it.
+#[derive(Default)]
+pub struct Leaks {
+    needles: Mutex<Vec<Needle>>,
+    captured: Mutex<Vec<(String, Vec<u8>)>>,
+}
+
+#[derive(Clone)]
+struct Needle {
+    /// What it is; the secret itself is not printed, not even by a failing test.
+    what: String,
+    bytes: Vec<u8>,
+}
+
+impl Leaks {
+    /// Registers an API key in every form in which it could be met.
+    pub fn key(&self, key: &str) {
+        // What follows the hint: the hint itself is for people and logs to see.
+        let hint_end = key.rfind("live_").or_else(|| key.rfind("test_")).unwrap_or(0) + 9;
+        let secret = &key[hint_end..];
+        self.add("a key", key.as_bytes());
+        self.add("a part of a key", &secret.as_bytes()[..16]);
+        self.add("the end of a key", &secret.as_bytes()[secret.len() - 16..]);
+        let credentials = STANDARD.encode(format!("{key}:"));
+        self.add("a key's Basic credentials", credentials.as_bytes());
+        self.add("a part of a key in base64", &credentials.as_bytes()[24..56]);
+        self.add("a key's bytes in decimal", decimal(&secret.as_bytes()[..8]).as_bytes());
+        self.digest("a key's plain SHA-256", &Sha256::digest(key.as_bytes()));
+    }
+
+    /// Registers an admin token or another text that nobody may see.
+    pub fn token(&self, what: &str, token: &str) {
+        self.add(what, token.as_bytes());
+        self.add(&format!("a part of {what}"), &token.as_bytes()[token.len() - 16..]);
+    }
+
+    /// Registers a pepper by its 64 hex digits.
+    pub fn pepper(&self, hex: &str) {
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex digits");
+        let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+        self.digest("the pepper", &bytes);
+    }
+
+    /// Keeps something the gateway let out.
+    pub fn capture(&self, place: &str, bytes: &[u8]) {
+        self.captured().push((place.to_owned(), bytes.to_vec()));
+    }
+
+    /// The same secrets, and nothing captured but this.
+    pub fn with(&self, text: &str) -> Self {
+        let needles = self.needles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leaks = Self { needles: Mutex::new(needles), captured: Mutex::default() };
+        leaks.capture("a text", text.as_bytes());
+        leaks
+    }
+
+    /// Searches everything that was captured.
+    ///
+    /// # Panics
+    /// When a secret is found.
+    pub fn assert_none(&self) {
+        let found = self.found();
+        assert!(found.is_empty(), "secrets leaked: {found:#?}");
+    }
+
+    /// What was found, and where.
+    pub fn found(&self) -> Vec<String> {
+        let needles = self.needles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let index = Index::new(&needles);
+        let mut found = Vec::new();
+        for (place, bytes) in self.captured().iter() {
+            for (at, needle) in index.search(bytes) {
+                let before = String::from_utf8_lossy(&bytes[at.saturating_sub(120)..at]);
+                found.push(format!("{} in {place}, after {before:?}", needle.what));
+            }
+        }
+        found
+    }
+
+    fn captured(&self) -> std::sync::MutexGuard<'_, Vec<(String, Vec<u8>)>> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn digest(&self, what: &str, bytes: &[u8]) {
+        self.add(&format!("{what}, raw"), bytes);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.add(&format!("{what} in hex"), hex.as_bytes());
+        self.add(&format!("{what} in hex"), hex.to_uppercase().as_bytes());
+        self.add(&format!("{what} in decimal"), decimal(&bytes[..8]).as_bytes());
+    }
+
+    fn add(&self, what: &str, bytes: &[u8]) {
+        let needle = Needle { what: what.to_owned(), bytes: bytes.to_vec() };
+        self.needles.lock().unwrap_or_else(PoisonError::into_inner).push(needle);
+    }
+
+    /// Captures every file below `folder` but those that exist to hold a secret.
+    pub fn capture_files(&self, folder: &Path) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            if path.is_dir() {
+                self.capture_files(&path);
+            } else if name != "pepper" && name != "admin.token" {
+                let bytes = fs::read(&path).unwrap_or_default();
+                self.capture(&format!("the file {}", name.display()), &bytes);
+            }
+        }
+    }
+}
+
+/// As `{:?}` writes bytes.
+fn decimal(bytes: &[u8]) -> String {
+    bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Needles by their first two bytes: one pass over megabytes of log finds any of hundreds.
+struct Index<'a> {
+    by_start: Vec<Vec<&'a Needle>>,
+}
+
+impl<'a> Index<'a> {
+    fn new(needles: &'a [Needle]) -> Self {
+        let mut by_start = vec![Vec::new(); 1 << 16];
+        for needle in needles {
+            by_start[start(&needle.bytes)].push(needle);
+        }
+        Self { by_start }
+    }
+
+    /// Where each needle is first.
+    fn search(&self, bytes: &[u8]) -> Vec<(usize, &'a Needle)> {
+        let mut found: Vec<(usize, &Needle)> = Vec::new();
+        for at in 0..bytes.len().saturating_sub(1) {
+            for &needle in &self.by_start[start(&bytes[at..])] {
+                let is_new = || !found.iter().any(|(_, other)| std::ptr::eq(*other, needle));
+                if bytes[at..].starts_with(&needle.bytes) && is_new() {
+                    found.push((at, needle));
+                }
+            }
+        }
+        found
+    }
+}
+
+fn start(bytes: &[u8]) -> usize {
+    usize::from(bytes[0]) << 8 | usize::from(bytes[1])
+}

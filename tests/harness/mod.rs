@@ -1,0 +1,41 @@
+//! What the tests are written in: a gateway, an upstream that remembers, clients, and the search
+//! for leaked secrets. Knows the product only from outside.
+
+mod admin;
+mod answer;
+mod config;
+mod gateway;
+mod h1;
+mod h2c;
+mod leaks;
+mod process;
+mod request;
+mod upstream;
+mod wait;
+
+pub use admin::{Admin, Key, KeySpec};
+pub use answer::{Answer, assert_refused};
+pub use config::Setup;
+pub use gateway::Gateway;
+pub use h1::{Broken, Connection};
+pub use leaks::Leaks;
+pub use process::{Exit, free_address, run};
+pub use request::{Request, Wire, basic, chunk, delete, get, post, request};
+pub use upstream::Upstream;
+pub use wait::{eventually, eventually_within, patience};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How much a test does: what the environment says, or enough for every run.
+pub fn scale(name: &str, usual: u64) -> u64 {
+    match std::env::var_os(name) {
+        Some(text) => text.to_str().and_then(|text| text.parse().ok()).expect("a whole number"),
+        None => usual,
+    }
+}
+
+/// Held by tests that fill the machine, so that they neither disturb nor measure each other.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}

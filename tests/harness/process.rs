@@ -1,0 +1,171 @@
+//! The binary as a process: where it is, how it is started, what it writes, how it is ended.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::wait::{eventually_within, patience};
+
+/// The binary under test.
+pub fn binary() -> OsString {
+    std::env::var_os("KEYGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_keygate").into())
+}
+
+/// A command of the binary in `folder`, with nothing of ours in its environment.
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.env_remove("KEYGATE_ADMIN_TOKEN").env_remove("KEYGATE_ADMIN_URL");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A process that ended by itself.
+#[derive(Debug)]
+pub struct Exit {
+    /// Absent when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Exit {
+    /// Standard output of a command that succeeded.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+
+    /// The one line with which a command failed.
+    #[track_caller]
+    pub fn complaint(self) -> String {
+        assert!(self.code.is_some_and(|code| code != 0), "{self:?}");
+        assert_eq!(self.stderr.trim_end().lines().count(), 1, "{self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        self.stderr
+    }
+}
+
+/// Runs the binary to its end.
+///
+/// # Panics
+/// When it does not end within [`patience`].
+#[track_caller]
+pub fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
+    let mut command = command(folder, arguments);
+    command.envs(environment.iter().copied());
+    let mut process = Process::of(command);
+    match process.wait_for_exit() {
+        Some(code) => Exit { code, stdout: process.stdout(), stderr: process.stderr() },
+        None => panic!("still running: {arguments:?}\n{}{}", process.stdout(), process.stderr()),
+    }
+}
+
+/// A running binary. Killed when dropped.
+pub struct Process {
+    child: Child,
+    stdout: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    pub fn start(folder: &Path, arguments: &[&str]) -> Self {
+        Self::of(command(folder, arguments))
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        let (stdout, stderr) = (Arc::default(), Arc::default());
+        let readers = vec![
+            collect(child.stdout.take().expect("piped"), Arc::clone(&stdout)),
+            collect(child.stderr.take().expect("piped"), Arc::clone(&stderr)),
+        ];
+        Self { child, stdout, stderr, readers }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    pub fn stderr(&self) -> String {
+        text(&self.stderr)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_none()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let kill = format!("kill -TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("our own child");
+        self.join_readers();
+    }
+
+    /// The exit code (none if a signal ended it), or nothing if it does not end in time.
+    pub fn wait_for_exit(&mut self) -> Option<Option<i32>> {
+        let status =
+            eventually_within(patience(), || self.child.try_wait().expect("our own child"));
+        status.map(|status| {
+            self.join_readers();
+            assert_ne!(status.signal(), Some(11), "segmentation fault");
+            status.code()
+        })
+    }
+
+    fn join_readers(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().expect("readers do not panic");
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static, to: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut chunk = [0; 16_384];
+        while let Ok(count @ 1..) = from.read(&mut chunk) {
+            to.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..count]);
+        }
+    })
+}
+
+fn text(bytes: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+}
+
+/// An address at which nobody listens, as far as one can know: whoever uses it may have to retry.
+pub fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given.contains(&address) {
+            given.push(address);
+            return address;
+        }
+    }
+}

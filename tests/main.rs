@@ -1,0 +1,27 @@
+//! The real binary, driven from outside: one file per guarantee, real servers, nothing mocked.
+//!
+//! `KEYGATE_BIN` names another binary to drive than the one that was just built.
+
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::let_underscore_must_use,
+    clippy::cast_possible_truncation,
+    reason = "a test ends by panicking, and what it prints is its report"
+)]
+
+mod harness;
+
+mod crash;
+mod decisions;
+mod flood;
+mod forwarding;
+mod hostile;
+mod keyring;
+mod robust;
+mod secrets;
+mod shutdown;
+mod streaming;
