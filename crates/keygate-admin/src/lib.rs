@@ -1,1 +1,74 @@
-//! Placeholder.
+//! Manages: accounts, apps and keys, through HTTP or from inside the process.
+//!
+//! [`Registry`] holds the rules and knows no HTTP; [`router`] is the admin API around it. Nothing
+//! here decides about a request's key but by asking the core.
+
+mod accounts;
+mod apps;
+mod audit;
+mod auth;
+mod fields;
+mod health;
+mod keys;
+mod page;
+mod problem;
+pub mod registry;
+mod request;
+mod times;
+mod verify;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::{Router, middleware};
+use keygate_store::keys::KeyStore;
+use keygate_telemetry::Metrics;
+
+pub use registry::{Actor, Registry, RegistryError, RegistryParts};
+
+use crate::problem::{Problem, ProblemCode};
+
+/// The longest body of a request, in bytes.
+const BODY_LENGTH_MAX: usize = 64 * 1024;
+
+/// What the admin API is made of.
+pub struct AdminParts<S: KeyStore> {
+    pub registry: Registry<S>,
+    /// Of the one token that is accepted.
+    pub token_sha256: [u8; 32],
+    /// Asked at each `/readyz`. Must not block.
+    pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    pub metrics: Metrics,
+}
+
+/// Whether the gateway can decide about requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// Says why, for an operator.
+    NotReady(Cow<'static, str>),
+}
+
+/// The admin API. To be served with `into_make_service_with_connect_info::<SocketAddr>()`, so that
+/// the audit log can say where a change came from.
+pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
+    let AdminParts { registry, token_sha256, ready, metrics } = parts;
+    let managed = Router::new()
+        .merge(accounts::routes())
+        .merge(apps::routes())
+        .merge(keys::routes())
+        .merge(verify::routes())
+        .merge(audit::routes())
+        .with_state(registry);
+    // The layers see every request, those that match no route included.
+    health::routes(metrics, ready)
+        .merge(managed)
+        .fallback(async || Problem::new(ProblemCode::NotFound, "Check the path."))
+        .method_not_allowed_fallback(async || {
+            Problem::new(ProblemCode::MethodNotAllowed, "Use one of the methods in `Allow`.")
+        })
+        .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))
+        .layer(middleware::from_fn_with_state(auth::Guard::new(token_sha256), auth::guard))
+        .layer(middleware::from_fn(problem::finish))
+}

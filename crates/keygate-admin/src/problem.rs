@@ -1,0 +1,285 @@
+//! How the admin API says no: RFC 9457, one code for each reason. A published code never changes
+//! its meaning.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use keygate_store::keys::StoreError;
+use keygate_telemetry::logging::mask;
+use serde_json::{Map, Value, json};
+
+use crate::registry::{RegistryError, list};
+
+/// The most of a detail that is sent, in characters: some of them quote the request.
+const DETAIL_LENGTH_MAX: usize = 400;
+const REQUEST_ID_LENGTH_MAX: usize = 128;
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProblemCode {
+    BadRequest,
+    Unauthorized,
+    BrowserNotAllowed,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    Conflict,
+    KeyRevoked,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    InvalidField,
+    ScopeNotGranted,
+    UnknownTier,
+    TooManyLiveKeys,
+    Internal,
+    StoreUnavailable,
+    NotReady,
+}
+
+impl ProblemCode {
+    /// Name, status, and the same title for every occurrence.
+    const fn row(self) -> (&'static str, StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::BadRequest => ("bad_request", S::BAD_REQUEST, "The request is malformed"),
+            Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "An admin token is required"),
+            Self::BrowserNotAllowed => {
+                ("browser_not_allowed", S::FORBIDDEN, "Browsers may not call the admin API")
+            }
+            Self::NotFound => ("not_found", S::NOT_FOUND, "There is nothing here"),
+            Self::MethodNotAllowed => {
+                ("method_not_allowed", S::METHOD_NOT_ALLOWED, "The method is not allowed here")
+            }
+            Self::RequestTimeout => {
+                ("request_timeout", S::REQUEST_TIMEOUT, "The request took too long to arrive")
+            }
+            Self::Conflict => ("conflict", S::CONFLICT, "The change conflicts with another one"),
+            Self::KeyRevoked => ("key_revoked", S::CONFLICT, "The key is revoked"),
+            Self::PayloadTooLarge => {
+                ("payload_too_large", S::PAYLOAD_TOO_LARGE, "The request body is too large")
+            }
+            Self::UnsupportedMediaType => (
+                "unsupported_media_type",
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "The request body is not declared as JSON",
+            ),
+            Self::InvalidField => {
+                ("invalid_field", S::UNPROCESSABLE_ENTITY, "A field has a value it cannot have")
+            }
+            Self::ScopeNotGranted => {
+                ("scope_not_granted", S::UNPROCESSABLE_ENTITY, "The app does not grant a scope")
+            }
+            Self::UnknownTier => ("unknown_tier", S::UNPROCESSABLE_ENTITY, "There is no such tier"),
+            Self::TooManyLiveKeys => {
+                ("too_many_live_keys", S::UNPROCESSABLE_ENTITY, "The app has too many live keys")
+            }
+            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The gateway failed"),
+            Self::StoreUnavailable => {
+                ("store_unavailable", S::SERVICE_UNAVAILABLE, "The store is unavailable")
+            }
+            Self::NotReady => {
+                ("not_ready", S::SERVICE_UNAVAILABLE, "The gateway cannot decide about requests")
+            }
+        }
+    }
+}
+
+/// One refusal. Becomes an answer in [`finish`], which knows the request's id.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    code: ProblemCode,
+    detail: Cow<'static, str>,
+    members: Map<String, Value>,
+    challenge: Option<HeaderValue>,
+    /// For the log alone.
+    cause: Option<Arc<RegistryError>>,
+}
+
+impl Problem {
+    pub(crate) fn new(code: ProblemCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into(), members: Map::new(), challenge: None, cause: None }
+    }
+
+    /// A field's value breaks a rule. The detail says the rule, never the value.
+    pub(crate) fn field(field: &'static str, rule: impl std::fmt::Display) -> Self {
+        Self::new(ProblemCode::InvalidField, format!("`{field}`: {rule}.")).with("field", field)
+    }
+
+    pub(crate) fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(member.to_owned(), value.into());
+        self
+    }
+
+    pub(crate) fn challenged(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(HeaderValue::from_static(challenge));
+        self
+    }
+
+    fn body(&self, request_id: &str) -> String {
+        let (code, status, title) = self.code.row();
+        let detail = mask(&self.detail);
+        let mut body = Map::new();
+        body.insert("type".into(), format!("urn:keygate:problem:{code}").into());
+        body.insert("title".into(), title.into());
+        body.insert("status".into(), status.as_u16().into());
+        let detail: String = detail.chars().take(DETAIL_LENGTH_MAX).collect();
+        body.insert("detail".into(), detail.into());
+        body.insert("code".into(), code.into());
+        body.insert("request_id".into(), request_id.into());
+        body.extend(self.members.clone());
+        Value::Object(body).to_string()
+    }
+
+    fn log(&self, request_id: &str) {
+        if let Some(cause) = &self.cause {
+            let chain = chain(&**cause);
+            tracing::error!(request_id, cause = chain, "an admin request failed");
+        }
+    }
+}
+
+/// An error with everything that led to it.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (_, status, _) = self.code.row();
+        let mut response = status.into_response();
+        if let Some(challenge) = &self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge.clone());
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The outermost layer: gives the request an id, writes problems out, and keeps every answer out of
+/// caches.
+pub(crate) async fn finish(request: Request, next: Next) -> Response {
+    let request_id = request_id(&request);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        problem.log(&request_id);
+        *response.body_mut() = Body::from(problem.body(&request_id));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        // The length of what the body was before.
+        headers.remove(CONTENT_LENGTH);
+    }
+    tracing::debug!(%method, path, status = response.status().as_u16(), request_id, "admin request");
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::try_from(request_id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
+/// The client's id for the request if it is usable, or a new one.
+fn request_id(request: &Request) -> String {
+    let usable = |id: &&str| {
+        (1..=REQUEST_ID_LENGTH_MAX).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            // It is repeated in the answer and in the log.
+            && matches!(mask(id), Cow::Borrowed(_))
+    };
+    let sent = request.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok());
+    sent.filter(usable).map_or_else(new_request_id, ToOwned::to_owned)
+}
+
+fn new_request_id() -> String {
+    let mut bytes = [0; 16];
+    // An id of zeros is no worse than no answer, and nothing depends on its being unique.
+    if getrandom::fill(&mut bytes).is_err() {
+        bytes = [0; 16];
+    }
+    format!("{:032x}", u128::from_be_bytes(bytes))
+}
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        use ProblemCode as C;
+        match &error {
+            RegistryError::NotFound(what) => {
+                Self::new(C::NotFound, format!("{what} does not exist. Check the id."))
+            }
+            RegistryError::Conflict => {
+                Self::new(C::Conflict, "Others keep changing the same record. Try again.")
+            }
+            RegistryError::AlreadyExists => Self::new(C::Conflict, "The record exists already."),
+            RegistryError::KeyRevoked => {
+                Self::new(C::KeyRevoked, "A revoked key cannot be changed. Create a new one.")
+            }
+            RegistryError::ScopeNotGranted(scopes) => {
+                let names: Vec<&str> = scopes.iter().map(keygate_core::Scope::as_str).collect();
+                let detail = format!(
+                    "Not granted to the app: {}. Grant it to the app first, or leave it out.",
+                    list(scopes)
+                );
+                Self::new(C::ScopeNotGranted, detail).with("scopes", json!(names))
+            }
+            RegistryError::UnknownTier { known } => {
+                let detail = match known.as_slice() {
+                    [] => "The configuration has no tiers; add `[tiers.NAME]` to it.".to_owned(),
+                    known => format!("Use one of the configuration's tiers: {}.", known.join(", ")),
+                };
+                Self::new(C::UnknownTier, detail).with("field", "tier")
+            }
+            RegistryError::ExpiryInPast => {
+                Self::field("expires_at", "write a time to come; to end a key now, revoke it")
+            }
+            RegistryError::OriginsNeedPublishableKey => {
+                Self::field("allowed_origins", "only publishable keys (kind pk) have origins")
+            }
+            RegistryError::TooManyLiveKeys { live } => Self::new(
+                C::TooManyLiveKeys,
+                format!("The app has {live} live keys, the most it may have. Revoke one first."),
+            ),
+            RegistryError::Store(store) => store_problem(store).caused_by(error),
+            RegistryError::NoRandomness(_) => {
+                Self::new(C::Internal, "Tell the operator the request id.").caused_by(error)
+            }
+        }
+    }
+}
+
+impl Problem {
+    fn caused_by(mut self, error: RegistryError) -> Self {
+        self.cause = Some(Arc::new(error));
+        self
+    }
+}
+
+fn store_problem(error: &StoreError) -> Problem {
+    match error {
+        StoreError::Unreadable(_) => Problem::new(
+            ProblemCode::Internal,
+            "A stored record cannot be read. Tell the operator the request id.",
+        ),
+        StoreError::Unavailable(_)
+        | StoreError::Conflict
+        | StoreError::AlreadyExists
+        | StoreError::NotFound(_)
+        | StoreError::TooManyLiveKeys { .. } => Problem::new(
+            ProblemCode::StoreUnavailable,
+            "A change may or may not have been made. Look, or try again shortly.",
+        ),
+    }
+}

@@ -1,0 +1,180 @@
+//! The service layer: what may be done to accounts, apps and keys, and what is logged about it.
+//!
+//! Knows no HTTP. Texts that reach it were bounded by whoever read them.
+
+mod accounts;
+mod apps;
+mod keys;
+mod verify;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use keygate_config::Config;
+use keygate_core::{Peppers, Scope, UnixMillis};
+use keygate_store::cached::CachedKeys;
+use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use keygate_store::records::AuditEntry;
+use keygate_telemetry::KeyMetrics;
+
+pub use accounts::{AccountChange, NewAccount};
+pub use apps::{AppChange, NewApp};
+pub use keys::{CreatedKey, KeyChange, KeySwitch, NewKey};
+pub use verify::{Call, Question, Verdict};
+
+/// How often a change is tried against others that change the same record.
+const WRITE_ATTEMPTS_MAX: usize = 8;
+
+/// Accounts, apps and keys. Cheap to clone; all clones are the same registry.
+pub struct Registry<S: KeyStore> {
+    parts: Arc<RegistryParts<S>>,
+}
+
+impl<S: KeyStore> Clone for Registry<S> {
+    fn clone(&self) -> Self {
+        Self { parts: Arc::clone(&self.parts) }
+    }
+}
+
+/// What a registry is made of.
+pub struct RegistryParts<S: KeyStore> {
+    pub keys: Arc<CachedKeys<S>>,
+    pub peppers: Arc<Peppers>,
+    pub config: Arc<Config>,
+    pub metrics: KeyMetrics,
+    pub clock: fn() -> UnixMillis,
+}
+
+/// Who asks for a change, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Such as `token:bootstrap` or `demo`.
+    pub name: String,
+    pub from: Option<IpAddr>,
+}
+
+impl<S: KeyStore> Registry<S> {
+    #[must_use]
+    pub fn new(parts: RegistryParts<S>) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> UnixMillis {
+        (self.parts.clock)()
+    }
+
+    /// Audit entries, oldest first.
+    ///
+    /// # Errors
+    /// [`RegistryError::Store`].
+    pub async fn audit(
+        &self,
+        page: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, RegistryError> {
+        Ok(self.store().audit(page).await?)
+    }
+
+    fn store(&self) -> &S {
+        self.parts.keys.store()
+    }
+
+    /// Carries out a change. It goes through, and is logged, even if the caller stops waiting.
+    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<(), RegistryError> {
+        self.parts.keys.commit(write, audit).await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`RegistryError::UnknownTier`] when the configuration has no tier of this name.
+    fn check_tier(&self, tier: Option<&str>) -> Result<(), RegistryError> {
+        let tiers = &self.parts.config.tiers;
+        match tier {
+            Some(name) if tiers.iter().all(|tier| *tier.name != *name) => {
+                let known = tiers.iter().map(|tier| tier.name.to_string()).collect();
+                Err(RegistryError::UnknownTier { known })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl Actor {
+    fn entry(&self, at: UnixMillis, action: &str, subject: String) -> AuditEntry {
+        AuditEntry {
+            at,
+            actor: self.name.clone(),
+            action: action.to_owned(),
+            subject,
+            hint: None,
+            from: self.from,
+            reason: None,
+        }
+    }
+}
+
+/// Why the registry did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// Says what does not exist, such as `the account`.
+    #[error("{0} does not exist")]
+    NotFound(&'static str),
+    #[error("the record kept being changed by others")]
+    Conflict,
+    #[error("the record exists already")]
+    AlreadyExists,
+    #[error("the key is revoked")]
+    KeyRevoked,
+    #[error("the app does not grant {}", list(.0))]
+    ScopeNotGranted(Vec<Scope>),
+    #[error("the configuration has no such tier")]
+    UnknownTier { known: Vec<String> },
+    #[error("the end lies in the past")]
+    ExpiryInPast,
+    #[error("only a publishable key can be bound to origins")]
+    OriginsNeedPublishableKey,
+    #[error("the app has {live} live keys, the most it may have")]
+    TooManyLiveKeys { live: u32 },
+    #[error("the store failed")]
+    Store(#[source] Arc<StoreError>),
+    #[error("the operating system gave no randomness")]
+    NoRandomness(#[source] getrandom::Error),
+}
+
+/// Scopes as one text.
+pub(crate) fn list(scopes: &[Scope]) -> String {
+    scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl From<StoreError> for RegistryError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound(what) => Self::NotFound(what),
+            StoreError::Conflict => Self::Conflict,
+            StoreError::AlreadyExists => Self::AlreadyExists,
+            StoreError::TooManyLiveKeys { live } => Self::TooManyLiveKeys { live },
+            StoreError::Unavailable(_) | StoreError::Unreadable(_) => Self::Store(Arc::new(error)),
+        }
+    }
+}
+
+/// Tries again while others change the same record first.
+async fn unopposed<T, F>(attempt: impl Fn() -> F) -> Result<T, RegistryError>
+where
+    F: Future<Output = Result<T, RegistryError>>,
+{
+    for _ in 1..WRITE_ATTEMPTS_MAX {
+        match attempt().await {
+            Err(RegistryError::Conflict) => {}
+            settled => return settled,
+        }
+    }
+    attempt().await
+}
+
+/// Random bytes from the operating system.
+fn random<const N: usize>() -> Result<[u8; N], RegistryError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(RegistryError::NoRandomness)?;
+    Ok(bytes)
+}

@@ -1,0 +1,108 @@
+//! Reads requests: bodies as JSON within a bound, ids from paths. What cannot be read is a problem.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+
+use crate::BODY_LENGTH_MAX;
+use crate::problem::{Problem, ProblemCode};
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A body that is JSON of this type.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let detail = "Send JSON, with `Content-Type: application/json`.";
+            return Err(Problem::new(ProblemCode::UnsupportedMediaType, detail));
+        }
+        parse(&read(request, state).await?)
+    }
+}
+
+/// The same, where no body at all stands for the type's default.
+pub(crate) struct BodyOrDefault<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for BodyOrDefault<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if request.headers().contains_key(CONTENT_TYPE) {
+            return Body::from_request(request, state).await.map(|Body(body)| Self(body));
+        }
+        match read(request, state).await? {
+            body if body.is_empty() => Ok(Self(T::default())),
+            body => parse(&body).map(|Body(body)| Self(body)),
+        }
+    }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+        Ok(read) => read.map_err(unread),
+        Err(_) => {
+            let detail = format!("Send the body within {} s.", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(ProblemCode::RequestTimeout, detail))
+        }
+    }
+}
+
+fn unread(rejection: BytesRejection) -> Problem {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let detail = format!("Send at most {} KiB.", BODY_LENGTH_MAX / 1024);
+        return Problem::new(ProblemCode::PayloadTooLarge, detail);
+    }
+    Problem::new(ProblemCode::BadRequest, "The body broke off. Send it whole.")
+}
+
+/// The parser bounds how deep JSON may nest.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<Body<T>, Problem> {
+    serde_json::from_slice(body)
+        .map(Body)
+        .map_err(|error| Problem::new(ProblemCode::BadRequest, format!("The body: {error}.")))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let essence = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(|value| value.split_once(';').map_or(value, |(essence, _)| essence).trim());
+    essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
+}
+
+/// The id in a path. What is no id names nothing, and so is not found.
+pub(crate) struct Id<T>(pub(crate) T);
+
+impl<T: FromStr<Err: std::fmt::Display>, S: Send + Sync> FromRequestParts<S> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let not_found = |why: String| Problem::new(ProblemCode::NotFound, why);
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| not_found("Check the path.".to_owned()))?;
+        text.parse().map(Id).map_err(|error: T::Err| not_found(format!("The path: {error}.")))
+    }
+}
+
+/// For a field that a change may leave out: there, it is read as it is, and `null` is a value like
+/// any other. Goes with `#[serde(default)]`.
+pub(crate) fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}

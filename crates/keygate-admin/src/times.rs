@@ -1,0 +1,72 @@
+//! Times as people write them: RFC 3339, and spans such as `30d`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use keygate_core::UnixMillis;
+
+use crate::problem::Problem;
+
+/// The longest `ttl`: who wants more wants a key that does not expire.
+const TTL_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// Writes a time in UTC.
+pub(crate) fn rfc3339(at: UnixMillis) -> String {
+    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX).to_string()
+}
+
+/// # Errors
+/// The text is no time of the years 1970 to 9999 with an offset.
+pub(crate) fn expires_at(text: &str) -> Result<UnixMillis, Problem> {
+    let parsed = text.parse::<Timestamp>().ok();
+    parsed.and_then(|time| u64::try_from(time.as_millisecond()).ok()).map(UnixMillis).ok_or_else(
+        || Problem::field("expires_at", "write a time as RFC 3339 has it: `2031-12-31T23:59:59Z`"),
+    )
+}
+
+/// The moment that lies `text` after `now`.
+///
+/// # Errors
+/// The text is no span, or one of nothing, or longer than [`TTL_MAX`].
+pub(crate) fn ttl(text: &str, now: UnixMillis) -> Result<UnixMillis, Problem> {
+    match humantime::parse_duration(text) {
+        Ok(span) if (Duration::from_millis(1)..=TTL_MAX).contains(&span) => {
+            Ok(now.saturating_add(span))
+        }
+        Ok(_) => Err(Problem::field("ttl", "write a span above 0 and of at most 100 years")),
+        Err(_) => Err(Problem::field("ttl", "write a span with its unit: `12h` or `30d`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_it_is_read() {
+        for text in ["2031-12-31T23:59:59Z", "2031-12-31T23:59:59.5Z", "1970-01-01T00:00:00Z"] {
+            assert_eq!(rfc3339(expires_at(text).unwrap()), text);
+        }
+        let with_offset = expires_at("2032-01-01T00:59:59+01:00").unwrap();
+        assert_eq!(rfc3339(with_offset), "2031-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in ["", "tomorrow", "2031-12-31", "2031-12-31T23:59:59", "1969-12-31T00:00:00Z"] {
+            assert!(expires_at(text).is_err(), "{text}");
+        }
+        assert_eq!(rfc3339(UnixMillis(u64::MAX)), Timestamp::MAX.to_string());
+    }
+
+    #[test]
+    fn a_span_needs_a_unit_and_has_bounds() {
+        let now = UnixMillis(1_000);
+        assert_eq!(ttl("30d", now).unwrap(), UnixMillis(1_000 + 30 * 86_400_000));
+        assert_eq!(ttl("12h", now).unwrap(), UnixMillis(1_000 + 12 * 3_600_000));
+        for text in ["", "30", "0s", "1ns", "-1h", "soon", "200y", "99999999999999999999d"] {
+            assert!(ttl(text, now).is_err(), "{text}");
+        }
+    }
+}
