@@ -1,1 +1,425 @@
-//! One suite for every store: what [`KeyStore`](crate::keys::KeyStore) promises, checked.
+//! What every store promises, checked once for all of them. A store's tests name it with
+//! `contract!(make)`, where `make` is an async closure that makes an empty one.
+
+use std::sync::Arc;
+
+use keygate_core::UnixMillis;
+use keygate_core::key::PepperId;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::records::{Account, AccountStatus, App, AppStatus, Key, KeyStatus, OwnedKey, Version};
+use crate::testing::{
+    LIVE_MAX, MemoryStore, NOW, account, account_id, app, app_id, audit, create, digest, key,
+    key_id, revoked, seed,
+};
+
+/// Makes one test of each promise.
+macro_rules! contract {
+    ($make:expr) => {
+        crate::contract::contract!($make;
+            what_was_written_is_read_back
+            what_was_never_written_is_absent
+            nothing_is_created_twice
+            a_child_needs_its_parent
+            an_update_needs_the_version_that_is_stored
+            what_names_a_record_never_changes
+            a_refused_write_changes_nothing_and_is_not_logged
+            only_live_keys_count_against_the_cap
+            the_cap_holds_when_many_create_at_once
+            pages_join_up_to_the_whole_list
+            changes_are_numbered_without_gaps_in_the_order_of_their_commits
+            one_of_many_editors_wins
+            the_peppers_in_use_are_known
+            any_sequence_of_writes_ends_as_in_the_model
+        );
+    };
+    ($make:expr; $($promise:ident)*) => {$(
+        #[test]
+        fn $promise() {
+            crate::contract::$promise($make);
+        }
+    )*};
+}
+pub(crate) use contract;
+
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+fn all<T>() -> Page<T> {
+    Page { after: None, limit: 1_000 }
+}
+
+/// An error's kind, for comparing.
+fn kind(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => "unavailable",
+        StoreError::Conflict => "conflict",
+        StoreError::AlreadyExists => "already exists",
+        StoreError::NotFound(_) => "not found",
+        StoreError::TooManyLiveKeys { .. } => "too many live keys",
+        StoreError::Unreadable(_) => "unreadable",
+    }
+}
+
+async fn refused<S: KeyStore>(store: &S, write: Write) -> &'static str {
+    kind(&store.commit(write, audit("refused")).await.unwrap_err())
+}
+
+pub(crate) fn what_was_written_is_read_back<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (account, app, key) = seed(&store).await;
+        assert_eq!(store.account(account.id).await.unwrap().as_ref(), Some(&account));
+        assert_eq!(store.app(app.id).await.unwrap().as_ref(), Some(&app));
+        assert_eq!(store.key(key.id).await.unwrap().as_ref(), Some(&key));
+        let owned = OwnedKey { key: key.clone(), app, account };
+        assert_eq!(store.find(key.digest).await.unwrap(), Some(owned));
+
+        store.commit(Write::UpdateKey(revoked(&key)), audit("key.revoke")).await.unwrap();
+        let found = store.find(key.digest).await.unwrap().unwrap();
+        assert_eq!(found.key, Key { version: Version(1), ..revoked(&key) });
+    });
+}
+
+pub(crate) fn what_was_never_written_is_absent<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        assert_eq!(store.find(digest(1)).await.unwrap(), None);
+        assert_eq!(store.account(account_id(1)).await.unwrap(), None);
+        assert_eq!(store.app(app_id(1)).await.unwrap(), None);
+        assert_eq!(store.key(key_id(1)).await.unwrap(), None);
+        assert_eq!(store.accounts(all()).await.unwrap(), []);
+        assert_eq!(store.apps(account_id(1), all()).await.unwrap(), []);
+        assert_eq!(store.keys(app_id(1), all()).await.unwrap(), []);
+        assert_eq!(store.audit(all()).await.unwrap(), []);
+        assert_eq!(store.peppers().await.unwrap(), []);
+    });
+}
+
+pub(crate) fn nothing_is_created_twice<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (account, app, key) = seed(&store).await;
+        let same_digest = Key { id: key_id(2), ..key.clone() };
+        let same_id = Key { digest: digest(2), ..key.clone() };
+        for write in [
+            Write::CreateAccount(account),
+            Write::CreateApp(app),
+            create(&key),
+            create(&same_digest),
+            create(&same_id),
+        ] {
+            assert_eq!(refused(&store, write).await, "already exists");
+        }
+        assert_eq!(store.find(digest(2)).await.unwrap(), None);
+    });
+}
+
+pub(crate) fn a_child_needs_its_parent<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (_, app1, _) = seed(&store).await;
+        let stray_app = app(2, &account(9));
+        let stray_key = key(2, &stray_app);
+        let of_another_account = Key { account: account_id(9), ..key(3, &app1) };
+        for write in [Write::CreateApp(stray_app), create(&stray_key), create(&of_another_account)]
+        {
+            assert_eq!(refused(&store, write).await, "not found");
+        }
+    });
+}
+
+pub(crate) fn an_update_needs_the_version_that_is_stored<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (account, app, key) = seed(&store).await;
+        let updates = [
+            Write::UpdateAccount(account.clone()),
+            Write::UpdateApp(app.clone()),
+            Write::UpdateKey(key.clone()),
+        ];
+        for write in updates {
+            store.commit(write.clone(), audit("first")).await.unwrap();
+            assert_eq!(refused(&store, write).await, "conflict");
+        }
+        assert_eq!(store.account(account.id).await.unwrap().unwrap().version, Version(1));
+        assert_eq!(store.app(app.id).await.unwrap().unwrap().version, Version(1));
+        assert_eq!(store.key(key.id).await.unwrap().unwrap().version, Version(1));
+        let ahead = Write::UpdateKey(Key { version: Version(2), ..key });
+        assert_eq!(refused(&store, ahead).await, "conflict");
+        for absent in [
+            Write::UpdateAccount(self::account(2)),
+            Write::UpdateApp(self::app(2, &account)),
+            Write::UpdateKey(self::key(2, &app)),
+        ] {
+            assert_eq!(refused(&store, absent).await, "not found");
+        }
+    });
+}
+
+pub(crate) fn what_names_a_record_never_changes<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (_, app, key) = seed(&store).await;
+        store.commit(Write::CreateAccount(account(2)), audit("account")).await.unwrap();
+        store.commit(Write::CreateApp(self::app(2, &account(2))), audit("app")).await.unwrap();
+        let pepper = PepperId::from_bytes([8; 8]);
+        for write in [
+            Write::UpdateApp(App { account: account_id(2), ..app }),
+            Write::UpdateKey(Key { digest: digest(2), ..key.clone() }),
+            Write::UpdateKey(Key { app: app_id(2), ..key.clone() }),
+            Write::UpdateKey(Key { account: account_id(2), ..key.clone() }),
+            Write::UpdateKey(Key { pepper, ..key.clone() }),
+        ] {
+            assert_eq!(refused(&store, write).await, "not found");
+        }
+        assert_eq!(store.key(key.id).await.unwrap(), Some(key));
+    });
+}
+
+pub(crate) fn a_refused_write_changes_nothing_and_is_not_logged<S: KeyStore>(
+    make: impl AsyncFn() -> S,
+) {
+    run(async {
+        let store = make().await;
+        let (_, app, key) = seed(&store).await;
+        let logged = store.audit(all()).await.unwrap();
+        let capped = Write::CreateKey { key: self::key(2, &app), live_max: 1, now: NOW };
+        assert_eq!(refused(&store, capped).await, "too many live keys");
+        assert_eq!(refused(&store, create(&key)).await, "already exists");
+        assert_eq!(store.key(key_id(2)).await.unwrap(), None);
+        assert_eq!(store.find(digest(2)).await.unwrap(), None);
+        assert_eq!(store.keys(app.id, all()).await.unwrap(), [key]);
+        assert_eq!(store.audit(all()).await.unwrap(), logged);
+        let next = store.commit(create(&self::key(2, &app)), audit("next")).await.unwrap();
+        assert_eq!(next, ChangeNumber(4));
+    });
+}
+
+pub(crate) fn only_live_keys_count_against_the_cap<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (_, app, key1) = seed(&store).await;
+        let create = |key: Key| Write::CreateKey { key, live_max: 2, now: NOW };
+        let ends = |at| Some(UnixMillis(at));
+        let expired = Key { expires_at: ends(NOW.0), ..key(2, &app) };
+        let expiring = Key { expires_at: ends(NOW.0 + 1), ..key(3, &app) };
+        store.commit(create(expired), audit("expired")).await.unwrap();
+        store.commit(create(expiring.clone()), audit("expiring")).await.unwrap();
+        let error = store.commit(create(key(4, &app)), audit("third")).await.unwrap_err();
+        assert!(matches!(error, StoreError::TooManyLiveKeys { live: 2 }), "{error:?}");
+
+        let disabled = Key { status: KeyStatus::Disabled, ..expiring };
+        store.commit(Write::UpdateKey(disabled), audit("disable")).await.unwrap();
+        assert_eq!(refused(&store, create(key(4, &app))).await, "too many live keys");
+        store.commit(Write::UpdateKey(revoked(&key1)), audit("revoke")).await.unwrap();
+        store.commit(create(key(4, &app)), audit("third")).await.unwrap();
+    });
+}
+
+pub(crate) fn the_cap_holds_when_many_create_at_once<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = Arc::new(make().await);
+        let (_, app, _) = seed(&*store).await;
+        let mut creates = tokio::task::JoinSet::new();
+        for n in 2..30 {
+            let (store, write) = (Arc::clone(&store), create(&key(n, &app)));
+            creates.spawn(async move { store.commit(write, audit("create")).await });
+        }
+        let created = creates.join_all().await.iter().filter(|result| result.is_ok()).count();
+        assert_eq!(created, LIVE_MAX as usize - 1);
+        assert_eq!(store.keys(app.id, all()).await.unwrap().len(), LIVE_MAX as usize);
+    });
+}
+
+pub(crate) fn pages_join_up_to_the_whole_list<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (account1, app1, _) = seed(&store).await;
+        // Neighbours whose records must not show up in the lists.
+        for n in [0, 2] {
+            store.commit(Write::CreateAccount(account(n)), audit("account")).await.unwrap();
+            store.commit(Write::CreateApp(app(n, &account(n))), audit("app")).await.unwrap();
+            store.commit(create(&key(n, &app(n, &account(n)))), audit("key")).await.unwrap();
+        }
+        for n in [14, 12, 13, 11] {
+            store.commit(Write::CreateApp(app(n, &account1)), audit("app")).await.unwrap();
+            store.commit(create(&key(n, &app1)), audit("key")).await.unwrap();
+        }
+        for limit in 1..7 {
+            let (mut apps, mut keys, mut accounts, mut log) = (vec![], vec![], vec![], vec![]);
+            loop {
+                let after = apps.last().copied();
+                let part = store.apps(account1.id, Page { after, limit }).await.unwrap();
+                apps.extend(part.iter().map(|app| app.id));
+                let after = keys.last().copied();
+                let part_keys = store.keys(app1.id, Page { after, limit }).await.unwrap();
+                keys.extend(part_keys.iter().map(|key| key.id));
+                let after = accounts.last().copied();
+                let part_accounts = store.accounts(Page { after, limit }).await.unwrap();
+                accounts.extend(part_accounts.iter().map(|account| account.id));
+                let after = log.last().copied();
+                let part_log = store.audit(Page { after, limit }).await.unwrap();
+                log.extend(part_log.iter().map(|(number, _)| *number));
+                assert!([part.len(), part_keys.len(), part_log.len()].iter().all(|&l| l <= limit));
+                if part_log.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(apps, [1, 11, 12, 13, 14].map(app_id));
+            assert_eq!(keys, [1, 11, 12, 13, 14].map(key_id));
+            assert_eq!(accounts, [0, 1, 2].map(account_id));
+            assert_eq!(log, (1..=17).map(ChangeNumber).collect::<Vec<_>>());
+        }
+    });
+}
+
+pub(crate) fn changes_are_numbered_without_gaps_in_the_order_of_their_commits<S: KeyStore>(
+    make: impl AsyncFn() -> S,
+) {
+    run(async {
+        let store = Arc::new(make().await);
+        let mut commits = tokio::task::JoinSet::new();
+        for n in 0..40 {
+            let store = Arc::clone(&store);
+            commits.spawn(async move {
+                let entry = audit(&format!("create {n}"));
+                let number = store.commit(Write::CreateAccount(account(n)), entry.clone()).await;
+                // Whoever begins after this commit returned gets a higher number.
+                let later = Write::UpdateAccount(account(n));
+                let later = store.commit(later, audit(&format!("update {n}"))).await.unwrap();
+                assert!(later > *number.as_ref().unwrap());
+                (number.unwrap(), entry)
+            });
+        }
+        let mut acknowledged = commits.join_all().await;
+        acknowledged.sort_by_key(|(number, _)| *number);
+        let log = store.audit(all()).await.unwrap();
+        let numbers: Vec<_> = log.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, (1..=80).map(ChangeNumber).collect::<Vec<_>>());
+        let creates: Vec<_> =
+            log.into_iter().filter(|(_, entry)| entry.action.starts_with("create")).collect();
+        assert_eq!(creates, acknowledged);
+    });
+}
+
+pub(crate) fn one_of_many_editors_wins<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = Arc::new(make().await);
+        let (_, _, key) = seed(&*store).await;
+        let mut edits = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let store = Arc::clone(&store);
+            let edited = Key { name: Some(format!("edit {n}")), ..key.clone() };
+            edits.spawn(async move {
+                store.commit(Write::UpdateKey(edited.clone()), audit("edit")).await.map(|_| edited)
+            });
+        }
+        let results = edits.join_all().await;
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        let [winner] = won.try_into().unwrap();
+        assert!(lost.iter().all(|lost| kind(lost.as_ref().unwrap_err()) == "conflict"));
+        let stored = store.key(key.id).await.unwrap().unwrap();
+        assert_eq!(stored, Key { version: Version(1), ..winner.unwrap() });
+    });
+}
+
+pub(crate) fn the_peppers_in_use_are_known<S: KeyStore>(make: impl AsyncFn() -> S) {
+    run(async {
+        let store = make().await;
+        let (_, app, first) = seed(&store).await;
+        let newer = PepperId::from_bytes([9; 8]);
+        let second = Key { pepper: newer, ..key(2, &app) };
+        let third = Key { pepper: newer, ..key(3, &app) };
+        store.commit(create(&second), audit("create")).await.unwrap();
+        store.commit(create(&third), audit("create")).await.unwrap();
+        let mut peppers = store.peppers().await.unwrap();
+        peppers.sort();
+        assert_eq!(peppers, [first.pepper, newer]);
+    });
+}
+
+pub(crate) fn any_sequence_of_writes_ends_as_in_the_model<S: KeyStore>(make: impl AsyncFn() -> S) {
+    let mut runner = TestRunner::new(Config { cases: 24, ..Config::default() });
+    runner
+        .run(&proptest::collection::vec(any_write(), 1..60), |writes| {
+            run(async { check_sequence(&make().await, writes).await });
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// The ids that sequences draw from: few, so that writes meet.
+const IDS: std::ops::Range<u64> = 0..4;
+
+fn any_write() -> impl Strategy<Value = Write> {
+    let ids = (IDS, IDS, IDS);
+    let version = (0u64..3).prop_map(Version);
+    (0u8..6, ids, version, 0u8..3, 0u64..2).prop_map(|(what, (a, b, c), version, status, time)| {
+        let account = Account {
+            status: if status == 0 { AccountStatus::Suspended } else { AccountStatus::Active },
+            version,
+            ..account(a)
+        };
+        let app = App {
+            status: if status == 0 { AppStatus::Disabled } else { AppStatus::Active },
+            version,
+            ..app(b, &account)
+        };
+        let key = Key {
+            status: match status {
+                0 => KeyStatus::Active,
+                1 => KeyStatus::Disabled,
+                _ => KeyStatus::Revoked { at: NOW, reason: None },
+            },
+            expires_at: (time == 0).then_some(UnixMillis(NOW.0 + 1)),
+            version,
+            ..key(c * 10 + b, &app)
+        };
+        match what {
+            0 => Write::CreateAccount(account),
+            1 => Write::CreateApp(app),
+            2 => Write::CreateKey { key, live_max: 2, now: UnixMillis(NOW.0 + time) },
+            3 => Write::UpdateAccount(account),
+            4 => Write::UpdateApp(app),
+            _ => Write::UpdateKey(key),
+        }
+    })
+}
+
+async fn check_sequence<S: KeyStore>(store: &S, writes: Vec<Write>) {
+    let model = MemoryStore::default();
+    for write in writes {
+        let expected = model.commit(write.clone(), audit("any")).await;
+        let result = store.commit(write.clone(), audit("any")).await;
+        let said = |result: &Result<ChangeNumber, StoreError>| match result {
+            Ok(number) => Ok(*number),
+            Err(error) => Err(error.to_string()),
+        };
+        match (&expected, &result) {
+            (Err(ours), Err(theirs)) => assert_eq!(kind(ours), kind(theirs), "{write:?}"),
+            (_, _) => assert_eq!(said(&expected), said(&result), "{write:?}"),
+        }
+    }
+    assert_eq!(store.audit(all()).await.unwrap(), model.audit(all()).await.unwrap());
+    assert_eq!(store.peppers().await.unwrap(), model.peppers().await.unwrap());
+    let accounts = model.accounts(all()).await.unwrap();
+    assert_eq!(store.accounts(all()).await.unwrap(), accounts);
+    for a in IDS {
+        let (store_apps, model_apps) =
+            (store.apps(account_id(a), all()).await, model.apps(account_id(a), all()).await);
+        assert_eq!(store_apps.unwrap(), model_apps.unwrap());
+        let keys = model.keys(app_id(a), all()).await.unwrap();
+        assert_eq!(store.keys(app_id(a), all()).await.unwrap(), keys);
+        for key in keys {
+            assert_eq!(store.key(key.id).await.unwrap().as_ref(), Some(&key));
+            let found = store.find(key.digest).await.unwrap();
+            assert_eq!(found, model.find(key.digest).await.unwrap());
+        }
+    }
+}

@@ -83,11 +83,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     ) -> MutexGuard<'_, HashMap<KeyDigest, watch::Receiver<Option<T>>, DigestHasher>> {
         // The low bits pick a slot within the map; take others for the shard.
         let place = (DigestHasher::default().hash_one(digest) >> 32) % SHARDS as u64;
-        #[expect(
-            clippy::indexing_slicing,
-            clippy::cast_possible_truncation,
-            reason = "the remainder is within the list"
-        )]
+        #[expect(clippy::indexing_slicing, reason = "the remainder is within the list")]
         let shard = &self.shards[place as usize];
         // No code that can panic runs under the lock, and a map of receivers is never half-right.
         shard.lock().unwrap_or_else(PoisonError::into_inner)

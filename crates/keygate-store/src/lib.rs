@@ -12,3 +12,5 @@ mod flights;
 pub mod keys;
 pub mod observed;
 pub mod records;
+#[cfg(test)]
+mod testing;

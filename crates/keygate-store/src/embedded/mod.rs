@@ -108,3 +108,24 @@ impl KeyStore for EmbeddedStore {
         self.blocking(read::peppers).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemoryStore;
+
+    /// An empty store in a file that has no name any more, and so goes away with it.
+    async fn embedded() -> EmbeddedStore {
+        let folder = tempfile::tempdir().unwrap();
+        EmbeddedStore::open(&folder.path().join("keygate.db")).unwrap()
+    }
+
+    mod embedded_store {
+        crate::contract::contract!(super::embedded);
+    }
+
+    /// The contract's own model keeps it too, or it would prove nothing.
+    mod model {
+        crate::contract::contract!(async || super::MemoryStore::default());
+    }
+}
