@@ -15,12 +15,15 @@
 
 mod harness;
 
+mod cli;
 mod crash;
 mod decisions;
+mod demo;
 mod flood;
 mod forwarding;
 mod hostile;
 mod keyring;
+mod readme;
 mod robust;
 mod secrets;
 mod shutdown;

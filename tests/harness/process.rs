@@ -1,6 +1,7 @@
 //! The binary as a process: where it is, how it is started, what it writes, how it is ended.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
@@ -60,11 +61,18 @@ impl Exit {
 pub fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
     let mut command = command(folder, arguments);
     command.envs(environment.iter().copied());
-    let mut process = Process::of(command);
-    match process.wait_for_exit() {
-        Some(code) => Exit { code, stdout: process.stdout(), stderr: process.stderr() },
-        None => panic!("still running: {arguments:?}\n{}{}", process.stdout(), process.stderr()),
-    }
+    Process::of(command).exit(arguments)
+}
+
+/// Runs the binary to its end with this text as its standard input.
+#[track_caller]
+pub fn run_with_input(folder: &Path, arguments: &[&str], input: &str) -> Exit {
+    let mut command = command(folder, arguments);
+    let file = folder.join("input");
+    fs::write(&file, input).unwrap();
+    command.stdin(fs::File::open(&file).unwrap());
+    fs::remove_file(&file).unwrap();
+    Process::of(command).exit(arguments)
 }
 
 /// A running binary. Killed when dropped.
@@ -88,6 +96,14 @@ impl Process {
             collect(child.stderr.take().expect("piped"), Arc::clone(&stderr)),
         ];
         Self { child, stdout, stderr, readers }
+    }
+
+    #[track_caller]
+    fn exit(mut self, arguments: &[&str]) -> Exit {
+        match self.wait_for_exit() {
+            Some(code) => Exit { code, stdout: self.stdout(), stderr: self.stderr() },
+            None => panic!("still running: {arguments:?}\n{}{}", self.stdout(), self.stderr()),
+        }
     }
 
     pub fn id(&self) -> u32 {
