@@ -36,10 +36,48 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::Malformed("the request target is not a path"));
     }
-    let mut escaped = false;
-    for &byte in path.as_bytes() {
+    // One pass tells nearly every path that there is nothing to do.
+    let bytes = path.as_bytes();
+    let classes = bytes.iter().fold(0, |classes, &byte| classes | class(byte));
+    let has_pair = bytes.iter().zip(bytes.iter().skip(1)).fold(false, |found, (&byte, &next)| {
+        found | ((byte == b'/') & ((next == b'/') | (next == b'.')))
+    });
+    if classes == PLAIN && !has_pair {
+        return Ok(Cow::Borrowed(path));
+    }
+    check_bytes(bytes)?;
+    let escaped = classes & ESCAPE != 0;
+    let normal = if escaped { decode_unreserved(path)? } else { Cow::Borrowed(path) };
+    check_segments(&normal)?;
+    Ok(normal)
+}
+
+const PLAIN: u8 = 0;
+const ESCAPE: u8 = 1;
+const REFUSED: u8 = 2;
+
+fn class(byte: u8) -> u8 {
+    #[expect(clippy::indexing_slicing, reason = "a wrong index fails the build")]
+    const TABLE: [u8; 256] = {
+        let mut table = [PLAIN; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            if byte <= 0x20 || byte >= 0x7f {
+                table[byte] = REFUSED;
+            }
+            byte += 1;
+        }
+        table[b'%' as usize] = ESCAPE;
+        table[b';' as usize] = REFUSED;
+        table[b'\\' as usize] = REFUSED;
+        table
+    };
+    TABLE.get(usize::from(byte)).copied().unwrap_or(REFUSED)
+}
+
+fn check_bytes(bytes: &[u8]) -> Result<(), PathError> {
+    for byte in bytes {
         match byte {
-            b'%' => escaped = true,
             b';' => return Err(PathError::Ambiguous("a path may not hold `;`")),
             b'\\' => return Err(PathError::Ambiguous("a path may not hold a backslash")),
             0..=b' ' | 0x7f.. => {
@@ -48,9 +86,7 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, PathError> {
             _ => {}
         }
     }
-    let normal = if escaped { decode_unreserved(path)? } else { Cow::Borrowed(path) };
-    check_segments(&normal)?;
-    Ok(normal)
+    Ok(())
 }
 
 fn check_segments(path: &str) -> Result<(), PathError> {

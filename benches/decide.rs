@@ -1,0 +1,81 @@
+//! The decision of a request whose key is cached, whole and by its parts: nanoseconds and heap
+//! allocations. `cargo bench --bench decide`.
+
+mod fixture;
+
+use divan::{AllocProfiler, Bencher, black_box};
+use fixture::{PEER, gateway, head, peppers};
+use futures_util::FutureExt;
+use keygate_core::key::PresentedKey;
+use keygate_core::path::normalize;
+use keygate_core::scope::{RequiredScopes, ScopeSet};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
+
+fn main() {
+    divan::main();
+}
+
+/// Extract, HMAC, look-up, standing, expiry, scopes, metrics: all that a request costs before it
+/// is forwarded. Keys in uniform random order.
+#[divan::bench(args = [1_000, 100_000, 1_000_000], sample_count = 1_000)]
+fn whole(bencher: Bencher<'_, '_>, keys: usize) {
+    let (gateway, texts) = gateway(keys);
+    bencher.with_inputs(|| head(&texts[fastrand::usize(..texts.len())])).bench_local_refs(|head| {
+        let decided = gateway.rehearse(black_box(head), PEER).now_or_never();
+        assert!(matches!(decided, Some(Ok(()))));
+    });
+}
+
+/// The same for a made-up key: refused by its tag.
+#[divan::bench]
+fn whole_made_up(bencher: Bencher<'_, '_>) {
+    let (gateway, texts) = gateway(1);
+    let mut wrong = texts[0].clone();
+    wrong.replace_range(20..21, if &wrong[20..21] == "2" { "3" } else { "2" });
+    let head = head(&wrong);
+    bencher.bench_local(|| {
+        let decided = gateway.rehearse(black_box(&head), PEER).now_or_never();
+        assert!(matches!(decided, Some(Err(_))));
+    });
+}
+
+#[divan::bench]
+fn parse_key(bencher: Bencher<'_, '_>) {
+    let (_, texts) = gateway(1);
+    bencher.bench_local(|| PresentedKey::parse(black_box(texts[0].as_bytes()), None).is_ok());
+}
+
+#[divan::bench]
+fn identify(bencher: Bencher<'_, '_>) {
+    let (_, texts) = gateway(1);
+    let (peppers, key) = (peppers(), PresentedKey::parse(texts[0].as_bytes(), None).unwrap());
+    bencher.bench_local(|| peppers.identify(black_box(&key)).is_some());
+}
+
+#[divan::bench]
+fn normalize_path() -> bool {
+    normalize(black_box("/v1/orders/123")).is_ok()
+}
+
+#[divan::bench]
+fn find_route(bencher: Bencher<'_, '_>) {
+    let config = fixture::config();
+    bencher.bench_local(|| {
+        config.routes.place("api.example.com", black_box("/v1/orders/123"), "GET").is_ok()
+    });
+}
+
+#[divan::bench]
+fn check_scopes(bencher: Bencher<'_, '_>) {
+    let read = "read:orders".parse().unwrap();
+    let held = ScopeSet::new(&[
+        "write:orders".parse().unwrap(),
+        "admin:reports".parse().unwrap(),
+        "read:orders".parse().unwrap(),
+    ]);
+    let required = RequiredScopes { all: vec![read], any: vec![] };
+    bencher.bench_local(|| black_box(&required).are_met_by(&held));
+}

@@ -1,0 +1,339 @@
+//! The whole gateway, enforcement on, against a bare Pingora pass-through with the same allocator
+//! and build profile, in turn in one run: requests/s and CPU per request, as ratios.
+//! `cargo bench --bench end_to_end`. Linux: reads /proc, and pins with `taskset` where it exists.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use mimalloc::MiMalloc;
+use pingora::prelude::{HttpPeer, ProxyHttp, Server, Session};
+use pingora::proxy::http_proxy_service;
+use pingora::server::RunArgs;
+use pingora::server::configuration::ServerConf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+const CONNECTIONS: usize = 64;
+const KEYS: usize = 1_000;
+const ROUND: Duration = Duration::from_secs(3);
+const ROUNDS_DEFAULT: usize = 7;
+/// The proxy has a core to itself, and is what the run waits for.
+const PROXY_CORE: &str = "0";
+const PEERS_CORE: &str = "1";
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nhello, world";
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("upstream") => upstream(port(&args, 2)),
+        Some("bare") => bare(port(&args, 2), port(&args, 3)),
+        _ => compare(),
+    }
+}
+
+fn port(args: &[String], at: usize) -> u16 {
+    args[at].parse().expect("a port")
+}
+
+// === the three servers ===
+
+/// Answers every request with the same few bytes.
+fn upstream(port: u16) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            drop(tokio::spawn(async move {
+                let mut buffer = vec![0; 8192];
+                let mut held = 0;
+                while let Ok(read @ 1..) = stream.read(&mut buffer[held..]).await {
+                    held += read;
+                    if buffer[..held].ends_with(b"\r\n\r\n") {
+                        held = 0;
+                        if stream.write_all(RESPONSE).await.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }));
+        }
+    });
+}
+
+struct Bare(SocketAddr);
+
+#[async_trait]
+impl ProxyHttp for Bare {
+    type CTX = ();
+
+    fn new_ctx(&self) {}
+
+    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> pingora::Result<Box<HttpPeer>> {
+        Ok(Box::new(HttpPeer::new(self.0, false, String::new())))
+    }
+}
+
+/// The least that Pingora can do: no key, no route, no header touched.
+fn bare(port: u16, upstream: u16) {
+    let mut server =
+        Server::new_with_opt_and_conf(None, ServerConf { threads: 1, ..Default::default() });
+    server.bootstrap();
+    let mut service =
+        http_proxy_service(&server.configuration, Bare(([127, 0, 0, 1], upstream).into()));
+    service.add_tcp(&format!("127.0.0.1:{port}"));
+    server.add_service(service);
+    server.run(RunArgs::default());
+}
+
+/// The gateway as a user runs it, with keys of one app made through its admin API.
+fn gateway(folder: &Path, port: u16, upstream: u16) -> (Running, Vec<String>) {
+    let admin = free_port();
+    let config = format!(
+        r#"
+[server]
+listen = ["127.0.0.1:{port}"]
+threads = 1
+[admin]
+listen = "127.0.0.1:{admin}"
+[keys]
+keys_max_live = 100_000
+[cache]
+ttl = "1h"
+[log]
+level = "warn"
+[upstreams.orders]
+targets = ["127.0.0.1:{upstream}"]
+[[routes]]
+name = "orders.read"
+path = "/v1/orders"
+methods = ["GET"]
+upstream = "orders"
+auth = "key"
+scopes = ["read:orders"]
+"#
+    );
+    std::fs::write(folder.join("gateway.toml"), config).unwrap();
+    let program = env!("CARGO_BIN_EXE_keygate");
+    let running = Running::start(PROXY_CORE, program, &["run"], folder, port);
+    wait_for(admin);
+    let token = std::fs::read_to_string(folder.join("data/admin.token")).unwrap();
+    let api = Admin { port: admin, token: token.trim().to_owned() };
+    let account = api.post("/v1/accounts", r#"{"name":"bench"}"#);
+    let app = api.post(
+        &format!("/v1/accounts/{}/apps", text(&account, "id")),
+        r#"{"name":"bench","granted_scopes":["read:orders","write:orders"]}"#,
+    );
+    let path = format!("/v1/apps/{}/keys", text(&app, "id"));
+    let keys = (0..KEYS).map(|_| {
+        text(&api.post(&path, r#"{"kind":"sk","scopes":["read:orders","write:orders"]}"#), "key")
+    });
+    let keys = keys.collect();
+    (running, keys)
+}
+
+// === the comparison ===
+
+fn compare() {
+    let rounds = std::env::args().find_map(|arg| arg.strip_prefix("rounds=")?.parse().ok());
+    let folder = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap();
+    let program = program.to_str().unwrap();
+    let (up, bare_port, gateway_port) = (free_port(), free_port(), free_port());
+    let up_arg = up.to_string();
+    let _upstream = Running::start(PEERS_CORE, program, &["upstream", &up_arg], folder.path(), up);
+    let bare_args = ["bare", &bare_port.to_string(), &up_arg];
+    let bare = Running::start(PROXY_CORE, program, &bare_args, folder.path(), bare_port);
+    let (gateway, keys) = gateway(folder.path(), gateway_port, up);
+    pin_self(PEERS_CORE);
+    let requests: Arc<[Vec<u8>]> = keys.iter().map(|key| request(key)).collect();
+
+    println!("{CONNECTIONS} connections, {KEYS} keys, rounds of {ROUND:?}, one core for the proxy");
+    println!("round        bare/s     ours/s  ratio | bare us/req ours us/req  ratio");
+    measure(&bare, bare_port, &requests, Duration::from_secs(1));
+    measure(&gateway, gateway_port, &requests, Duration::from_secs(1));
+    let mut ratios = Vec::new();
+    for round in 0..rounds.unwrap_or(ROUNDS_DEFAULT) {
+        let without = measure(&bare, bare_port, &requests, ROUND);
+        let with = measure(&gateway, gateway_port, &requests, ROUND);
+        let rate = with.per_second / without.per_second;
+        let cpu = with.cpu_us / without.cpu_us;
+        println!(
+            "{round:>5} {:>13.0} {:>10.0} {rate:>6.3} | {:>11.2} {:>11.2} {cpu:>6.3}",
+            without.per_second, with.per_second, without.cpu_us, with.cpu_us,
+        );
+        ratios.push((rate, cpu));
+    }
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    println!(
+        "median ratio to bare Pingora: requests/s {:.3}, CPU per request {:.3}",
+        median(ratios.iter().map(|ratio| ratio.0).collect()),
+        median(ratios.iter().map(|ratio| ratio.1).collect()),
+    );
+}
+
+fn request(key: &str) -> Vec<u8> {
+    format!(
+        "GET /v1/orders/123 HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: bench/1.0\r\n\
+         Accept: */*\r\nAuthorization: Bearer {key}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+struct Measured {
+    per_second: f64,
+    cpu_us: f64,
+}
+
+fn measure(proxy: &Running, port: u16, requests: &Arc<[Vec<u8>]>, time: Duration) -> Measured {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let cpu_before = proxy.cpu();
+    let began = Instant::now();
+    let done: u64 = runtime.block_on(async {
+        let clients = (0..CONNECTIONS).map(|number| {
+            let requests = Arc::clone(requests);
+            tokio::spawn(client(port, requests, number, began + time))
+        });
+        let mut done = 0;
+        for client in clients.collect::<Vec<_>>() {
+            done += client.await.unwrap();
+        }
+        done
+    });
+    let cpu = proxy.cpu() - cpu_before;
+    Measured {
+        per_second: done as f64 / began.elapsed().as_secs_f64(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / done as f64,
+    }
+}
+
+/// One keep-alive connection, one request at a time, another key each time.
+async fn client(port: u16, requests: Arc<[Vec<u8>]>, number: usize, until: Instant) -> u64 {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut buffer = vec![0; 8192];
+    let mut done = 0;
+    while Instant::now() < until {
+        let next = (number + done as usize * CONNECTIONS) % requests.len();
+        stream.write_all(&requests[next]).await.unwrap();
+        let mut held = 0;
+        loop {
+            let read = stream.read(&mut buffer[held..]).await.unwrap();
+            held += read;
+            assert!(read > 0, "the proxy closed a connection");
+            if buffer[..held].ends_with(b"hello, world") {
+                break;
+            }
+            assert!(held < buffer.len(), "{}", String::from_utf8_lossy(&buffer));
+        }
+        assert!(
+            buffer.starts_with(b"HTTP/1.1 200"),
+            "{}",
+            String::from_utf8_lossy(&buffer[..held])
+        );
+        done += 1;
+    }
+    done
+}
+
+// === processes, ports, and as much HTTP as making keys takes ===
+
+/// A process that ends with its handle.
+struct Running(Child);
+
+impl Running {
+    fn start(core: &str, program: &str, args: &[&str], folder: &Path, port: u16) -> Self {
+        let mut command = if has_taskset() {
+            let mut command = Command::new("taskset");
+            command.args(["-c", core, program]);
+            command
+        } else {
+            Command::new(program)
+        };
+        let child = command.args(args).current_dir(folder).stdout(Stdio::null()).spawn();
+        let running = Self(child.expect("the program starts"));
+        wait_for(port);
+        running
+    }
+
+    /// User and system time of all its threads so far.
+    fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // USER_HZ is 100 on every Linux that runs Rust.
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn has_taskset() -> bool {
+    Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_ok()
+}
+
+fn pin_self(core: &str) {
+    if has_taskset() {
+        let pid = std::process::id().to_string();
+        let status =
+            Command::new("taskset").args(["-pc", core, &pid]).stdout(Stdio::null()).status();
+        assert!(status.is_ok_and(|status| status.success()), "taskset pins this process");
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn wait_for(port: u16) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "nothing listens on {port}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+struct Admin {
+    port: u16,
+    token: String,
+}
+
+impl Admin {
+    fn post(&self, path: &str, body: &str) -> serde_json::Value {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            self.token,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 201"), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+}
+
+fn text(value: &serde_json::Value, name: &str) -> String {
+    value[name].as_str().unwrap().to_owned()
+}

@@ -1,0 +1,239 @@
+//! What the benches measure on: a real gateway over a store that answers from a list of keys made
+//! by the bench. Seeding a synced store with a million keys would take an hour.
+
+// Each bench uses its own part of this.
+#![allow(dead_code, reason = "each bench uses its own part")]
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keygate_config::{Cache, Config, Source};
+use keygate_core::key::{MintedKey, PepperId};
+use keygate_core::{
+    AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Pepper, Peppers, UnixMillis,
+};
+use keygate_proxy::{Gateway, GatewayParts};
+use keygate_store::cached::CachedKeys;
+use keygate_store::failures::FailureLimiter;
+use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use keygate_store::records::{
+    Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, OwnedKey, Version,
+};
+use keygate_telemetry::Metrics;
+use pingora::http::RequestHeader;
+
+pub(crate) const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
+
+const CONFIG: &str = r#"
+[server]
+listen = ["127.0.0.1:8080"]
+[cache]
+keys_max = 4_000_000
+ttl = "1h"
+[upstreams.orders]
+targets = ["127.0.0.1:9000"]
+[[routes]]
+name = "orders.read"
+path = "/v1/orders"
+methods = ["GET"]
+upstream = "orders"
+auth = "key"
+scopes = ["read:orders"]
+[[routes]]
+name = "orders.write"
+path = "/v1/orders"
+methods = ["POST"]
+upstream = "orders"
+auth = "key"
+scopes = ["write:orders"]
+"#;
+
+pub(crate) fn config() -> Arc<Config> {
+    let source =
+        Source { name: "bench.toml", text: CONFIG, folder: Path::new(""), environment: &|_| None };
+    Arc::new(keygate_config::parse(source).expect("the bench's config is valid"))
+}
+
+/// So many keys of one app, each made from its number.
+pub(crate) struct KeyRing {
+    pub(crate) texts: Vec<String>,
+    pub(crate) digests: Vec<KeyDigest>,
+    numbers: HashMap<KeyDigest, usize>,
+    pepper: PepperId,
+}
+
+pub(crate) fn peppers() -> Peppers {
+    Peppers::new(Pepper::new(&[7; 32]), Vec::new())
+}
+
+impl KeyRing {
+    pub(crate) fn new(count: usize) -> Self {
+        let pepper = Pepper::new(&[7; 32]);
+        let mut ring = Self {
+            texts: Vec::with_capacity(count),
+            digests: Vec::with_capacity(count),
+            numbers: HashMap::with_capacity(count),
+            pepper: pepper.id(),
+        };
+        for number in 0..count {
+            let entropy = pepper.derive(&number.to_string());
+            let minted =
+                MintedKey::mint(KeyKind::Secret, Environment::Live, None, &pepper, &entropy);
+            ring.numbers.insert(minted.digest, number);
+            ring.digests.push(minted.digest);
+            ring.texts.push(minted.reveal().to_string());
+        }
+        ring
+    }
+
+    fn owned(&self, digest: KeyDigest) -> Option<OwnedKey> {
+        let number = *self.numbers.get(&digest)?;
+        let mut entropy = [0; 10];
+        entropy[2..].copy_from_slice(&(number as u64).to_be_bytes());
+        let (account, app) = (AccountId::new(NOW, [1; 10]), AppId::new(NOW, [1; 10]));
+        let granted = vec!["read:orders".parse().ok()?, "write:orders".parse().ok()?];
+        Some(OwnedKey {
+            key: Key {
+                id: KeyId::new(NOW, entropy),
+                digest,
+                pepper: self.pepper,
+                app,
+                account,
+                kind: KeyKind::Secret,
+                environment: Environment::Live,
+                name: None,
+                hint: "sk_live_xxxx".to_owned(),
+                scopes: granted.clone(),
+                expires_at: None,
+                tier: None,
+                allowed_cidrs: Vec::new(),
+                allowed_origins: Vec::new(),
+                metadata: Default::default(),
+                status: KeyStatus::Active,
+                created_at: NOW,
+                updated_at: NOW,
+                version: Version::default(),
+            },
+            app: App {
+                id: app,
+                account,
+                name: "bench".to_owned(),
+                environment: Environment::Live,
+                granted_scopes: granted,
+                allowed_cidrs: Vec::new(),
+                tier: None,
+                status: AppStatus::Active,
+                metadata: Default::default(),
+                created_at: NOW,
+                updated_at: NOW,
+                version: Version::default(),
+            },
+            account: Account {
+                id: account,
+                name: "bench".to_owned(),
+                status: AccountStatus::Active,
+                metadata: Default::default(),
+                created_at: NOW,
+                updated_at: NOW,
+                version: Version::default(),
+            },
+        })
+    }
+}
+
+fn refused<T>() -> Result<T, StoreError> {
+    Err(StoreError::NotFound("what a bench does not use"))
+}
+
+impl KeyStore for KeyRing {
+    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        Ok(self.owned(digest))
+    }
+    async fn commit(&self, _: Write, _: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        refused()
+    }
+    async fn account(&self, _: AccountId) -> Result<Option<Account>, StoreError> {
+        refused()
+    }
+    async fn app(&self, _: AppId) -> Result<Option<App>, StoreError> {
+        refused()
+    }
+    async fn key(&self, _: KeyId) -> Result<Option<Key>, StoreError> {
+        refused()
+    }
+    async fn accounts(&self, _: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        refused()
+    }
+    async fn apps(&self, _: AccountId, _: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        refused()
+    }
+    async fn keys(&self, _: AppId, _: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        refused()
+    }
+    async fn audit(
+        &self,
+        _: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+        refused()
+    }
+    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
+        Ok(vec![self.pepper])
+    }
+}
+
+/// A cache in front of `ring`, with every key loaded.
+pub(crate) fn warm_cache(ring: KeyRing, settings: &Cache) -> Arc<CachedKeys<KeyRing>> {
+    let digests = ring.digests.clone();
+    let keys = Arc::new(CachedKeys::new(ring, settings));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime can be made").block_on(async {
+        for digest in digests {
+            keys.load(digest).await.expect("the ring answers").expect("the key is on the ring");
+        }
+    });
+    keys
+}
+
+/// A gateway whose cache holds so many keys, and the keys.
+pub(crate) fn gateway(count: usize) -> (Gateway<KeyRing>, Vec<String>) {
+    let ring = KeyRing::new(count);
+    let texts = ring.texts.clone();
+    let config = config();
+    let gateway = Gateway::new(GatewayParts {
+        keys: warm_cache(ring, &config.cache),
+        peppers: Arc::new(peppers()),
+        failures: Arc::new(FailureLimiter::new(
+            config.server.failed_auth.rate,
+            config.server.failed_auth.addresses_max,
+        )),
+        metrics: Metrics::new("bench"),
+        clock: real_clock,
+        config,
+    });
+    (gateway.expect("the target is an address"), texts)
+}
+
+/// The clock that the binary uses, so that its cost counts.
+#[expect(clippy::disallowed_methods, reason = "a bench owns its clock, as the binary does")]
+fn real_clock() -> UnixMillis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixMillis(since.map_or(0, |since: Duration| since.as_millis() as u64))
+}
+
+/// The head that a small client would send.
+pub(crate) fn head(key: &str) -> RequestHeader {
+    let mut head = RequestHeader::build("GET", b"/v1/orders/123", Some(4)).expect("a valid head");
+    for (name, value) in [
+        ("Host", "api.example.com"),
+        ("User-Agent", "bench/1.0"),
+        ("Accept", "*/*"),
+        ("Authorization", &format!("Bearer {key}")),
+    ] {
+        head.append_header(name.to_owned(), value.to_owned()).expect("a valid header");
+    }
+    head
+}
