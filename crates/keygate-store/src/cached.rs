@@ -12,12 +12,9 @@ use moka::sync::Cache;
 
 use crate::boil::boil;
 use crate::epochs::Epochs;
-use crate::flights::{BrokenOff, Flights};
+use crate::flights::Flights;
 use crate::keys::{ChangeNumber, KeyStore, StoreError, Subject, Write};
 use crate::records::AuditEntry;
-
-/// How often a request waits for a load that others share before it reads for itself.
-const SHARED_LOADS_MAX: usize = 3;
 
 /// A store with a cache in front. Cheap to ask, and coherent: see [`Epochs`] for the argument.
 pub struct CachedKeys<S: KeyStore> {
@@ -111,7 +108,6 @@ impl<S: KeyStore> CachedKeys<S> {
 
     /// What is known about a key without asking the store; nothing if that has to be asked.
     // Never waits. Async so that callers need not change if a cache ever has to.
-    #[expect(clippy::unused_async, reason = "part of the crate's agreed face")]
     pub async fn cached(&self, digest: &KeyDigest) -> Option<Cached> {
         let counters = &self.shared.counters;
         let (counter, found) = match self.shared.look_up(digest) {
@@ -129,21 +125,26 @@ impl<S: KeyStore> CachedKeys<S> {
     /// # Errors
     /// What the store said, shared by all who waited. Errors are not kept.
     pub async fn load(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, Arc<StoreError>> {
-        for _ in 0..SHARED_LOADS_MAX {
-            let load = || {
-                let shared = Arc::clone(&self.shared);
-                async move { shared.load_and_keep(digest).await }
-            };
-            let answer = self.shared.flights.join(digest, load).await.map_err(broken_off)??;
-            // The load may have begun before a change that this request must see: one that was
-            // acknowledged before the request came.
-            if self.shared.holds(&digest, &answer) {
-                return Ok(answer.known());
-            }
+        let first = self.join(digest).await?;
+        // That load may have begun before a change that this request must see: one that was
+        // acknowledged before the request came.
+        if self.shared.holds(&digest, &first) {
+            return Ok(first.known());
         }
-        // Changes come faster than loads. A read that begins now, after the request came, sees all
-        // that it must see, whatever happens meanwhile; it may be stale for the next one.
-        self.shared.read(digest).await.map(Answer::known)
+        // The first load has left the table, so this one began after that, and so after the request
+        // came. It reflects all that the request must see, even if it is stale by now.
+        self.join(digest).await.map(Answer::known)
+    }
+
+    async fn join(&self, digest: KeyDigest) -> Loaded {
+        let load = || {
+            let shared = Arc::clone(&self.shared);
+            async move { shared.load_and_keep(digest).await }
+        };
+        match self.shared.flights.join(digest, load).await {
+            Ok(loaded) => loaded,
+            Err(broken_off) => Err(Arc::new(StoreError::Unavailable(Box::new(broken_off)))),
+        }
     }
 
     /// Carries out a change and makes the cache forget what it may alter, even if the caller goes
@@ -251,10 +252,6 @@ impl Answer {
     }
 }
 
-fn broken_off(error: BrokenOff) -> Arc<StoreError> {
-    Arc::new(StoreError::Unavailable(Box::new(error)))
-}
-
 #[derive(Debug, thiserror::Error)]
 #[error("the write was broken off")]
 struct CommitBrokenOff;
@@ -293,3 +290,6 @@ impl Hasher for DigestPrefix {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

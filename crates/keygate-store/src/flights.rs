@@ -56,25 +56,25 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
+        let (sender, receiver) = watch::channel(None);
         match self.shard(&digest).entry(digest) {
-            Entry::Occupied(under_way) => under_way.get().clone(),
-            Entry::Vacant(free) => {
-                let (sender, receiver) = watch::channel(None);
-                free.insert(receiver.clone());
-                let load = load();
-                let landing = Landing { flights: Arc::clone(self), digest };
-                // Ends with the store's answer, which the store bounds. The waiters own nothing of
-                // it but its result.
-                tokio::spawn(async move {
-                    let result = load.await;
-                    // Gone from the table before the result is seen: a waiter that finds it stale
-                    // starts a new load instead of joining this one again.
-                    drop(landing);
-                    sender.send_replace(Some(result));
-                });
-                receiver
-            }
-        }
+            Entry::Occupied(under_way) => return under_way.get().clone(),
+            Entry::Vacant(free) => free.insert(receiver.clone()),
+        };
+        // The table is unlocked again: a runtime that is stopping drops the task here and now, and
+        // with it the landing, which locks the table.
+        let landing = Landing { flights: Arc::clone(self), digest };
+        let load = load();
+        // Ends with the store's answer, which the store bounds. Those who wait own nothing of it
+        // but its result.
+        tokio::spawn(async move {
+            let result = load.await;
+            // Gone from the table before the result is seen: whoever does not like it starts a new
+            // load instead of joining this one again.
+            drop(landing);
+            sender.send_replace(Some(result));
+        });
+        receiver
     }
 
     fn shard(

@@ -296,3 +296,6 @@ fn refused(path: &Path, error: DatabaseError) -> OpenError {
 fn is_about_content(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
+
+#[cfg(test)]
+mod tests;

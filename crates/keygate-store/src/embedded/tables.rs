@@ -52,9 +52,11 @@ struct ChecksumMismatch;
 /// A record as it lies at `place`.
 pub(super) fn seal<R: Record>(place: &[u8], record: &R) -> Result<Vec<u8>, StoreError> {
     let json = record.encode().map_err(unreadable)?;
-    let mut sealed = checksum(R::NAME, place, &json).to_vec();
-    sealed.extend(json);
-    Ok(sealed)
+    Ok(seal_json(R::NAME, place, &json))
+}
+
+pub(super) fn seal_json(name: &str, place: &[u8], json: &[u8]) -> Vec<u8> {
+    [checksum(name, place, json).as_slice(), json].concat()
 }
 
 /// The record that lies at `place`.

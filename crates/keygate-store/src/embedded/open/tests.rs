@@ -1,0 +1,333 @@
+//! A file that cannot be used is refused with one clear line and left as it was; one that can be
+//! used holds all that was acknowledged.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use keygate_core::UnixMillis;
+use redb::TableDefinition;
+use tempfile::TempDir;
+
+use super::*;
+use crate::contract::run;
+use crate::embedded::EmbeddedStore;
+use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::records::{Account, Key};
+use crate::testing::{account, audit, key, seed};
+
+fn place(folder: &TempDir) -> PathBuf {
+    folder.path().join("data").join("keygate.db")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A store with some records, closed as it should be.
+fn filled(folder: &TempDir) -> PathBuf {
+    let path = place(folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    run(fill(&store));
+    path
+}
+
+async fn fill(store: &EmbeddedStore) {
+    let (_, app, _) = seed(store).await;
+    for n in 2..40 {
+        let write = Write::CreateKey { key: key(n, &app), live_max: 100, now: UnixMillis(0) };
+        store.commit(write, audit("fill")).await.unwrap();
+    }
+}
+
+/// A store whose process was killed: the file as it is while a store has it open.
+fn killed(folder: &TempDir) -> PathBuf {
+    let path = place(folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    run(fill(&store));
+    let as_killed = folder.path().join("killed.db");
+    fs::copy(&path, &as_killed).unwrap();
+    as_killed
+}
+
+fn error_of(path: &Path) -> OpenError {
+    match EmbeddedStore::open(path) {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => error,
+    }
+}
+
+/// One line that names the file.
+fn check_line(error: &OpenError, path: &Path) {
+    let line = error.to_string();
+    assert!(line.contains(&path.display().to_string()), "{line}");
+    assert!(!line.contains('\n'), "{line}");
+}
+
+/// The file is refused and not changed by that. Gives the error.
+fn check_refused(path: &Path, contents: &[u8]) -> OpenError {
+    fs::write(path, contents).unwrap();
+    let error = error_of(path);
+    check_line(&error, path);
+    assert!(fs::read(path).unwrap() == contents, "the file was changed: {error}");
+    error
+}
+
+#[test]
+fn a_new_store_is_made_for_its_owner_only() {
+    let folder = folder();
+    let path = place(&folder);
+    drop(EmbeddedStore::open(&path).unwrap());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+    let names: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+    assert_eq!(names.len(), 1, "nothing else is left: {names:?}");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart() {
+    let folder = folder();
+    let path = filled(&folder);
+    for round in 0..3 {
+        let store = EmbeddedStore::open(&path).unwrap();
+        run(async {
+            let log = store.audit(Page { after: None, limit: 1_000 }).await.unwrap();
+            assert_eq!(log.len(), 41 + round);
+            let write = Write::CreateAccount(account(100 + round as u64));
+            let number = store.commit(write, audit("more")).await.unwrap();
+            assert_eq!(number, ChangeNumber(42 + round as u64));
+        });
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_acknowledged_wherever_it_was() {
+    let folder = folder();
+    let path = place(&folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    for n in 0..30 {
+        run(store.commit(Write::CreateAccount(account(n)), audit("create"))).unwrap();
+        // What a kill at this moment would leave.
+        let as_killed = folder.path().join("killed.db");
+        fs::copy(&path, &as_killed).unwrap();
+        let reopened = EmbeddedStore::open(&as_killed).unwrap();
+        let accounts = run(reopened.accounts(Page { after: None, limit: 100 })).unwrap();
+        assert_eq!(accounts, (0..=n).map(account).collect::<Vec<Account>>());
+    }
+}
+
+#[test]
+fn a_first_start_that_was_killed_is_made_up_for() {
+    let folder = folder();
+    let path = place(&folder);
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    fs::write(path.with_extension("db.new"), b"half a store").unwrap();
+    run(seed(&EmbeddedStore::open(&path).unwrap()));
+    assert!(!path.with_extension("db.new").exists());
+}
+
+#[test]
+fn a_second_opener_is_refused_and_the_first_goes_on() {
+    let folder = folder();
+    let path = place(&folder);
+    let first = EmbeddedStore::open(&path).unwrap();
+    let error = error_of(&path);
+    assert!(matches!(error, OpenError::InUse { .. }), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{}: another process has it open; stop it or choose another [store] path",
+            path.display()
+        )
+    );
+    run(seed(&first));
+    drop(first);
+    let again = EmbeddedStore::open(&path).unwrap();
+    assert!(run(again.find(crate::testing::digest(1))).unwrap().is_some());
+}
+
+#[test]
+fn a_file_cut_at_any_length_is_refused_and_left_as_it_is() {
+    let folder = folder();
+    let whole = fs::read(filled(&folder)).unwrap();
+    let cut_path = folder.path().join("cut.db");
+    let lengths = (0..700).step_by(37).chain((700..whole.len()).step_by(3_001));
+    for length in lengths.chain([320, 4_095, 4_096, 8_192, whole.len() - 4_096, whole.len() - 1]) {
+        let error = check_refused(&cut_path, &whole[..length]);
+        assert!(matches!(error, OpenError::Damaged { .. }), "{length}: {error:?}");
+    }
+    fs::write(&cut_path, &whole).unwrap();
+    EmbeddedStore::open(&cut_path).unwrap();
+}
+
+#[test]
+fn a_killed_file_that_was_cut_too_is_refused_or_has_lost_nothing() {
+    let folder = folder();
+    let whole = fs::read(killed(&folder)).unwrap();
+    let cut_path = folder.path().join("cut.db");
+    let lengths = (0..whole.len()).step_by(2_053).chain((4_096..whole.len()).step_by(4_096));
+    for length in lengths {
+        fs::write(&cut_path, &whole[..length]).unwrap();
+        match EmbeddedStore::open(&cut_path) {
+            // Only free pages were cut off.
+            Ok(store) => run(check_filled(&store)).unwrap(),
+            Err(error) => {
+                assert!(matches!(error, OpenError::Damaged { .. }), "{length}: {error:?}");
+                assert!(fs::read(&cut_path).unwrap() == whole[..length], "{length}: changed");
+            }
+        }
+    }
+}
+
+/// All that `fill` wrote can be read, and is what it wrote.
+async fn check_filled(store: &EmbeddedStore) -> Result<(), StoreError> {
+    let account = account(1);
+    let app = crate::testing::app(1, &account);
+    assert_eq!(store.account(account.id).await?, Some(account));
+    assert_eq!(store.app(app.id).await?.as_ref(), Some(&app));
+    let keys: Vec<Key> = (1..40).map(|n| key(n, &app)).collect();
+    assert_eq!(store.keys(app.id, Page { after: None, limit: 100 }).await?, keys);
+    for key in keys {
+        assert_eq!(store.find(key.digest).await?.unwrap().key, key);
+    }
+    assert_eq!(store.audit(Page { after: None, limit: 100 }).await?.len(), 41);
+    Ok(())
+}
+
+#[test]
+fn flipped_bits_are_found_and_never_read_as_something_else() {
+    let folder = folder();
+    let flipped_path = folder.path().join("flipped.db");
+    let (mut refused, mut found) = (0, 0);
+    let (closed, other_folder) = (filled(&folder), self::folder());
+    for path in [closed, killed(&other_folder)] {
+        let whole = fs::read(path).unwrap();
+        let header = (0..320).step_by(3);
+        for at in header.chain((4_096..whole.len()).step_by(997)) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(&flipped_path, &flipped).unwrap();
+            match EmbeddedStore::open(&flipped_path) {
+                Err(error) => {
+                    check_line(&error, &flipped_path);
+                    assert!(fs::read(&flipped_path).unwrap() == flipped, "{at}: changed");
+                    refused += 1;
+                }
+                // `check_filled` panics if anything reads as what it is not.
+                Ok(store) => found += usize::from(run(check_filled(&store)).is_err()),
+            }
+        }
+    }
+    assert!(refused > 0 && found > 0, "{refused} {found}");
+}
+
+#[test]
+fn garbage_is_refused_and_left_as_it_is() {
+    let folder = folder();
+    let path = folder.path().join("garbage.db");
+    let mut noise = crate::testing::digest(1).as_bytes().repeat(4_096);
+    let error = check_refused(&path, &noise);
+    assert!(matches!(error, OpenError::NotAStore { .. }), "{error:?}");
+    check_refused(&path, b"a");
+    check_refused(&path, b"# a text file, by mistake\n");
+    check_refused(&path, &vec![0; 100_000]);
+    // Noise behind a good beginning.
+    let whole = fs::read(filled(&folder)).unwrap();
+    for kept in [9, 12, 32, 64, 320] {
+        noise[..kept].copy_from_slice(&whole[..kept]);
+        check_refused(&path, &noise);
+    }
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let folder = folder();
+    let (closed, other_folder) = (filled(&folder), self::folder());
+    for path in [closed, killed(&other_folder)] {
+        let mut newer = fs::read(&path).unwrap();
+        newer[64] = 4;
+        newer[192] = 4;
+        let error = check_refused(&folder.path().join("newer.db"), &newer);
+        assert!(matches!(error, OpenError::NewerFormat { found: 4, known: 3, .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn tables_of_a_newer_version_are_refused_and_left_as_they_are() {
+    let folder = folder();
+    let path = filled(&folder);
+    let db = Database::open(&path).unwrap();
+    let transaction = db.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert(META_FORMAT, FORMAT + 1).unwrap();
+    transaction.commit().unwrap();
+    // Closed, and as a kill would leave it, which the database repairs when it opens it.
+    let killed = fs::read(&path).unwrap();
+    drop(db);
+    for contents in [fs::read(&path).unwrap(), killed] {
+        let error = check_refused(&path, &contents);
+        assert!(matches!(error, OpenError::NewerFormat { found: 2, known: 1, .. }), "{error:?}");
+        let line = error.to_string();
+        assert!(line.ends_with("format 2, and this one reads up to 1; run that version"), "{line}");
+    }
+}
+
+#[test]
+fn a_database_of_another_program_is_refused_and_left_as_it_is() {
+    let folder = folder();
+    let path = folder.path().join("other.db");
+    let db = Database::create(&path).unwrap();
+    let transaction = db.begin_write().unwrap();
+    let table: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+    transaction.open_table(table).unwrap().insert("format", "theirs").unwrap();
+    transaction.commit().unwrap();
+    drop(db);
+    let error = check_refused(&path, &fs::read(&path).unwrap());
+    assert!(matches!(error, OpenError::NotAStore { .. }), "{error:?}");
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_file_is_refused() {
+    let folder = folder();
+    let error = error_of(folder.path());
+    assert!(matches!(error, OpenError::IsFolder { .. }), "{error:?}");
+    check_line(&error, folder.path());
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_refused() {
+    let folder = folder();
+    let file = folder.path().join("file");
+    fs::write(&file, b"mine").unwrap();
+    // Root may write anywhere, but not below a file, nor where the kernel keeps its own.
+    for path in [file.join("keygate.db"), file.join("data/keygate.db")] {
+        let error = error_of(&path);
+        assert!(matches!(error, OpenError::Folder { .. } | OpenError::Io { .. }), "{error:?}");
+        assert!(!error.to_string().contains('\n'));
+    }
+    let error = error_of(Path::new("/proc/keygate/keygate.db"));
+    assert!(matches!(error, OpenError::Folder { .. }), "{error:?}");
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_refused_and_never_overwritten() {
+    let folder = folder();
+    let path = filled(&folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    let id = account(1).id.as_u128().to_be_bytes();
+    let json = br#"{"v":2,"record":{"name":"from the future"}}"#;
+    let newer = crate::embedded::tables::seal_json("account", &id, json);
+    let transaction = store.db.begin_write().unwrap();
+    transaction.open_table(ACCOUNTS).unwrap().insert(id.as_slice(), newer.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    run(async {
+        let error = store.account(account(1).id).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
+        let error = store.find(crate::testing::digest(1)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
+        let update = Write::UpdateAccount(account(1));
+        let error = store.commit(update, audit("update")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
+    });
+    let kept = store.db.begin_read().unwrap().open_table(ACCOUNTS).unwrap();
+    assert_eq!(kept.get(id.as_slice()).unwrap().unwrap().value(), newer);
+}
