@@ -18,15 +18,15 @@ impl FromText for SocketAddr {
         text.parse().map_err(|_| {
             let wrong = Wrong::new("not an address to listen on");
             match text.rsplit_once(':') {
-                Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
-                    wrong.help(format!("write `\"0.0.0.0:{port}\"` for every address of this machine"))
-                }
-                Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
-                    wrong.help(format!("write `\"127.0.0.1:{port}\"`"))
-                }
-                Some(_) | None => {
-                    wrong.help("write an IP address and a port, such as `\"127.0.0.1:8080\"` or `\"[::]:8080\"`")
-                }
+                Some(("" | "*" | "localhost", port)) if port.parse::<u16>().is_ok() => wrong
+                    .help_telling_text(format!(
+                        "write `\"127.0.0.1:{port}\"` for this machine only, \
+                         or `\"0.0.0.0:{port}\"` for every address of it"
+                    )),
+                Some(_) | None => wrong.help(
+                    "write an IP address and a port, \
+                     such as `\"127.0.0.1:8080\"` or `\"[::]:8080\"`",
+                ),
             }
         })
     }

@@ -374,3 +374,64 @@ pub(crate) mod route {
         tables: &[],
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::Source;
+    use crate::reader::Reader;
+
+    const README: &str = include_str!("../README.md");
+
+    /// The README's part about one table.
+    fn section(table: &Table) -> String {
+        let mut lines = vec![
+            format!("### `{}`", table.header),
+            String::new(),
+            table.meaning.to_owned(),
+            String::new(),
+            "| setting | type | default | bounds | meaning |".to_owned(),
+            "|---|---|---|---|---|".to_owned(),
+        ];
+        lines.extend(table.settings.iter().map(|setting| setting.row()));
+        lines.join("\n") + "\n"
+    }
+
+    #[test]
+    fn the_readme_lists_every_setting_as_it_is_and_no_other() {
+        let sections: Vec<String> = TABLES.iter().map(|table| section(table)).collect();
+        let generated = sections.join("\n");
+        let settings = README.split_once("## Settings\n\n").unwrap().1;
+        let written = settings.split("\n## ").next().unwrap();
+        assert!(
+            written.trim_end() == generated.trim_end(),
+            "write this to README.md:\n{generated}"
+        );
+    }
+
+    #[test]
+    fn every_default_is_one_that_a_file_may_hold() {
+        let source = Source {
+            name: "default",
+            text: "",
+            folder: Path::new(""),
+            environment: &|_: &str| None,
+        };
+        let reader = Reader::new(source);
+        for setting in TABLES.iter().flat_map(|table| table.settings) {
+            assert!(setting.default_is_valid(&reader), "{}", setting.key());
+        }
+    }
+
+    #[test]
+    fn every_table_of_the_file_is_in_the_list() {
+        let headers: Vec<&str> = TABLES.iter().map(|table| table.header).collect();
+        for name in ROOT.tables {
+            let is_here =
+                |header: &&str| header.trim_matches(['[', ']']).split('.').next() == Some(name);
+            assert!(headers.iter().any(is_here), "{name}");
+        }
+    }
+}

@@ -64,7 +64,7 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     })?;
     #[expect(clippy::disallowed_methods, reason = "this crate is the one that reads it")]
     let environment = |variable: &str| std::env::var(variable).ok();
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
     parse(Source { name: &name, text, folder, environment: &environment })
 }
 

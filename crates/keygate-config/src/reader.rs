@@ -16,7 +16,7 @@ use crate::lines::Lines;
 use crate::report::Finding;
 use crate::setting::{Presence, Setting, Table};
 use crate::suggest::nearest;
-use crate::value::{FromText, Value, Wrong, found};
+use crate::value::{FromText, Value, found};
 use crate::word::Name;
 
 pub(crate) type Item<'a> = Spanned<DeValue<'a>>;
@@ -190,12 +190,15 @@ impl<'r, 'a> Section<'r, 'a> {
             return Vec::new();
         }
         let open = |(name, item): (&'r Spanned<DeString<'a>>, &'r Item<'a>)| {
-            if let Err(Wrong { message, help }) = Name::from_text(name.get_ref()) {
-                reader.error(name.span(), message, help);
+            if let Err(wrong) = Name::from_text(name.get_ref()) {
+                reader.error(name.span(), wrong.message, wrong.help);
             }
             Child { name: name.get_ref(), section: Self::open(reader, item, shape) }
         };
-        table.iter().map(open).collect()
+        let mut children: Vec<Child<'r, 'a>> = table.iter().map(open).collect();
+        // The parser's own order is a feature of its crate, which any other crate may switch.
+        children.sort_unstable_by_key(|child| child.name);
+        children
     }
 
     /// Reads one setting; nothing if it is absent and has no default, or if it is wrong.

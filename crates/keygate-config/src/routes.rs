@@ -160,7 +160,8 @@ fn refuse_repeated_names(sections: &[Section<'_, '_>]) {
 /// Notes at the second route that a request could be meant for either.
 fn refuse_conflict(first: &Section<'_, '_>, second: &Section<'_, '_>) {
     let reader = second.reader;
-    let place = |section: &Section<'_, '_>| section.span_of("path").or(section.span.clone());
+    let place =
+        |section: &Section<'_, '_>| section.span_of("path").or_else(|| section.span.clone());
     let (Some(first_place), Some(second_place)) = (first.span_of("name"), place(second)) else {
         return;
     };

@@ -15,7 +15,7 @@ const TOKEN_PREFIX: &str = "kga_";
 const TOKEN_BODY_LENGTH_MIN: usize = 32;
 const TOKEN_BODY_LENGTH_MAX: usize = 128;
 /// A secret is one short line; what is longer is some other file.
-const SECRET_FILE_BYTES_MAX: u64 = 1_024;
+const SECRET_FILE_BYTES_MAX: usize = 1_024;
 
 /// A secret file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -123,8 +123,8 @@ fn read_line(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, SecretError> {
         Err(error) => return Err(failed(error)),
     };
     // Room for everything from the start: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * SECRET_FILE_BYTES_MAX as usize));
-    file.take(SECRET_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * SECRET_FILE_BYTES_MAX));
+    file.take(SECRET_FILE_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(failed)?;
     let line_length = bytes.trim_ascii_end().len();
     bytes.truncate(line_length);
     Ok(Some(bytes))
@@ -143,9 +143,12 @@ fn write_new(path: &Path, text: &str) -> Result<(), SecretError> {
     file.write_all(text.as_bytes()).map_err(failed)?;
     file.write_all(b"\n").map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
-    file.persist_noclobber(path).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => SecretError::Exists { path: path.to_owned() },
-        _ => failed(error.error),
+    file.persist_noclobber(path).map_err(|tempfile::PersistError { error, .. }| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            SecretError::Exists { path: path.to_owned() }
+        } else {
+            failed(error)
+        }
     })?;
     // The name is durable only once its folder is.
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
@@ -155,7 +158,7 @@ fn encode_hex(prefix: &str, bytes: &[u8; 32]) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(prefix.len() + 64));
     text.push_str(prefix);
     for byte in bytes {
-        text.extend([byte >> 4, byte & 0xf].map(|digit| hex_digit(digit)));
+        text.extend([byte >> 4, byte & 0xf].map(hex_digit));
     }
     text
 }
@@ -176,4 +179,88 @@ fn decode_hex(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
         *byte = u8::try_from(high << 4 | low).ok()?;
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_only_its_owner_may_read_it() {
+        let folder = folder();
+        let (pepper_file, token_file) =
+            (folder.path().join("new/deep/pepper"), folder.path().join("admin.token"));
+        let pepper = write_new_pepper(&pepper_file, &[0xab; 32]).unwrap();
+        assert_eq!(load_pepper(&pepper_file).unwrap().unwrap().id(), pepper.id());
+        let token = write_new_token(&token_file, &[0x07; 32]).unwrap();
+        assert_eq!(load_token(&token_file).unwrap().unwrap().reveal(), token.reveal());
+        assert_eq!(token.reveal(), format!("kga_{}", "07".repeat(32)));
+        for file in [&pepper_file, &token_file] {
+            let mode = fs::metadata(file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_overwritten_and_nothing_is_left_beside_it() {
+        let folder = folder();
+        let file = folder.path().join("pepper");
+        write_new_pepper(&file, &[1; 32]).unwrap();
+        let again = write_new_pepper(&file, &[2; 32]);
+        assert!(matches!(again.err(), Some(SecretError::Exists { .. })));
+        assert!(matches!(write_new_token(&file, &[2; 32]).err(), Some(SecretError::Exists { .. })));
+        assert_eq!(load_pepper(&file).unwrap().unwrap().id(), Pepper::new(&[1; 32]).id());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_file_is_no_secret_but_an_unreadable_one_is_an_error() {
+        let folder = folder();
+        assert!(load_pepper(&folder.path().join("none")).unwrap().is_none());
+        assert!(load_token(&folder.path().join("no/such/folder")).unwrap().is_none());
+        assert!(matches!(load_pepper(folder.path()).err(), Some(SecretError::Read { .. })));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused_without_being_shown() {
+        let folder = folder();
+        let file = folder.path().join("secret");
+        let digits = "5e".repeat(32);
+        let long = digits.repeat(100);
+        let wrong: [&[u8]; 8] = [
+            b"",
+            b"\n",
+            b"hunter2hunter2",
+            &digits.as_bytes()[1..],
+            long.as_bytes(),
+            &[0xff; 64],
+            b"kga_",
+            b"kga_hunter2hunter2hunter2hunter2 hunter2",
+        ];
+        for contents in wrong {
+            fs::write(&file, contents).unwrap();
+            let errors = [load_pepper(&file).err().unwrap(), load_token(&file).err().unwrap()];
+            for error in errors {
+                let shown = format!("{error} {error:?}");
+                assert!(!shown.contains("hunter2") && !shown.contains("5e5e"), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_line_may_end_as_editors_end_lines() {
+        let folder = folder();
+        let file = folder.path().join("pepper");
+        let expect = Pepper::new(&[0x5e; 32]).id();
+        for end in ["", "\n", "\r\n", " \n"] {
+            fs::write(&file, format!("{}{end}", "5E".repeat(32))).unwrap();
+            assert_eq!(load_pepper(&file).unwrap().unwrap().id(), expect, "{end:?}");
+        }
+    }
 }

@@ -67,10 +67,10 @@ impl<'r> Upstreams<'r> {
         self.names.iter().map(|(name, _)| *name)
     }
 
-    /// Warns of each that no route uses. `used` holds places in the list.
+    /// Warns of each that no route uses. `used` holds places in the list, sorted.
     pub(crate) fn warn_of_unused(&self, reader: &Reader<'_>, used: &[usize]) {
         for (at, (name, span)) in self.names.iter().enumerate() {
-            if !used.contains(&at) {
+            if used.binary_search(&at).is_err() {
                 let help = format!("write `upstream = \"{name}\"` in a route, or remove it");
                 reader.warning(span.clone(), format!("no route uses upstream `{name}`"), &help);
             }

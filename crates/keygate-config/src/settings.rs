@@ -1,5 +1,6 @@
 //! The settings as the program uses them. Everything here has passed validation.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -138,6 +139,15 @@ pub struct Upstream {
 /// `host:port` of one server of an upstream, its syntax checked, its name not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// A name in lower case or an address; IPv6 without its brackets, as `ToSocketAddrs` takes it.
     pub host: Box<str>,
+    /// Never 0.
     pub port: u16,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }

@@ -8,20 +8,32 @@ use toml::de::DeValue;
 
 use crate::reader::{Item, Reader};
 
-/// Why a text is not a value of its type. Never holds the text: it may be a secret.
+/// Why a text is not a value of its type. The text may be a secret, so only one part may hold it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Wrong {
     pub(crate) message: String,
     pub(crate) help: Option<String>,
+    /// Whether the help holds some of the text: then it is for texts that stand in the file.
+    help_tells_text: bool,
 }
 
 impl Wrong {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None }
+        Self { message: message.into(), help: None, help_tells_text: false }
     }
 
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
+    }
+
+    /// A help that holds some of the text.
+    pub(crate) fn help_telling_text(self, help: String) -> Self {
+        Self { help: Some(help), help_tells_text: true, ..self }
+    }
+
+    /// What is left when the text came from the environment.
+    fn without_text(self) -> Self {
+        if self.help_tells_text { Self { help: None, ..self } } else { self }
     }
 }
 
@@ -54,7 +66,7 @@ pub(crate) trait FromText: Sized + 'static {
     const UNIT: Option<&'static str> = None;
 
     /// # Errors
-    /// What is wrong with the text. Only the help may hold the text.
+    /// What is wrong with the text.
     fn from_text(text: &str) -> Result<Self, Wrong>;
 
     fn measure(&self) -> u64 {
@@ -104,10 +116,9 @@ impl<T: FromText> Value for T {
         };
         match read {
             Ok(value) => Some(value),
-            Err(Wrong { message, help }) => {
-                let from_environment = text != written;
-                let help = help.filter(|help| !from_environment || !help.contains(&text));
-                reader.error(item.span(), message, help);
+            Err(wrong) => {
+                let wrong = if text == written { wrong } else { wrong.without_text() };
+                reader.error(item.span(), wrong.message, wrong.help);
                 None
             }
         }
@@ -116,7 +127,9 @@ impl<T: FromText> Value for T {
 
 impl<T: Value> Value for Vec<T> {
     fn type_name() -> String {
-        format!("list of {}", T::type_name())
+        let name = T::type_name();
+        let plural = if name.ends_with('s') { "es" } else { "s" };
+        format!("list of {name}{plural}")
     }
 
     fn rule() -> String {
@@ -237,7 +250,8 @@ impl FromText for Duration {
     fn show_bounds(min: u64, max: u64) -> String {
         const UNITS: [(u64, &str); 4] =
             [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-        format!("`{}` to `{}`", show_in(min, &UNITS, "ms"), show_in(max, &UNITS, "ms"))
+        let show = |ms| if ms == 0 { "0s".to_owned() } else { show_in(ms, &UNITS, "ms") };
+        format!("`{}` to `{}`", show(min), show(max))
     }
 }
 
@@ -294,7 +308,7 @@ fn is_bare_number(text: &str) -> bool {
 
 fn lacks_unit(type_name: &str, number: &str, unit: &str) -> Wrong {
     Wrong::new(format!("a {type_name} needs a unit"))
-        .help(format!("write a unit: `\"{number}{unit}\"`"))
+        .help_telling_text(format!("write a unit: `\"{number}{unit}\"`"))
 }
 
 /// A number in the largest unit that leaves no fraction.
