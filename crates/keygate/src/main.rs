@@ -1,1 +1,45 @@
-fn main() {}
+//! The binary: one mode per command, one exit code per kind of outcome.
+//!
+//! Knows no rule of its own. `serve.rs` wires the gateway; the commands that manage accounts, apps
+//! and keys talk to the admin API of one that runs, so there is one way in and it is audited.
+
+mod check;
+mod cli;
+mod client;
+mod clock;
+mod demo;
+mod failure;
+mod first_start;
+mod listen;
+mod manage;
+mod observe;
+mod output;
+mod sample;
+mod serve;
+mod shutdown;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Mode};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().mode {
+        Mode::Run(options) => serve::run(&options.config),
+        Mode::Check { file } => check::run(&file),
+        Mode::Demo(options) => demo::run(&options.config),
+        Mode::Accounts(accounts) => manage::accounts(&accounts),
+        Mode::Apps(apps) => manage::apps(&apps),
+        Mode::Keys(keys) => manage::keys(&keys),
+        Mode::Verify(verify) => manage::verify(&verify),
+        Mode::Audit(audit) => manage::audit(&audit),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,283 @@
+//! The command line: its words, and nothing of what they do.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use keygate_core::{AccountId, AppId, Environment, KeyId, KeyKind, Scope};
+
+/// An edge proxy that enforces API keys in front of your HTTP APIs.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) mode: Mode,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, \
+    3 not found, 4 refused, 5 the admin API cannot be reached";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mode {
+    /// Run the gateway
+    Run(RunOptions),
+    /// Report every problem in a configuration file
+    Check {
+        #[arg(default_value = DEFAULT_CONFIG)]
+        file: PathBuf,
+    },
+    /// Run the gateway with a sample upstream and sample keys, and show three calls to try
+    Demo(RunOptions),
+    /// Manage accounts
+    Accounts(Accounts),
+    /// Manage apps, each one integration of an account
+    Apps(Apps),
+    /// Manage the keys of apps
+    Keys(Keys),
+    /// Ask whether a key may make a call; the key is read from standard input
+    Verify(Verify),
+    /// List what was changed, when and by whom
+    Audit(Audit),
+}
+
+pub(crate) const DEFAULT_CONFIG: &str = "gateway.toml";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub(crate) config: PathBuf,
+}
+
+/// Where the admin API is, and how its answers are shown.
+///
+/// The token has no option here: a command line is in every process list.
+#[derive(Debug, Args)]
+pub(crate) struct AdminOptions {
+    /// The admin API [default: `admin.listen` of the configuration]
+    #[arg(long, global = true, value_name = "URL", env = "KEYGATE_ADMIN_URL")]
+    pub(crate) url: Option<String>,
+    /// The configuration that names the admin API and its token file, unless KEYGATE_ADMIN_URL
+    /// and KEYGATE_ADMIN_TOKEN do [default: gateway.toml, if it is there]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the API's JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print ids only (for a new key: the key only)
+    #[arg(short, long, global = true, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Accounts {
+    #[command(subcommand)]
+    pub(crate) command: AccountsCommand,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountsCommand {
+    /// Create an account
+    Create {
+        #[arg(long)]
+        name: String,
+    },
+    /// List accounts
+    List(PageOptions),
+    /// Show one account
+    Show { id: AccountId },
+    /// Refuse every key of an account until it is activated again
+    Suspend { id: AccountId },
+    /// Lift a suspension
+    Activate { id: AccountId },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apps {
+    #[command(subcommand)]
+    pub(crate) command: AppsCommand,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppsCommand {
+    /// Create an app
+    Create {
+        #[arg(long, value_name = "ID")]
+        account: AccountId,
+        #[arg(long)]
+        name: String,
+        /// What its keys may be given at most, such as read:orders,write:orders
+        #[arg(long, value_delimiter = ',', required = true)]
+        scopes: Vec<Scope>,
+        /// live or test
+        #[arg(long, default_value = "live")]
+        environment: Environment,
+        /// A network that its keys may be used from [default: any]
+        #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+        cidr: Vec<IpNet>,
+    },
+    /// List the apps of an account
+    List {
+        #[arg(long, value_name = "ID")]
+        account: AccountId,
+        #[command(flatten)]
+        page: PageOptions,
+    },
+    /// Show one app
+    Show { id: AppId },
+    /// Refuse every key of an app until it is enabled again
+    Disable { id: AppId },
+    /// Let the keys of an app work again
+    Enable { id: AppId },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    #[command(subcommand)]
+    pub(crate) command: KeysCommand,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Create a key and print it, this once
+    Create(CreateKey),
+    /// List the keys of an app
+    List {
+        #[arg(long, value_name = "ID")]
+        app: AppId,
+        #[command(flatten)]
+        page: PageOptions,
+    },
+    /// Show the record of a key, never the key
+    Show { id: KeyId },
+    /// Refuse a key from now on, for good
+    Revoke {
+        id: KeyId,
+        /// Why; kept with the record and in the audit log
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Refuse a key until it is enabled again
+    Disable { id: KeyId },
+    /// Let a disabled key work again
+    Enable { id: KeyId },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateKey {
+    #[arg(long, value_name = "ID")]
+    pub(crate) app: AppId,
+    /// sk (secret), pk (publishable, for browsers) or rk (restricted)
+    #[arg(long, default_value = "sk")]
+    pub(crate) kind: KeyKind,
+    /// What it may do [default: all that its app is granted]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) scopes: Vec<Scope>,
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How long it is valid, such as 12h or 30d [default: until it is revoked]
+    #[arg(long, value_name = "DURATION", conflicts_with = "expires_at")]
+    pub(crate) ttl: Option<String>,
+    /// When it expires, such as 2030-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires_at: Option<String>,
+    /// A network that it may be used from [default: any that its app allows]
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    pub(crate) cidr: Vec<IpNet>,
+    /// A web origin that a pk key may be used from, such as https://shop.example [default: any]
+    #[arg(long, value_delimiter = ',', value_name = "ORIGIN")]
+    pub(crate) origin: Vec<String>,
+}
+
+/// Which part of a list.
+#[derive(Debug, Args)]
+pub(crate) struct PageOptions {
+    /// The most that are shown [default: the API's]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) limit: Option<u32>,
+    /// Go on after this place, which the part before ended with
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) cursor: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Only `-`, standard input: a key on the command line would be in the process list and in the
+    /// shell's history
+    #[arg(long, value_name = "-", default_value = "-")]
+    pub(crate) key: String,
+    /// A key given as an argument all the same: taken, so that the refusal need not repeat it.
+    #[arg(hide = true)]
+    pub(crate) stray: Option<String>,
+    /// The call: its method
+    #[arg(long, default_value = "GET")]
+    pub(crate) method: String,
+    /// The call: its path [default: look at the key only, at no route]
+    #[arg(long)]
+    pub(crate) path: Option<String>,
+    /// The call: its host
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// The call: the client's address
+    #[arg(long)]
+    pub(crate) ip: Option<IpAddr>,
+    /// The call: the web page's origin
+    #[arg(long)]
+    pub(crate) origin: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(flatten)]
+    pub(crate) page: PageOptions,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_id_of_the_wrong_kind_is_wrong_usage() {
+        let app = "app_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        assert!(parse(&format!("keygate apps show {app}")).is_ok());
+        assert_eq!(parse(&format!("keygate keys show {app}")).unwrap_err().exit_code(), 2);
+        assert_eq!(parse("keygate apps show ../../metrics").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn options_of_the_admin_api_may_follow_the_command() {
+        assert!(parse("keygate accounts list --json --url http://127.0.0.1:1").is_ok());
+        assert!(parse("keygate accounts --json list").is_ok());
+        assert!(parse("keygate accounts list --json --quiet").is_err());
+    }
+
+    #[test]
+    fn a_key_has_one_end() {
+        let create = "keygate keys create --app app_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        assert!(parse(&format!("{create} --ttl 30d")).is_ok());
+        let both = format!("{create} --ttl 30d --expires-at 2030-01-01T00:00:00Z");
+        assert!(parse(&both).is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! Calls to the admin API of a running gateway: where it is, with which token, and what its
+//! answers mean for the exit code. Knows no resource.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use keygate_config::secrets;
+use serde_json::Value;
+use ureq::http::{Method, Request};
+use zeroize::Zeroizing;
+
+use crate::cli::{AdminOptions, DEFAULT_CONFIG};
+use crate::failure::{Exit, Failure};
+
+/// The longest that a call may take, from its name look-up to the last byte of its answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Used when there is no configuration, and the same as its defaults.
+const DEFAULT_URL: &str = "http://127.0.0.1:9901";
+const DEFAULT_TOKEN_FILE: &str = "data/admin.token";
+
+/// The admin API of one gateway.
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    url: String,
+    token: Zeroizing<String>,
+}
+
+/// One call. The path holds ids that were parsed, so it needs no escaping.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: Vec<(&'static str, String)>,
+    pub(crate) body: Option<Value>,
+}
+
+impl Client {
+    /// Finds the API and its token.
+    pub(crate) fn new(options: &AdminOptions) -> Result<Self, Failure> {
+        let from_environment = environment("KEYGATE_ADMIN_TOKEN");
+        let url = options.url.clone().filter(|url| !url.is_empty());
+        // A gateway elsewhere needs no configuration here.
+        let found = match (url, from_environment) {
+            (Some(url), Some(token)) => (url, token),
+            (url, token) => {
+                let local = Local::find(options.config.as_deref())?;
+                let token = token.map_or_else(|| local.token(), Ok)?;
+                (url.unwrap_or(local.url), token)
+            }
+        };
+        let (url, token) = found;
+        Ok(Self { agent: agent(), url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// Sends a call and reads its answer.
+    pub(crate) fn send(&self, call: &Call) -> Result<Value, Failure> {
+        let body = call.body.as_ref().map(Value::to_string).unwrap_or_default();
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(format!("{}{}", self.url, target(call)))
+            .header("authorization", format!("Bearer {}", *self.token));
+        if call.body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let request = request.body(body).map_err(|_| self.unusable())?;
+        let mut answer = self.agent.run(request).map_err(|error| self.unanswered(error))?;
+        let status = answer.status().as_u16();
+        let text = answer
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_vec()
+            .map_err(|error| self.unanswered(error))?;
+        read_answer(status, &text)
+    }
+
+    fn unusable(&self) -> Failure {
+        let why = format!(
+            "cannot call {}: give an address such as {DEFAULT_URL}, and a token that is one word",
+            self.url
+        );
+        Failure::new(Exit::Usage, why)
+    }
+
+    fn unanswered(&self, error: ureq::Error) -> Failure {
+        let url = &self.url;
+        if matches!(&error, ureq::Error::TlsRequired | ureq::Error::BadUri(_)) {
+            return self.unusable();
+        }
+        let refused =
+            matches!(&error, ureq::Error::Io(io) if io.kind() == ErrorKind::ConnectionRefused);
+        let text = if refused {
+            format!("nothing listens at {url}: is `keygate run` running? If elsewhere, give --url")
+        } else {
+            format!("no answer from {url}: {error}: is it the admin API of a running keygate?")
+        };
+        Failure::new(Exit::Unreachable, text)
+    }
+}
+
+/// No proxy: the token is for the admin API alone. No redirect either, for the same reason.
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .timeout_global(Some(CALL_TIMEOUT))
+        .user_agent(concat!("keygate/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
+}
+
+fn target(call: &Call) -> String {
+    let mut target = call.path.clone();
+    for (index, (name, value)) in call.query.iter().enumerate() {
+        target.push(if index == 0 { '?' } else { '&' });
+        target.push_str(name);
+        target.push('=');
+        escape(value, &mut target);
+    }
+    target
+}
+
+/// Percent-encodes everything that is not unreserved (RFC 3986 section 2.3).
+fn escape(text: &str, into: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                into.push(char::from(byte));
+            }
+            _ => into.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
+
+fn read_answer(status: u16, text: &[u8]) -> Result<Value, Failure> {
+    let answer: Option<Value> = serde_json::from_slice(text).ok();
+    match (status, answer) {
+        (200..=299, Some(answer)) => Ok(answer),
+        (200..=299, None) => {
+            Err(Failure::new(Exit::Failed, "the answer is not JSON: is that the admin API?"))
+        }
+        (_, answer) => Err(refusal(status, &answer.unwrap_or(Value::Null))),
+    }
+}
+
+/// A problem (RFC 9457) as one line.
+fn refusal(status: u16, problem: &Value) -> Failure {
+    let member = |name: &str| problem.get(name).and_then(Value::as_str);
+    let exit = match status {
+        404 => Exit::NotFound,
+        400..=499 => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    let Some(title) = member("title") else {
+        return Failure::new(exit, format!("status {status}: is that the admin API?"));
+    };
+    let detail = member("detail").map(|detail| format!(": {detail}")).unwrap_or_default();
+    let code = member("code").map(|code| format!(" ({code})")).unwrap_or_default();
+    Failure::new(exit, format!("{title}{detail}{code}"))
+}
+
+/// What the configuration on this machine says of the admin API.
+struct Local {
+    url: String,
+    token_file: PathBuf,
+}
+
+impl Local {
+    fn find(config: Option<&Path>) -> Result<Self, Failure> {
+        let default = Path::new(DEFAULT_CONFIG);
+        let Some(config) = config.or_else(|| default.exists().then_some(default)) else {
+            return Ok(Self { url: DEFAULT_URL.into(), token_file: DEFAULT_TOKEN_FILE.into() });
+        };
+        let admin = keygate_config::load(config).map_err(Failure::Config)?.admin;
+        Ok(Self { url: url_of(admin.listen), token_file: admin.token_file })
+    }
+
+    fn token(&self) -> Result<Zeroizing<String>, Failure> {
+        let file = self.token_file.display();
+        let token = secrets::load_token(&self.token_file)
+            .with_context(|| "cannot read the admin token")?
+            .ok_or_else(|| {
+                let why = format!(
+                    "no admin token: KEYGATE_ADMIN_TOKEN is not set, and {file} does not exist; \
+                     `keygate run` makes it on its first start, and -c names another configuration"
+                );
+                Failure::new(Exit::Usage, why)
+            })?;
+        Ok(Zeroizing::new(token.reveal().to_owned()))
+    }
+}
+
+/// The URL of a listener as a program on the same machine reaches it.
+pub(crate) fn url_of(listen: SocketAddr) -> String {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, listen.port()))
+}
+
+/// A variable of the environment; empty is as good as unset.
+#[expect(clippy::disallowed_methods, reason = "the CLI reads its token here and nowhere else")]
+fn environment(name: &str) -> Option<Zeroizing<String>> {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).map(Zeroizing::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(status: u16, body: &str, exit: Exit, text: &str) {
+        let failure = read_answer(status, body.as_bytes()).unwrap_err();
+        assert_eq!(failure.exit(), exit, "{status} {body}");
+        let Failure::Other(_, error) = failure else { panic!("not a plain failure") };
+        assert!(error.to_string().contains(text), "{error}");
+    }
+
+    #[test]
+    fn a_problem_is_one_line_and_an_exit_code() {
+        let problem = json!({"title": "Not found", "detail": "No such key.", "code": "not_found"});
+        let text = problem.to_string();
+        check(404, &text, Exit::NotFound, "Not found: No such key. (not_found)");
+        check(409, &text, Exit::Refused, "Not found");
+        check(503, &text, Exit::Failed, "Not found");
+        check(400, "<html>", Exit::Refused, "status 400");
+        check(200, "<html>", Exit::Failed, "not JSON");
+    }
+
+    #[test]
+    fn a_query_is_escaped() {
+        let call = Call {
+            method: Method::GET,
+            path: "/v1/audit".into(),
+            query: vec![("limit", "5".into()), ("after", "a b&c=d%é".into())],
+            body: None,
+        };
+        assert_eq!(target(&call), "/v1/audit?limit=5&after=a%20b%26c%3Dd%25%C3%A9");
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_reached_on_loopback() {
+        assert_eq!(url_of("0.0.0.0:1".parse().unwrap()), "http://127.0.0.1:1");
+        assert_eq!(url_of("[::]:1".parse().unwrap()), "http://[::1]:1");
+        assert_eq!(url_of("192.0.2.1:1".parse().unwrap()), "http://192.0.2.1:1");
+    }
+}

@@ -1,0 +1,130 @@
+//! `keygate demo`: the gateway as it always runs, a sample upstream behind it, keys to try it
+//! with, and the calls to paste. `demo/plan.rs` picks the calls, `demo/cast.rs` makes the keys.
+
+mod cast;
+mod plan;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keygate_config::{Config, LogLevel};
+use keygate_telemetry::logging;
+
+use crate::cli::DEFAULT_CONFIG;
+use crate::client::url_of;
+use crate::demo::cast::{Cast, DemoKey, Stage};
+use crate::demo::plan::Plan;
+use crate::failure::{Exit, Failure};
+use crate::{clock, listen, output, sample, serve};
+
+/// Runs the demo until it is told to stop. Starting it again shows the same keys.
+pub(crate) fn run(path: &Path) -> Result<(), Failure> {
+    let config = serve::load(path)?;
+    let plan = Plan::of(&config).map_err(|why| Failure::new(Exit::Usage, why))?;
+    // What is to be pasted must not drown in log lines.
+    let level = quiet(config.log.level);
+    logging::init(level).map_err(|error| Failure::new(Exit::Failed, error))?;
+    serve::block_on(async {
+        let upstream = listen::bind(plan.upstream, "`targets` of the upstream")?;
+        sample::start(upstream)?;
+        let serving = serve::start(Arc::clone(&config)).await?;
+        let stage = Stage {
+            keys: &serving.keys,
+            peppers: &serving.peppers,
+            config: &config,
+            now: clock::now(),
+        };
+        let cast = Cast::assemble(&stage, &plan).await?;
+        output::print(&script(path, &config, &plan, &cast))?;
+        serving.until_stopped().await
+    })
+}
+
+fn quiet(level: LogLevel) -> LogLevel {
+    match level {
+        LogLevel::Error => LogLevel::Error,
+        LogLevel::Warn | LogLevel::Info | LogLevel::Debug | LogLevel::Trace => LogLevel::Warn,
+    }
+}
+
+/// What is printed: where everything is, and the calls.
+fn script(path: &Path, config: &Config, plan: &Plan<'_>, cast: &Cast) -> String {
+    let token_file = config.admin.token_file.display();
+    let gateway = config.server.listen.first().map(|&at| url_of(at)).unwrap_or_default();
+    let admin = url_of(config.admin.listen);
+    let upstream = plan.upstream;
+    let mut text = format!(
+        "\nKeygate is running. Ctrl-C stops it; started again, the demo has the same keys.\n\n\
+         \x20 gateway   {gateway}\n\
+         \x20 admin     {admin} (its token is in {token_file})\n\
+         \x20 upstream  http://{upstream}, a sample that answers with what it was sent\n\
+         \x20 log       warnings only; `keygate run` logs at `[log] level` of {}\n\n\
+         Paste these into another terminal.\n\n",
+        path.display()
+    );
+    let url = format!("{gateway}{}", plan.path());
+    let mut call = |says: &str, key: Option<&DemoKey>| {
+        text.push_str(&format!("# {says}\n{}\n\n", curl(&url, plan, key)));
+    };
+    call("200: a key that may", Some(&cast.may));
+    call("401: no key", None);
+    if let Some(may_not) = &cast.may_not {
+        call("403: a key without the scope", Some(may_not));
+    }
+    text.push_str(&format!(
+        "# Revoke the first key; from then on its call is a 401\n{}\n\n",
+        command(path, &format!("keys revoke {}", cast.may.id))
+    ));
+    for note in &cast.notes {
+        text.push_str(&format!("# Note: {note}\n"));
+    }
+    text
+}
+
+fn curl(url: &str, plan: &Plan<'_>, key: Option<&DemoKey>) -> String {
+    let mut line = format!("curl -i {}", quoted(url));
+    if let Some(host) = plan.host() {
+        line.push_str(&format!(" -H 'Host: {host}'"));
+    }
+    if let Some(key) = key {
+        line.push_str(&format!(" -H 'Authorization: Bearer {}'", &*key.text));
+    }
+    line
+}
+
+/// For a shell: bare if nothing in it means anything there.
+fn quoted(url: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/@%+,=[]".contains(c);
+    if url.chars().all(plain) && !url.contains('[') {
+        return url.to_owned();
+    }
+    format!("'{}'", url.replace('\'', "%27"))
+}
+
+/// A call of this program, as it was called itself.
+fn command(config: &Path, arguments: &str) -> String {
+    let program = std::env::args_os().next().map_or_else(|| "keygate".into(), PathBuf::from);
+    let config = match config == Path::new(DEFAULT_CONFIG) {
+        true => String::new(),
+        false => format!(" -c {}", quoted(&config.display().to_string())),
+    };
+    format!("{} {arguments}{config}", quoted(&program.display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_read_otherwise_is_quoted() {
+        assert_eq!(quoted("http://127.0.0.1:8080/v1/orders"), "http://127.0.0.1:8080/v1/orders");
+        assert_eq!(quoted("http://[::1]:8080/"), "'http://[::1]:8080/'");
+        assert_eq!(quoted("http://h/a&b'c"), "'http://h/a&b%27c'");
+    }
+
+    #[test]
+    fn the_demo_never_logs_more_than_warnings() {
+        assert_eq!(quiet(LogLevel::Trace), LogLevel::Warn);
+        assert_eq!(quiet(LogLevel::Error), LogLevel::Error);
+    }
+}

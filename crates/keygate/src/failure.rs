@@ -1,0 +1,83 @@
+//! How a command ends when it does not succeed: one line on standard error, and an exit code that
+//! a script can tell apart.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use keygate_config::{Colours, Report};
+
+/// What a script can tell apart. Published: a number never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Failed = 1,
+    /// A wrong command line or configuration; clap's own number for the former.
+    Usage = 2,
+    NotFound = 3,
+    Refused = 4,
+    Unreachable = 5,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The problems of a configuration file, each with its place.
+    Config(Report),
+    Other(Exit, anyhow::Error),
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, text: impl fmt::Display) -> Self {
+        Self::Other(exit, anyhow::Error::msg(text.to_string()))
+    }
+
+    /// Tells the user, and gives the process its exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("{}", self.text(colours()).trim_end());
+        ExitCode::from(self.exit() as u8)
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Usage,
+            Self::Other(exit, _) => *exit,
+        }
+    }
+
+    fn text(&self, colours: Colours) -> String {
+        match self {
+            Self::Config(report) => report.render(colours),
+            // The whole chain on one line: what was tried, and then why it failed.
+            Self::Other(_, error) => format!("error: {error:#}"),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(Exit::Failed, error)
+    }
+}
+
+/// Colours on a terminal, unless the user asked for none (<https://no-color.org>).
+fn colours() -> Colours {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if std::io::stderr().is_terminal() && !unwanted { Colours::On } else { Colours::Off }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_with_its_cause() {
+        let cause = std::io::Error::other("the disk is full");
+        let error = Err::<(), _>(cause).context("cannot write data/pepper").unwrap_err();
+        let failure = Failure::from(error);
+        assert_eq!(failure.text(Colours::Off), "error: cannot write data/pepper: the disk is full");
+        assert_eq!(failure.exit(), Exit::Failed);
+    }
+}

@@ -1,0 +1,260 @@
+//! The commands that manage: each is one call to the admin API and one way to show the answer.
+//! The rules are the API's; the only one kept here is that a key is never an argument.
+
+use std::io::{IsTerminal, Read};
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+use ureq::http::Method;
+use zeroize::Zeroizing;
+
+use crate::cli::{
+    Accounts, AccountsCommand, AdminOptions, Apps, AppsCommand, Audit, CreateKey, Keys,
+    KeysCommand, PageOptions, Verify,
+};
+use crate::client::{Call, Client};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Shape, Style};
+
+/// The longest text that is read as a key; the gateway refuses far shorter ones.
+const KEY_BYTES_MAX: usize = 1_024;
+
+pub(crate) fn accounts(accounts: &Accounts) -> Result<(), Failure> {
+    let (call, shape) = accounts_call(&accounts.command);
+    run(&accounts.admin, &call, shape)
+}
+
+fn accounts_call(command: &AccountsCommand) -> (Call, Shape) {
+    match command {
+        AccountsCommand::Create { name } => {
+            (post("/v1/accounts", json!({ "name": name })), Shape::Record)
+        }
+        AccountsCommand::List(page) => (list("/v1/accounts", page), Shape::Accounts),
+        AccountsCommand::Show { id } => (get(format!("/v1/accounts/{id}")), Shape::Record),
+        AccountsCommand::Suspend { id } => set_status(format!("/v1/accounts/{id}"), "suspended"),
+        AccountsCommand::Activate { id } => set_status(format!("/v1/accounts/{id}"), "active"),
+    }
+}
+
+pub(crate) fn apps(apps: &Apps) -> Result<(), Failure> {
+    let (call, shape) = apps_call(&apps.command);
+    run(&apps.admin, &call, shape)
+}
+
+fn apps_call(command: &AppsCommand) -> (Call, Shape) {
+    match command {
+        AppsCommand::Create { account, name, scopes, environment, cidr } => {
+            let body = json!({
+                "name": name,
+                "environment": environment.as_str(),
+                "granted_scopes": texts(scopes),
+                "allowed_cidrs": texts(cidr),
+            });
+            (post(format!("/v1/accounts/{account}/apps"), body), Shape::Record)
+        }
+        AppsCommand::List { account, page } => {
+            (list(format!("/v1/accounts/{account}/apps"), page), Shape::Apps)
+        }
+        AppsCommand::Show { id } => (get(format!("/v1/apps/{id}")), Shape::Record),
+        AppsCommand::Disable { id } => set_status(format!("/v1/apps/{id}"), "disabled"),
+        AppsCommand::Enable { id } => set_status(format!("/v1/apps/{id}"), "active"),
+    }
+}
+
+pub(crate) fn keys(keys: &Keys) -> Result<(), Failure> {
+    let (call, shape) = match &keys.command {
+        KeysCommand::Create(create) => return create_key(&keys.admin, create),
+        KeysCommand::List { app, page } => {
+            (list(format!("/v1/apps/{app}/keys"), page), Shape::Keys)
+        }
+        KeysCommand::Show { id } => (get(format!("/v1/keys/{id}")), Shape::Record),
+        KeysCommand::Revoke { id, reason } => {
+            let mut body = Map::new();
+            put(&mut body, "reason", reason.as_deref());
+            (post(format!("/v1/keys/{id}/revoke"), body.into()), Shape::Record)
+        }
+        KeysCommand::Disable { id } => set_status(format!("/v1/keys/{id}"), "disabled"),
+        KeysCommand::Enable { id } => set_status(format!("/v1/keys/{id}"), "active"),
+    };
+    run(&keys.admin, &call, shape)
+}
+
+fn create_key(admin: &AdminOptions, create: &CreateKey) -> Result<(), Failure> {
+    let client = Client::new(admin)?;
+    let scopes = if create.scopes.is_empty() {
+        let app = client.send(&get(format!("/v1/apps/{}", create.app)))?;
+        app.get("granted_scopes").cloned().unwrap_or_else(|| json!([]))
+    } else {
+        texts(&create.scopes)
+    };
+    let answer = client.send(&create_key_call(create, scopes))?;
+    output::show(&answer, Shape::NewKey, style(admin))
+}
+
+fn create_key_call(create: &CreateKey, scopes: Value) -> Call {
+    let mut body = Map::new();
+    body.insert("kind".into(), create.kind.as_str().into());
+    body.insert("scopes".into(), scopes);
+    put(&mut body, "name", create.name.as_deref());
+    put(&mut body, "ttl", create.ttl.as_deref());
+    put(&mut body, "expires_at", create.expires_at.as_deref());
+    if !create.cidr.is_empty() {
+        body.insert("allowed_cidrs".into(), texts(&create.cidr));
+    }
+    if !create.origin.is_empty() {
+        body.insert("allowed_origins".into(), texts(&create.origin));
+    }
+    post(format!("/v1/apps/{}/keys", create.app), body.into())
+}
+
+/// Succeeds if the key may make the call; else fails as a refusal, for scripts to see.
+pub(crate) fn verify(verify: &Verify) -> Result<(), Failure> {
+    if verify.key != "-" || verify.stray.is_some() {
+        let why = "give the key on standard input: an argument is in the process list and in the \
+                   shell's history, so treat that key as leaked and revoke it";
+        return Err(Failure::new(Exit::Usage, why));
+    }
+    let client = Client::new(&verify.admin)?;
+    let key = key_from_input()?;
+    let answer = client.send(&verify_call(verify, &key))?;
+    output::show(&answer, Shape::Record, style(&verify.admin))?;
+    if answer.get("valid").and_then(Value::as_bool) == Some(true) {
+        return Ok(());
+    }
+    let code = answer.get("code").and_then(Value::as_str).unwrap_or("unknown");
+    Err(Failure::new(Exit::Refused, format!("the key may not make this call ({code})")))
+}
+
+fn verify_call(verify: &Verify, key: &str) -> Call {
+    let mut body = Map::new();
+    body.insert("key".into(), key.into());
+    if let Some(path) = &verify.path {
+        body.insert("method".into(), verify.method.as_str().into());
+        body.insert("path".into(), path.as_str().into());
+    }
+    put(&mut body, "host", verify.host.as_deref());
+    put(&mut body, "ip", verify.ip.map(|ip| ip.to_string()).as_deref());
+    put(&mut body, "origin", verify.origin.as_deref());
+    post("/v1/keys/verify", body.into())
+}
+
+fn key_from_input() -> Result<Zeroizing<String>, Failure> {
+    let input = std::io::stdin();
+    if input.is_terminal() {
+        eprintln!("Paste the key, press Enter, then Ctrl-D:");
+    }
+    let mut text = Zeroizing::new(String::with_capacity(KEY_BYTES_MAX));
+    input
+        .take(KEY_BYTES_MAX as u64)
+        .read_to_string(&mut text)
+        .context("cannot read the key from standard input")?;
+    let key = Zeroizing::new(text.trim().to_owned());
+    if key.is_empty() {
+        return Err(Failure::new(Exit::Usage, "no key came on standard input"));
+    }
+    Ok(key)
+}
+
+pub(crate) fn audit(audit: &Audit) -> Result<(), Failure> {
+    run(&audit.admin, &list("/v1/audit", &audit.page), Shape::Audit)
+}
+
+fn run(admin: &AdminOptions, call: &Call, shape: Shape) -> Result<(), Failure> {
+    let answer = Client::new(admin)?.send(call)?;
+    output::show(&answer, shape, style(admin))
+}
+
+fn style(admin: &AdminOptions) -> Style {
+    match (admin.json, admin.quiet) {
+        (true, _) => Style::Json,
+        (false, true) => Style::Ids,
+        (false, false) => Style::Table,
+    }
+}
+
+fn get(path: impl Into<String>) -> Call {
+    Call { method: Method::GET, path: path.into(), query: Vec::new(), body: None }
+}
+
+fn list(path: impl Into<String>, page: &PageOptions) -> Call {
+    let limit = page.limit.map(|limit| ("limit", limit.to_string()));
+    let cursor = page.cursor.clone().map(|cursor| ("cursor", cursor));
+    Call { query: limit.into_iter().chain(cursor).collect(), ..get(path) }
+}
+
+fn post(path: impl Into<String>, body: Value) -> Call {
+    Call { method: Method::POST, body: Some(body), ..get(path) }
+}
+
+fn set_status(path: String, status: &str) -> (Call, Shape) {
+    let body = Some(json!({ "status": status }));
+    (Call { method: Method::PATCH, body, ..get(path) }, Shape::Record)
+}
+
+fn texts(items: &[impl ToString]) -> Value {
+    items.iter().map(ToString::to_string).collect()
+}
+
+fn put(body: &mut Map<String, Value>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        body.insert(name.into(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Mode};
+
+    const APP: &str = "app_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    const ACCOUNT: &str = "acct_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    fn parse(line: &str) -> Mode {
+        Cli::try_parse_from(line.split_whitespace()).unwrap().mode
+    }
+
+    #[test]
+    fn an_app_is_created_with_what_was_asked() {
+        let line = format!(
+            "keygate apps create --account {ACCOUNT} --name web --scopes read:a,write:a --cidr 192.0.2.0/24"
+        );
+        let Mode::Apps(apps) = parse(&line) else { panic!("not apps") };
+        let (call, _) = apps_call(&apps.command);
+        assert_eq!(call.method, Method::POST);
+        assert_eq!(call.path, format!("/v1/accounts/{ACCOUNT}/apps"));
+        let expected = json!({
+            "name": "web", "environment": "live",
+            "granted_scopes": ["read:a", "write:a"], "allowed_cidrs": ["192.0.2.0/24"],
+        });
+        assert_eq!(call.body, Some(expected));
+    }
+
+    #[test]
+    fn a_key_is_created_with_no_more_than_was_asked() {
+        let line = format!("keygate keys create --app {APP} --ttl 30d");
+        let Mode::Keys(keys) = parse(&line) else { panic!("not keys") };
+        let KeysCommand::Create(create) = &keys.command else { panic!("not create") };
+        let call = create_key_call(create, json!(["read:a"]));
+        let expected = json!({ "kind": "sk", "scopes": ["read:a"], "ttl": "30d" });
+        assert_eq!(call.body, Some(expected));
+    }
+
+    #[test]
+    fn a_key_as_an_argument_is_refused_and_not_repeated() {
+        for line in ["keygate verify --key sk_live_abc", "keygate verify sk_live_abc"] {
+            let Mode::Verify(options) = parse(line) else { panic!("not verify") };
+            let Err(Failure::Other(exit, error)) = verify(&options) else { panic!("accepted") };
+            assert_eq!(exit, Exit::Usage);
+            assert!(!error.to_string().contains("sk_live_"), "{error}");
+        }
+    }
+
+    #[test]
+    fn verify_without_a_path_asks_about_the_key_alone() {
+        let Mode::Verify(options) = parse("keygate verify --ip 192.0.2.1") else { panic!() };
+        let call = verify_call(&options, "K");
+        assert_eq!(call.body, Some(json!({ "key": "K", "ip": "192.0.2.1" })));
+    }
+}

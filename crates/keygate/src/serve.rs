@@ -1,0 +1,227 @@
+//! All wiring, in the order in which a gateway comes up: configuration, log, store, secrets,
+//! listeners, metrics, cache, admin API, proxy. And how it goes down again.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use keygate_admin::{AdminParts, Readiness, Registry, RegistryParts};
+use keygate_config::Config;
+use keygate_core::Peppers;
+use keygate_proxy::{Gateway, GatewayParts, Running};
+use keygate_store::cached::CachedKeys;
+use keygate_store::embedded::EmbeddedStore;
+use keygate_store::failures::FailureLimiter;
+use keygate_store::keys::KeyStore;
+use keygate_store::observed::Observed;
+use keygate_telemetry::{Metrics, logging};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::failure::{Exit, Failure};
+use crate::first_start::{self, Secrets};
+use crate::shutdown::{Signals, wait_until};
+use crate::{clock, listen, observe};
+
+/// The threads of the admin API and of everything else that is not a client's request.
+const CORE_THREADS: usize = 2;
+/// How long the admin API and the store may take to finish, once no client is left.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// The one store that this binary is built with.
+pub(crate) type Store = Observed<EmbeddedStore>;
+
+/// Runs a gateway until it is told to stop.
+pub(crate) fn run(config: &Path) -> Result<(), Failure> {
+    let config = load(config)?;
+    logging::init(config.log.level).context("cannot start the log")?;
+    block_on(async {
+        let serving = start(config).await?;
+        serving.until_stopped().await
+    })
+}
+
+/// Reads a configuration, and says on standard error what may not be meant.
+pub(crate) fn load(path: &Path) -> Result<Arc<Config>, Failure> {
+    let config = keygate_config::load(path).map_err(Failure::Config)?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(Arc::new(config))
+}
+
+/// Runs `future` on the core runtime. Clients' requests have threads of their own.
+pub(crate) fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CORE_THREADS)
+        .thread_name("keygate-core")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let outcome = runtime.block_on(future);
+    runtime.shutdown_timeout(GOODBYE_MAX);
+    outcome
+}
+
+/// A gateway that is up.
+pub(crate) struct Serving {
+    pub(crate) config: Arc<Config>,
+    pub(crate) keys: Arc<CachedKeys<Store>>,
+    pub(crate) peppers: Arc<Peppers>,
+    proxy: Running,
+    admin: Admin,
+    ready: Arc<AtomicBool>,
+    signals: Signals,
+}
+
+/// Brings a gateway up. When this fails, nothing was served.
+pub(crate) async fn start(config: Arc<Config>) -> Result<Serving, Failure> {
+    let signals = Signals::catch().context("cannot catch signals")?;
+    let store = open_store(&config)?;
+    let in_use = store.peppers().await.context("cannot read the store")?;
+    let secrets = first_start::load_or_make(&config.keys, &config.admin, &in_use)?;
+    log_first_start(&secrets);
+    let Secrets { peppers, token_sha256, made: _ } = secrets;
+    let peppers = Arc::new(peppers);
+
+    let listeners = Listeners::bind(&config)?;
+
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    metrics.config_loaded(clock::now());
+    let keys = Arc::new(CachedKeys::new(observe::observed(store, &metrics), &config.cache));
+    observe::publish_cache(&keys, &metrics);
+    let failed_auth = &config.server.failed_auth;
+    let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
+    let gateway = Gateway::new(GatewayParts {
+        config: Arc::clone(&config),
+        peppers: Arc::clone(&peppers),
+        keys: Arc::clone(&keys),
+        failures,
+        metrics: metrics.clone(),
+        clock: clock::now,
+    })
+    .context("cannot set up the gateway")?;
+
+    let ready = Arc::new(AtomicBool::new(false));
+    let registry = Registry::new(RegistryParts {
+        keys: Arc::clone(&keys),
+        peppers: Arc::clone(&peppers),
+        config: Arc::clone(&config),
+        metrics: metrics.keys(),
+        clock: clock::now,
+    });
+    let parts = AdminParts { registry, token_sha256, ready: readiness(&ready), metrics };
+    let admin = Admin::start(listeners.admin, parts)?;
+    let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
+
+    ready.store(true, Ordering::Release);
+    let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+    tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
+    Ok(Serving { config, keys, peppers, proxy, admin, ready, signals })
+}
+
+fn open_store(config: &Config) -> Result<EmbeddedStore, Failure> {
+    let keygate_config::Store::Embedded(settings) = &config.store;
+    // Blocks, but nothing else runs yet.
+    Ok(EmbeddedStore::open(&settings.path).context("cannot open the store")?)
+}
+
+fn log_first_start(secrets: &Secrets) {
+    for made in &secrets.made {
+        tracing::info!(path = %made.path.display(), "first start: made the {}", made.what);
+    }
+}
+
+struct Listeners {
+    proxy: Vec<TcpListener>,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, Failure> {
+        let proxy = config.server.listen.iter().map(|&at| listen::bind(at, "`[server] listen`"));
+        let proxy = proxy.collect::<Result<_, _>>()?;
+        Ok(Self { proxy, admin: listen::bind(config.admin.listen, "`[admin] listen`")? })
+    }
+}
+
+fn readiness(ready: &Arc<AtomicBool>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+    let ready = Arc::clone(ready);
+    Arc::new(move || match ready.load(Ordering::Acquire) {
+        true => Readiness::Ready,
+        false => Readiness::NotReady("the gateway is stopping".into()),
+    })
+}
+
+impl Serving {
+    /// Serves until a signal, then lets what runs finish. Returns once all is done or time is up.
+    pub(crate) async fn until_stopped(mut self) -> Result<(), Failure> {
+        let signal = tokio::select! {
+            signal = self.signals.next() => signal,
+            () = ended(&self.proxy) => {
+                return Err(Failure::new(Exit::Failed, "the gateway stopped by itself: see the log"));
+            }
+        };
+        self.ready.store(false, Ordering::Release);
+        tracing::info!(signal, "stopping");
+        tokio::select! {
+            () = drain(&self.config, &self.proxy) => {}
+            signal = self.signals.next() => tracing::warn!(signal, "told twice: stopping now"),
+        }
+        self.admin.stop().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Waits for what must not happen, and so looks seldom.
+async fn ended(proxy: &Running) {
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    while !proxy.has_ended() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn drain(config: &Config, proxy: &Running) {
+    // Load balancers still send requests until they have seen that we are not ready.
+    tokio::time::sleep(config.server.shutdown_delay).await;
+    proxy.stop();
+    let drained = || proxy.open_connections() == 0;
+    if !wait_until(drained, config.server.drain_timeout).await {
+        let open = proxy.open_connections();
+        tracing::warn!(open, "the drain timeout is over: connections are cut");
+    }
+}
+
+/// The admin API as a task of the core runtime.
+struct Admin {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Admin {
+    fn start(listener: TcpListener, parts: AdminParts<Store>) -> Result<Self, Failure> {
+        let listener =
+            tokio::net::TcpListener::from_std(listener).context("cannot serve the admin API")?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let service = keygate_admin::router(parts)
+            .into_make_service_with_connect_info::<std::net::SocketAddr>();
+        let serve = axum::serve(listener, service).with_graceful_shutdown(async {
+            // An error says that whoever could stop us is gone: stop as well.
+            stopped.await.unwrap_or_default();
+        });
+        Ok(Self { stop, task: tokio::spawn(serve.into_future()) })
+    }
+
+    /// Lets running calls finish, within a bound.
+    async fn stop(self) {
+        let Self { stop, mut task } = self;
+        drop(stop);
+        if tokio::time::timeout(GOODBYE_MAX, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}

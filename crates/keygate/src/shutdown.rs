@@ -1,0 +1,69 @@
+//! The end of a gateway: what asks for it, and the wait for what still runs.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// How often the wait looks whether anything is left to wait for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// SIGTERM and SIGINT, caught from the moment this is made.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches the signals. Needs a runtime.
+    pub(crate) fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next of them.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Waits until `done`, at most for `patience`. Says whether it is done.
+pub(crate) async fn wait_until(done: impl Fn() -> bool, patience: Duration) -> bool {
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let wait = async {
+        while !done() {
+            look.tick().await;
+        }
+    };
+    timeout(patience, wait).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_wait_ends_as_soon_as_nothing_is_left() {
+        let open = Cell::new(3);
+        let drained = || {
+            open.set(open.get() - 1);
+            open.get() == 0
+        };
+        assert!(wait_until(drained, Duration::from_secs(3_600)).await);
+        assert_eq!(open.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_wait_has_an_end() {
+        assert!(!wait_until(|| false, Duration::from_millis(1)).await);
+    }
+}
