@@ -72,3 +72,6 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
         .layer(middleware::from_fn_with_state(auth::Guard::new(token_sha256), auth::guard))
         .layer(middleware::from_fn(problem::finish))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! The embedded store, with faults that a test can switch on.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use keygate_store::embedded::EmbeddedStore;
+use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use keygate_store::records::{Account, App, AuditEntry, Key, OwnedKey};
+
+pub(super) struct FaultyStore {
+    store: EmbeddedStore,
+    pub(super) down: AtomicBool,
+    /// How many of the next commits somebody else gets ahead of.
+    pub(super) conflicts: AtomicUsize,
+}
+
+impl FaultyStore {
+    pub(super) fn new(store: EmbeddedStore) -> Self {
+        Self { store, down: AtomicBool::new(false), conflicts: AtomicUsize::new(0) }
+    }
+
+    fn up(&self) -> Result<&EmbeddedStore, StoreError> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("switched off".into()));
+        }
+        Ok(&self.store)
+    }
+}
+
+impl KeyStore for FaultyStore {
+    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        self.up()?.find(digest).await
+    }
+
+    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.conflicts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            return Err(StoreError::Conflict);
+        }
+        self.up()?.commit(write, audit).await
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.up()?.account(id).await
+    }
+
+    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        self.up()?.app(id).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.up()?.key(id).await
+    }
+
+    async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        self.up()?.accounts(page).await
+    }
+
+    async fn apps(&self, account: AccountId, page: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        self.up()?.apps(account, page).await
+    }
+
+    async fn keys(&self, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        self.up()?.keys(app, page).await
+    }
+
+    async fn audit(
+        &self,
+        page: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+        self.up()?.audit(page).await
+    }
+
+    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
+        self.up()?.peppers().await
+    }
+}

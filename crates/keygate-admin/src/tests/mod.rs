@@ -1,0 +1,292 @@
+//! Guarantees of the admin API, asked for over HTTP, with a real store in a folder of its own.
+//!
+//! Whatever a test does, no answer but the one that creates a key may hold a key or the token: the
+//! harness looks at each.
+
+mod access;
+mod bad_input;
+mod faulty;
+mod keys;
+mod outage;
+mod records;
+mod verify;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use keygate_config::{Config, Source};
+use keygate_core::key::sha256;
+use keygate_core::{Pepper, Peppers, UnixMillis};
+use keygate_store::cached::CachedKeys;
+use keygate_store::embedded::EmbeddedStore;
+use keygate_telemetry::Metrics;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::tests::faulty::FaultyStore;
+use crate::{AdminParts, Readiness, Registry, RegistryParts, router};
+
+const TOKEN: &str = "kga_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// 2030-01-01T00:00:00Z.
+const NOW: UnixMillis = UnixMillis(1_893_456_000_000);
+const DAY_MS: u64 = 86_400_000;
+
+const CONFIG: &str = r#"
+[server]
+listen = ["127.0.0.1:8080"]
+[upstreams.main]
+targets = ["127.0.0.1:9000"]
+[tiers.free]
+rate = "10/s"
+[[routes]]
+name = "orders.read"
+path = "/v1/orders"
+methods = ["GET"]
+upstream = "main"
+auth = "key"
+environment = "live"
+scopes = ["read:orders"]
+[[routes]]
+name = "internal"
+host = "internal.example"
+path = "/v1/orders"
+upstream = "main"
+auth = "key"
+environment = "live"
+scopes = ["admin:orders"]
+[[routes]]
+name = "sandbox"
+path = "/v1/sandbox"
+upstream = "main"
+auth = "key"
+environment = "test"
+[[routes]]
+name = "status"
+path = "/status"
+upstream = "main"
+auth = "public"
+"#;
+
+fn config() -> Config {
+    let folder = Path::new("/nowhere");
+    let source = Source { name: "gateway.toml", text: CONFIG, folder, environment: &|_| None };
+    keygate_config::parse(source).unwrap_or_else(|report| panic!("{report}"))
+}
+
+/// A running admin API.
+struct Api {
+    address: SocketAddr,
+    client: Client<HttpConnector, Full<axum::body::Bytes>>,
+    cache: Arc<CachedKeys<FaultyStore>>,
+    metrics: Metrics,
+    /// What no answer may hold.
+    secrets: Arc<Mutex<Vec<String>>>,
+    _folder: Arc<TempDir>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Api {
+    async fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = EmbeddedStore::open(&folder.path().join("keygate.db")).unwrap();
+        let cache = Arc::new(CachedKeys::new(FaultyStore::new(store), &config().cache));
+        let metrics = Metrics::new("test");
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let mut api = Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            client,
+            cache,
+            metrics,
+            secrets: Arc::new(Mutex::new(vec![TOKEN.to_owned()])),
+            _folder: Arc::new(folder),
+        };
+        api.address = api.serve(|| NOW, Readiness::Ready).await;
+        api
+    }
+
+    /// The same gateway as it will be at another time.
+    async fn at(&self, clock: fn() -> UnixMillis) -> Self {
+        Self { address: self.serve(clock, Readiness::Ready).await, ..self.clone_parts() }
+    }
+
+    async fn not_ready(&self, why: &'static str) -> Self {
+        let readiness = Readiness::NotReady(why.into());
+        Self { address: self.serve(|| NOW, readiness).await, ..self.clone_parts() }
+    }
+
+    fn clone_parts(&self) -> Self {
+        Self {
+            address: self.address,
+            client: self.client.clone(),
+            cache: Arc::clone(&self.cache),
+            metrics: self.metrics.clone(),
+            secrets: Arc::clone(&self.secrets),
+            _folder: Arc::clone(&self._folder),
+        }
+    }
+
+    fn registry(&self, clock: fn() -> UnixMillis) -> Registry<FaultyStore> {
+        Registry::new(RegistryParts {
+            keys: Arc::clone(&self.cache),
+            peppers: Arc::new(Peppers::new(Pepper::new(&[9; 32]), Vec::new())),
+            config: Arc::new(config()),
+            metrics: self.metrics.keys(),
+            clock,
+        })
+    }
+
+    /// Serves until the test's runtime ends.
+    async fn serve(&self, clock: fn() -> UnixMillis, readiness: Readiness) -> SocketAddr {
+        let router = router(AdminParts {
+            registry: self.registry(clock),
+            token_sha256: sha256(TOKEN.as_bytes()),
+            ready: Arc::new(move || readiness.clone()),
+            metrics: self.metrics.clone(),
+        });
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        address
+    }
+
+    /// Sends a request as it is, and looks for secrets in the answer.
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let answer = self.exchange(method, path, headers, body).await;
+        let all = format!("{:?} {}", answer.headers, answer.text);
+        for secret in self.secrets.lock().unwrap().iter() {
+            assert!(!all.contains(secret), "{method} {path} shows a secret: {all}");
+        }
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body.to_owned())).unwrap();
+        let (parts, body) = self.client.request(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let bearer = format!("Bearer {TOKEN}");
+        let mut headers = vec![("authorization", bearer.as_str())];
+        headers.extend(body.map(|_| ("content-type", "application/json")));
+        self.send(method, path, &headers, &body.map(Value::to_string).unwrap_or_default()).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, None).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call("POST", path, Some(&body)).await
+    }
+
+    async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.call("PATCH", path, Some(&body)).await
+    }
+
+    async fn account(&self) -> String {
+        let answer = self.post("/v1/accounts", json!({ "name": "Acme" })).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        id(&answer.json())
+    }
+
+    async fn app(&self) -> String {
+        self.app_with(json!({})).await
+    }
+
+    async fn app_with(&self, more: Value) -> String {
+        let account = self.account().await;
+        let scopes = ["read:orders", "write:orders"];
+        let mut app = json!({ "name": "web", "environment": "live", "granted_scopes": scopes });
+        merge(&mut app, more);
+        let answer = self.post(&format!("/v1/accounts/{account}/apps"), app).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        id(&answer.json())
+    }
+
+    /// Creates a key of `app`: the answer, whose `key` no other answer may hold from here on.
+    async fn key(&self, app: &str, more: Value) -> Value {
+        let mut key = json!({ "kind": "sk", "scopes": ["read:orders"] });
+        merge(&mut key, more);
+        let bearer = format!("Bearer {TOKEN}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let path = format!("/v1/apps/{app}/keys");
+        let answer = self.exchange("POST", &path, &headers, &key.to_string()).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        let created = answer.json();
+        self.secrets.lock().unwrap().push(created["key"].as_str().unwrap().to_owned());
+        created
+    }
+
+    /// The actions in the audit log, oldest first.
+    async fn actions(&self) -> Vec<String> {
+        let audit = self.get("/v1/audit?limit=200").await.json();
+        let entries = audit["items"].as_array().unwrap().iter();
+        entries.map(|entry| entry["action"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn id(record: &Value) -> String {
+    record["id"].as_str().unwrap_or_else(|| panic!("no id in {record}")).to_owned()
+}
+
+fn merge(into: &mut Value, more: Value) {
+    let Value::Object(more) = more else { panic!("not an object: {more}") };
+    into.as_object_mut().unwrap().extend(more);
+}
+
+/// The answer is a whole problem with this status and code. Returns its detail.
+#[track_caller]
+fn assert_problem(answer: &Answer, status: u16, code: &str) -> String {
+    assert_eq!(answer.status, status, "{}", answer.text);
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let problem = answer.json();
+    assert_eq!(problem["type"], format!("urn:keygate:problem:{code}"));
+    assert_eq!(problem["code"], code);
+    assert_eq!(problem["status"], status);
+    assert_eq!(problem["request_id"], answer.header("x-request-id"));
+    assert!(!answer.header("x-request-id").is_empty());
+    for member in ["title", "detail"] {
+        assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+    }
+    assert!(StatusCode::from_u16(status).is_ok());
+    problem["detail"].as_str().unwrap().to_owned()
+}
