@@ -1,6 +1,15 @@
 //! The decision of a request whose key is cached, whole and by its parts: nanoseconds and heap
 //! allocations. `cargo bench --bench decide`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a bench that cannot go on stops, and prints what it found"
+)]
+
 mod fixture;
 
 use divan::{AllocProfiler, Bencher, black_box};

@@ -2,6 +2,15 @@
 //! and build profile, in turn in one run: requests/s and CPU per request, as ratios.
 //! `cargo bench --bench end_to_end`. Linux: reads /proc, and pins with `taskset` where it exists.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a bench that cannot go on stops, and prints what it found"
+)]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;

@@ -1,6 +1,15 @@
 //! The cache's answer for a key: known, unknown to it, by number of keys and of threads.
 //! `cargo bench --bench lookup`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a bench that cannot go on stops, and prints what it found"
+)]
+
 mod fixture;
 
 use std::sync::Arc;
