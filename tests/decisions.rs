@@ -439,6 +439,28 @@ fn too_many_failures_close_the_door_on_strangers_only() {
 }
 
 #[test]
+fn failures_are_counted_by_client_and_not_by_the_proxy_in_between() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream)
+        .failed_auth("rate = \"2/hour\"")
+        .server("trusted_proxies = [\"127.0.0.1/32\"]")
+        .start();
+    let fail = |client: &str| {
+        let request = get("/v1/orders").bearer(&made_up()).header("X-Forwarded-For", client);
+        gateway.send(&request).status
+    };
+    assert_eq!([(); 3].map(|()| fail("198.51.100.7")), [401, 401, 429]);
+    assert_eq!([(); 3].map(|()| fail("198.51.100.8")), [401, 401, 429]);
+    // An IPv6 client has a whole /64 to pick its address from.
+    let hosts = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:3", "2001:db8:0:1::1"];
+    assert_eq!(hosts.map(fail), [401, 401, 429, 401]);
+    // A v4 address in its v6 dress is the same address.
+    assert_eq!(fail("::ffff:198.51.100.7"), 429);
+    let no_key = get("/v1/orders").header("X-Forwarded-For", "198.51.100.7");
+    assert_refused(&gateway.send(&no_key), 429, "too_many_failures");
+}
+
+#[test]
 fn every_refusal_is_counted_by_its_code_and_route() {
     let (gateway, _upstream) = start();
     let key = gateway.key(&["read:orders"]);

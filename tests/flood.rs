@@ -30,15 +30,41 @@ fn flood(keys: u64) {
     let key = gateway.key(&["read:orders"]);
     assert_eq!(gateway.send(&get("/v1/orders").bearer(&key)).status, 200);
     send(&gateway, 2_000, seed ^ 1, 401);
-    let (look_ups, memory) = (gateway.metric(LOOK_UPS), memory_kib(&mut gateway));
+    let (look_ups, memory) = (gateway.metric(LOOK_UPS), memory_kib(gateway.id()));
     send(&gateway, keys, seed, 401);
-    let grown = memory_kib(&mut gateway).saturating_sub(memory);
+    let grown = memory_kib(gateway.id()).saturating_sub(memory);
     println!("{look_ups} look-ups before, memory grew by {grown} KiB");
     assert_eq!(gateway.metric(LOOK_UPS), look_ups);
     assert!(grown < GROWTH_KIB_MAX, "memory grew by {grown} KiB");
     assert_eq!(gateway.send(&get("/v1/orders").bearer(&key)).status, 200);
     assert_eq!(upstream.seen().len(), 2);
     gateway.is_alive_and_well();
+}
+
+#[test]
+fn failures_from_ever_new_addresses_are_remembered_within_a_bound() {
+    let _alone = alone();
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream)
+        .log("info")
+        .server("trusted_proxies = [\"127.0.0.1/32\"]")
+        .failed_auth("rate = \"1/hour\"\naddresses_max = 1000")
+        .start();
+    let fail = |from: u32, count: u32| {
+        let (mut connection, mut random) = (gateway.connect(), fastrand::Rng::new());
+        for address in from..from + count {
+            let client = std::net::Ipv4Addr::from(address).to_string();
+            let request = get("/v1/orders").bearer(&made_up(&mut random));
+            let request = request.header("X-Forwarded-For", &client);
+            assert_eq!(connection.exchange(&request).unwrap().status, 401);
+        }
+    };
+    fail(0x0b00_0000, 2_000);
+    let before = memory_kib(gateway.id());
+    fail(0x0c00_0000, 20_000);
+    let grown = memory_kib(gateway.id()).saturating_sub(before);
+    println!("memory grew by {grown} KiB");
+    assert!(grown < GROWTH_KIB_MAX, "memory grew by {grown} KiB");
 }
 
 #[test]
@@ -104,8 +130,8 @@ fn made_up(random: &mut fastrand::Rng) -> String {
 }
 
 /// The memory that the process has now, in KiB.
-fn memory_kib(gateway: &mut Gateway) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", gateway.process().id())).unwrap();
+fn memory_kib(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

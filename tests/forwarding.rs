@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{
     Answer, Broken, Gateway, KeySpec, Request, Setup, Upstream, Wire, assert_refused, chunk, get,
-    post,
+    post, request,
 };
 
 fn start() -> (Gateway, Upstream) {
@@ -217,6 +217,7 @@ fn a_refusal_keeps_the_connection() {
     let mut send = |request: Request| connection.exchange(&request).map(|answer| answer.status);
     for _ in 0..3 {
         assert_eq!(send(get("/v1/orders")), Ok(401));
+        assert_eq!(send(request("HEAD", "/v1/orders")), Ok(401));
         assert_eq!(send(get("/v1/transfers").bearer(&key)), Ok(403));
         assert_eq!(send(get("/nowhere")), Ok(404));
         assert_eq!(send(get("/v1//orders")), Ok(400));

@@ -292,6 +292,55 @@ fn a_request_in_another_ones_body_stays_a_body() {
 }
 
 #[test]
+fn what_comes_after_a_chunked_body_is_no_header() {
+    let (gateway, upstream) = start();
+    let key = gateway.key(&["write:orders"]);
+    for trailer in [
+        format!("X-Keygate-Key-Id: {FORGED}\r\n"),
+        format!("x_keygate_scopes: {FORGED}\r\n"),
+        format!("X-Other: {FORGED}\r\n"),
+        "Content-Length: 0\r\n".into(),
+        "nonsense\r\n".into(),
+    ] {
+        let raw = format!(
+            "POST /v1/orders HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nTE: trailers\r\n\
+             Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n{trailer}\r\n"
+        );
+        println!("{trailer}: {:?}", gateway.send_raw(raw.as_bytes()).map(|answer| answer.status));
+        for seen in upstream.seen() {
+            assert!(seen.body.trailers.is_empty(), "{:?}", seen.body.trailers);
+        }
+        upstream.forget();
+    }
+}
+
+#[test]
+fn no_metric_is_labelled_with_what_a_client_sent() {
+    const MARK: &str = "m4rk3d";
+    let (gateway, _upstream) = start();
+    let key = gateway.key_with(&crate::harness::KeySpec::new(&["read:orders"]));
+    for request in [
+        get(&format!("/{MARK}")),
+        get(&format!("/v1/orders/{MARK}?{MARK}={MARK}")).bearer(&key.key),
+        get("/v1/orders").host(&format!("{MARK}.test")),
+        get("/v1/orders").header(MARK, MARK).header("User-Agent", MARK),
+        get("/v1/orders").bearer(MARK),
+        get("/v1/orders").header("X-Request-Id", MARK),
+        request(&MARK.to_uppercase(), "/v1/orders"),
+        post(&format!("/v1/orders/{MARK}"), MARK),
+    ] {
+        for wire in Wire::BOTH {
+            gateway.send_over(wire, &request);
+        }
+    }
+    let metrics = gateway.metrics();
+    assert!(!metrics.to_lowercase().contains(MARK), "{metrics}");
+    for id in [&key.id, &key.app, &key.account] {
+        assert!(!metrics.contains(id), "{metrics}");
+    }
+}
+
+#[test]
 fn a_hop_by_hop_trick_over_http2_is_refused_or_dropped() {
     let (gateway, upstream) = start();
     let key = gateway.key(&["write:orders"]);

@@ -34,26 +34,26 @@ fn pour(length: u64, mut send: impl FnMut(&[u8])) -> [u8; 32] {
 
 /// A gateway that has warmed up, and the peak of its memory from now on.
 fn start(upstream: &Upstream) -> (Gateway, u64) {
-    let mut gateway = Setup::in_front_of(upstream).log("info").start();
+    let gateway = Setup::in_front_of(upstream).log("info").start();
     for _ in 0..20 {
         let warm = post("/public/warm", vec![b'x'; 200_000]);
         assert_eq!(gateway.send(&warm).status, 200);
     }
     // Sets the peak back to what is used now.
-    fs::write(format!("/proc/{}/clear_refs", gateway.process().id()), "5").unwrap();
-    let before = peak_kib(&mut gateway);
+    fs::write(format!("/proc/{}/clear_refs", gateway.id()), "5").unwrap();
+    let before = peak_kib(&gateway);
     (gateway, before)
 }
 
 /// The most memory that the process has had, in KiB.
-fn peak_kib(gateway: &mut Gateway) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", gateway.process().id())).unwrap();
+fn peak_kib(gateway: &Gateway) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux");
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[track_caller]
-fn memory_stayed_flat(gateway: &mut Gateway, before: u64) {
+fn memory_stayed_flat(gateway: &Gateway, before: u64) {
     let after = peak_kib(gateway);
     println!("peak memory: {before} KiB before, {after} KiB after");
     assert!(after < before + GROWTH_KIB_MAX, "{before} KiB before, {after} KiB after");
@@ -66,7 +66,7 @@ fn a_large_upload_is_streamed() {
     let (mut gateway, before) = start(&upstream);
     upload(&gateway, &upstream, Framing::Length);
     upload(&gateway, &upstream, Framing::Chunks);
-    memory_stayed_flat(&mut gateway, before);
+    memory_stayed_flat(&gateway, before);
 }
 
 #[derive(Clone, Copy)]
@@ -120,7 +120,7 @@ fn a_large_download_is_streamed() {
     let head = connection.head().unwrap();
     assert_eq!(head.header("content-length"), Some(&*BODY_LENGTH.to_string()));
     assert_eq!(read_hashed(&mut connection), expected);
-    memory_stayed_flat(&mut gateway, before);
+    memory_stayed_flat(&gateway, before);
 }
 
 fn read_hashed(connection: &mut Connection) -> [u8; 32] {
@@ -163,7 +163,7 @@ fn a_slow_reader_holds_back_the_upstream_and_not_the_gateways_memory() {
         .collect();
     // Nothing to wait for: the readers read no more, and what could pile up does so within this.
     thread::sleep(Duration::from_secs(1));
-    memory_stayed_flat(&mut gateway, before);
+    memory_stayed_flat(&gateway, before);
     drop(readers);
     gateway.is_alive_and_well();
 }

@@ -135,6 +135,11 @@ impl Gateway {
         self.read("data/admin.token")
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -147,7 +152,20 @@ impl Gateway {
     /// SIGKILL: no chance to tidy up.
     pub fn kill(&mut self) {
         self.process.kill();
-        self.leaks.capture("the log", self.output().as_bytes());
+        self.keep_output();
+    }
+
+    /// Keeps what the process has written for the search, and holds it to its form.
+    fn keep_output(&self) {
+        let (log, output) = (self.process.stdout(), self.output());
+        assert!(!output.contains("panicked at"), "a thread panicked:\n{output}");
+        // A killed process may have been in the middle of its last line.
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        for line in whole.lines() {
+            let parsed = serde_json::from_str::<serde_json::Value>(line);
+            assert!(parsed.is_ok_and(|line| line["level"].is_string()), "not a log line: {line}");
+        }
+        self.leaks.capture("the log", output.as_bytes());
     }
 
     /// Changes the settings of the next start.
@@ -158,7 +176,7 @@ impl Gateway {
     /// Starts again in the same folder, after the process has ended.
     pub fn start_again(&mut self) {
         assert!(!self.process.is_running(), "end it first");
-        self.leaks.capture("the log", self.output().as_bytes());
+        self.keep_output();
         let (process, proxy, admin_address) = launch(&self.setup, self.folder.path());
         (self.process, self.proxy, self.admin_address) = (process, proxy, admin_address);
     }
@@ -186,9 +204,7 @@ impl Drop for Gateway {
             self.metrics();
             self.process.kill();
         }
-        let output = self.output();
-        assert!(!output.contains("panicked at"), "a thread panicked:\n{output}");
-        self.leaks.capture("the log", output.as_bytes());
+        self.keep_output();
         self.leaks.capture_files(self.folder.path());
         for seen in self.setup.upstream.iter().flat_map(|record| record.all()) {
             self.leaks.capture("what the upstream saw", &seen.raw);

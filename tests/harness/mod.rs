@@ -6,6 +6,7 @@ mod answer;
 mod config;
 mod gateway;
 mod h1;
+pub mod h2_raw;
 mod h2c;
 mod leaks;
 mod process;

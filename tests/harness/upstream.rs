@@ -30,6 +30,8 @@ pub struct BodySeen {
     pub sha256: [u8; 32],
     /// The first bytes.
     pub start: Vec<u8>,
+    /// The lines after the last chunk.
+    pub trailers: Vec<String>,
     pub complete: bool,
 }
 
@@ -283,8 +285,12 @@ impl Exchange<'_> {
             let size = line.split(';').next().unwrap_or_default();
             let size = u64::from_str_radix(size, 16).map_err(io::Error::other)?;
             if size == 0 {
-                while !self.line()?.is_empty() {}
-                return Ok(());
+                loop {
+                    match self.line()? {
+                        line if line.is_empty() => return Ok(()),
+                        line => sink.trailers.push(line),
+                    }
+                }
             }
             self.copy(size, sink)?;
             self.line()?;
@@ -312,12 +318,13 @@ struct Sink {
     length: u64,
     hash: Sha256,
     start: Vec<u8>,
+    trailers: Vec<String>,
 }
 
 impl Sink {
     fn finish(self) -> BodySeen {
-        let sha256 = self.hash.finalize().into();
-        BodySeen { length: self.length, sha256, start: self.start, complete: false }
+        let Self { length, hash, start, trailers } = self;
+        BodySeen { length, sha256: hash.finalize().into(), start, trailers, complete: false }
     }
 }
 

@@ -1,0 +1,146 @@
+//! The operator's side from outside: who gets in, what is written down, and what is never shown.
+
+use serde_json::json;
+
+use crate::harness::{Connection, KeySpec, Request, Setup, Upstream, get, post, request};
+
+#[test]
+fn the_admin_api_opens_to_its_token_alone() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let key = gateway.key_with(&KeySpec::new(&["read:orders"]));
+    let send = |request: &Request| {
+        Connection::open(gateway.admin_address).exchange(request).expect("the admin API answers")
+    };
+    let token = gateway.admin_token();
+    let show = || get(&format!("/v1/keys/{}", key.id));
+    let mut strangers = vec![
+        show(),
+        show().bearer(&key.key),
+        show().bearer(""),
+        show().bearer(&token[..token.len() - 1]),
+        show().bearer(&format!("{token}x")),
+        show().bearer(&token.to_uppercase()),
+        show().basic(&format!("{token}:")),
+        show().api_key(&token),
+        show().header("Authorization", &token),
+        get(&format!("/v1/keys/{}?token={token}", key.id)),
+    ];
+    let revoke = format!("/v1/keys/{}/revoke", key.id);
+    strangers.push(post(&revoke, "{}").header("Content-Type", "application/json"));
+    for request in strangers {
+        let answer = send(&request);
+        assert_eq!(answer.status, 401, "{request:?}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        gateway
+            .leaks()
+            .capture("an admin answer", format!("{answer:?}{}", answer.text()).as_bytes());
+    }
+    assert_eq!(send(&show().bearer(&token)).status, 200);
+    assert_eq!(gateway.send(&get("/v1/orders").bearer(&key.key)).status, 200);
+    for open in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(send(&get(open)).status, 200, "{open}");
+    }
+}
+
+#[test]
+fn the_clients_listener_knows_nothing_of_the_admin_api() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let token = gateway.admin_token();
+    for path in ["/metrics", "/healthz", "/readyz", "/v1/accounts", "/v1/audit"] {
+        assert_eq!(gateway.send(&get(path).bearer(&token)).status, 404, "{path}");
+    }
+    upstream.saw_nothing();
+}
+
+#[test]
+fn what_is_asked_of_the_admin_api_wrongly_is_a_problem_and_changes_nothing() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::in_front_of(&upstream).start();
+    let admin = gateway.admin();
+    let key = gateway.key_with(&KeySpec::new(&["read:orders"]));
+    let keys = format!("/v1/apps/{}/keys", key.app);
+    let before = admin.read(&keys);
+    for body in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\"x\"",
+        "{\"kind\":\"xx\",\"scopes\":[\"read:orders\"]}",
+        "{\"scopes\":[\"write:everything\"]}",
+        "{\"kind\":\"sk\",\"scopes\":\"read:orders\"}",
+        "{\"kind\":\"sk\",\"scopes\":[\"read:orders\"],\"ttl\":\"0s\"}",
+        "{\"kind\":\"sk\",\"scopes\":[\"read:orders\"],\"ttl\":\"-1d\"}",
+        "{\"kind\":\"sk\",\"scopes\":[\"read:orders\"],\"expires_at\":\"yesterday\"}",
+        "{\"kind\":\"sk\",\"scopes\":[\"read:orders\"],\"allowed_cidrs\":[\"x\"]}",
+        "{\"kind\":\"sk\",\"scopes\":[\"read:orders\"],\"unknown\":1}",
+        &format!("{{\"kind\":\"sk\",\"name\":\"{}\"}}", "x".repeat(100_000)),
+        &"[".repeat(50_000),
+    ] {
+        let answer = admin.send(&post(&keys, body));
+        assert!((400..500).contains(&answer.status), "{} {}", answer.status, answer.text());
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{body:.60}");
+        assert!(!answer.code().is_empty(), "{}", answer.text());
+    }
+    for request in
+        [get("/v1/nothing"), request("DELETE", &keys), get("/v1/keys/%00"), get("/v1/keys/x")]
+    {
+        let answer = admin.send(&request);
+        assert!((400..500).contains(&answer.status), "{request:?}: {}", answer.status);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{request:?}");
+    }
+    assert_eq!(admin.read(&keys), before);
+    gateway.is_alive_and_well();
+}
+
+#[test]
+fn every_change_is_written_down_with_who_what_and_why() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let admin = gateway.admin();
+    let key = gateway.key_with(&KeySpec::new(&["read:orders"]).with("name", json!("first")));
+    let list = admin.read(&format!("/v1/apps/{}/keys", key.app)).to_string();
+    assert!(list.contains(&key.id) && list.contains("first"), "{list}");
+    admin.revoke(&key);
+    let audit = admin.read("/v1/audit").to_string();
+    for said in ["account.create", "app.create", "key.create", "key.revoke", &key.id, "127.0.0.1"] {
+        assert!(audit.contains(said), "{said} is not in {audit}");
+    }
+}
+
+#[test]
+fn a_revocation_is_for_good() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let admin = gateway.admin();
+    let key = gateway.key_with(&KeySpec::new(&["read:orders"]));
+    admin.revoke(&key);
+    // Again: fine, and unchanged.
+    let path = format!("/v1/keys/{}", key.id);
+    let before = admin.read(&path);
+    admin.revoke(&key);
+    assert_eq!(admin.read(&path), before);
+    let revive = request("PATCH", &path);
+    let revive = Request { body: b"{\"status\":\"active\"}".to_vec(), ..revive };
+    assert!(admin.send(&revive).status >= 400);
+    assert_eq!(gateway.send(&get("/v1/orders").bearer(&key.key)).code(), "api_key_invalid");
+}
+
+#[test]
+fn an_app_has_no_more_live_keys_than_it_may() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).keys("keys_max_live = 2").start();
+    let admin = gateway.admin();
+    let spec = KeySpec::new(&["read:orders"]);
+    let account = admin.account();
+    let app = admin.app(&account, &spec);
+    let first = admin.key_of(&account, &app, &spec);
+    admin.key_of(&account, &app, &spec);
+    let another = post(&format!("/v1/apps/{app}/keys"), spec.key.to_string());
+    let refused = admin.send(&another);
+    assert!((400..500).contains(&refused.status), "{}", refused.text());
+    admin.revoke(&first);
+    admin.key_of(&account, &app, &spec);
+}
