@@ -57,9 +57,11 @@ fn script(path: &Path, config: &Config, plan: &Plan<'_>, cast: &Cast) -> String 
         "\nKeygate is running. Ctrl-C stops it; started again, the demo has the same keys.\n\n\
          \x20 gateway   {gateway}\n\
          \x20 admin     {admin} (its token is in {token_file})\n\
+         \x20 pepper    {}: keep a copy, no key works without it\n\
          \x20 upstream  http://{upstream}, a sample that answers with what it was sent\n\
          \x20 log       warnings only; `keygate run` logs at `[log] level` of {}\n\n\
          Paste these into another terminal.\n\n",
+        config.keys.pepper_file.display(),
         path.display()
     );
     let url = format!("{gateway}{}", plan.path());

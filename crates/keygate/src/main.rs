@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod client;
 mod clock;
+mod control;
 mod demo;
 mod failure;
 mod first_start;

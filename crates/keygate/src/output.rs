@@ -107,18 +107,22 @@ fn list(items: &[Value], columns: &[&str], reader: Reader) -> String {
     for item in items {
         table.add_row(columns.iter().map(|name| cell(item.get(*name))));
     }
-    finished(&table)
+    finished(table, reader)
 }
 
-/// One member a line, the id first.
+/// One member a line: what one looks for first, then the rest by name.
 fn record(answer: &Value, reader: Reader) -> String {
+    const FIRST: [&str; 5] = ["id", "hint", "name", "status", "valid"];
     let Some(members) = answer.as_object() else { return line(Some(answer)) };
+    let mut members: Vec<_> = members.iter().collect();
+    members.sort_by_key(|(name, _)| {
+        (FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()), *name)
+    });
     let mut table = table(reader);
-    let (first, rest): (Vec<_>, Vec<_>) = members.iter().partition(|(name, _)| *name == "id");
-    for (name, value) in first.into_iter().chain(rest) {
+    for (name, value) in members {
         table.add_row([name.clone(), cell(Some(value))]);
     }
-    finished(&table)
+    finished(table, reader)
 }
 
 fn table(reader: Reader) -> Table {
@@ -134,7 +138,13 @@ fn table(reader: Reader) -> Table {
     table
 }
 
-fn finished(table: &Table) -> String {
+fn finished(mut table: Table, reader: Reader) -> String {
+    if reader == Reader::Program {
+        // No border to keep a distance from: the first cell begins the line.
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+    }
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
@@ -188,6 +198,7 @@ mod tests {
         let lines: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines.len(), 3, "{text}");
+        assert!(text.starts_with("ID"), "{text}");
         assert_eq!(lines[0][..2], ["ID", "HINT"]);
         assert_eq!(
             lines[1],

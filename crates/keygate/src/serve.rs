@@ -1,5 +1,5 @@
 //! All wiring, in the order in which a gateway comes up: configuration, log, store, secrets,
-//! listeners, metrics, cache, admin API, proxy. And how it goes down again.
+//! listeners, metrics, cache, proxy, admin API. And how it goes down again.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -18,9 +18,8 @@ use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::observed::Observed;
 use keygate_telemetry::{Metrics, logging};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
+use crate::control::Control;
 use crate::failure::{Exit, Failure};
 use crate::first_start::{self, Secrets};
 use crate::shutdown::{Signals, wait_until};
@@ -28,7 +27,7 @@ use crate::{clock, listen, observe};
 
 /// The threads of the admin API and of everything else that is not a client's request.
 const CORE_THREADS: usize = 2;
-/// How long the admin API and the store may take to finish, once no client is left.
+/// How long what still runs may take to finish, once no client is left.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
 /// The one store that this binary is built with.
@@ -72,8 +71,8 @@ pub(crate) struct Serving {
     pub(crate) keys: Arc<CachedKeys<Store>>,
     pub(crate) peppers: Arc<Peppers>,
     proxy: Running,
-    admin: Admin,
-    ready: Arc<AtomicBool>,
+    admin: Control,
+    stopping: Arc<AtomicBool>,
     signals: Signals,
 }
 
@@ -105,7 +104,9 @@ pub(crate) async fn start(config: Arc<Config>) -> Result<Serving, Failure> {
     })
     .context("cannot set up the gateway")?;
 
-    let ready = Arc::new(AtomicBool::new(false));
+    let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
+    // Only now, so that a gateway that answers `/readyz` is one that answers clients.
+    let stopping = Arc::new(AtomicBool::new(false));
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
         peppers: Arc::clone(&peppers),
@@ -113,14 +114,12 @@ pub(crate) async fn start(config: Arc<Config>) -> Result<Serving, Failure> {
         metrics: metrics.keys(),
         clock: clock::now,
     });
-    let parts = AdminParts { registry, token_sha256, ready: readiness(&ready), metrics };
-    let admin = Admin::start(listeners.admin, parts)?;
-    let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
+    let parts = AdminParts { registry, token_sha256, ready: readiness(&stopping), metrics };
+    let admin = Control::start(listeners.admin, keygate_admin::router(parts))?;
 
-    ready.store(true, Ordering::Release);
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
-    Ok(Serving { config, keys, peppers, proxy, admin, ready, signals })
+    Ok(Serving { config, keys, peppers, proxy, admin, stopping, signals })
 }
 
 fn open_store(config: &Config) -> Result<EmbeddedStore, Failure> {
@@ -148,11 +147,11 @@ impl Listeners {
     }
 }
 
-fn readiness(ready: &Arc<AtomicBool>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
-    let ready = Arc::clone(ready);
-    Arc::new(move || match ready.load(Ordering::Acquire) {
-        true => Readiness::Ready,
-        false => Readiness::NotReady("the gateway is stopping".into()),
+fn readiness(stopping: &Arc<AtomicBool>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+    let stopping = Arc::clone(stopping);
+    Arc::new(move || match stopping.load(Ordering::Acquire) {
+        false => Readiness::Ready,
+        true => Readiness::NotReady("the gateway is stopping".into()),
     })
 }
 
@@ -165,7 +164,7 @@ impl Serving {
                 return Err(Failure::new(Exit::Failed, "the gateway stopped by itself: see the log"));
             }
         };
-        self.ready.store(false, Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
         tracing::info!(signal, "stopping");
         tokio::select! {
             () = drain(&self.config, &self.proxy) => {}
@@ -193,35 +192,5 @@ async fn drain(config: &Config, proxy: &Running) {
     if !wait_until(drained, config.server.drain_timeout).await {
         let open = proxy.open_connections();
         tracing::warn!(open, "the drain timeout is over: connections are cut");
-    }
-}
-
-/// The admin API as a task of the core runtime.
-struct Admin {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<std::io::Result<()>>,
-}
-
-impl Admin {
-    fn start(listener: TcpListener, parts: AdminParts<Store>) -> Result<Self, Failure> {
-        let listener =
-            tokio::net::TcpListener::from_std(listener).context("cannot serve the admin API")?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let service = keygate_admin::router(parts)
-            .into_make_service_with_connect_info::<std::net::SocketAddr>();
-        let serve = axum::serve(listener, service).with_graceful_shutdown(async {
-            // An error says that whoever could stop us is gone: stop as well.
-            stopped.await.unwrap_or_default();
-        });
-        Ok(Self { stop, task: tokio::spawn(serve.into_future()) })
-    }
-
-    /// Lets running calls finish, within a bound.
-    async fn stop(self) {
-        let Self { stop, mut task } = self;
-        drop(stop);
-        if tokio::time::timeout(GOODBYE_MAX, &mut task).await.is_err() {
-            task.abort();
-        }
     }
 }
