@@ -56,7 +56,13 @@ pub(crate) struct RunOptions {
 #[derive(Debug, Args)]
 pub(crate) struct AdminOptions {
     /// The admin API [default: `admin.listen` of the configuration]
-    #[arg(long, global = true, value_name = "URL", env = "KEYGATE_ADMIN_URL")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "KEYGATE_ADMIN_URL",
+        hide_env_values = true
+    )]
     pub(crate) url: Option<String>,
     /// The configuration that names the admin API and its token file, unless KEYGATE_ADMIN_URL
     /// and KEYGATE_ADMIN_TOKEN do [default: gateway.toml, if it is there]
