@@ -14,7 +14,11 @@ use crate::boil::boil;
 use crate::epochs::Epochs;
 use crate::flights::Flights;
 use crate::keys::{ChangeNumber, KeyStore, StoreError, Subject, Write};
+use crate::known::KnownKeys;
 use crate::records::AuditEntry;
+
+/// Of so many hits moka hears of one.
+const HITS_PER_TOUCH: u64 = 16;
 
 /// A store with a cache in front. Cheap to ask, and coherent: see [`Epochs`] for the argument.
 pub struct CachedKeys<S: KeyStore> {
@@ -23,7 +27,7 @@ pub struct CachedKeys<S: KeyStore> {
 
 struct Shared<S> {
     store: S,
-    known: Cache<KeyDigest, Arc<KeyRecord>, DigestHasher>,
+    known: KnownKeys,
     /// Holds the `read_at` of the load that found nothing.
     unknown: Cache<KeyDigest, u64, DigestHasher>,
     epochs: Epochs,
@@ -75,25 +79,22 @@ impl<S: KeyStore> CachedKeys<S> {
     #[must_use]
     pub fn new(store: S, settings: &CacheSettings) -> Self {
         let counters = Counters::default();
-        let evictions = || {
+        let on_eviction = || {
             let evictions = Arc::clone(&counters.evictions);
-            move |cause: RemovalCause| match cause {
-                RemovalCause::Size => {
-                    evictions.fetch_add(1, Relaxed);
-                }
-                RemovalCause::Expired | RemovalCause::Explicit | RemovalCause::Replaced => {}
+            move || {
+                evictions.fetch_add(1, Relaxed);
             }
         };
-        let (known_evicted, unknown_evicted) = (evictions(), evictions());
-        let known = Cache::builder()
-            .max_capacity(settings.keys_max)
-            .time_to_live(settings.ttl)
-            .eviction_listener(move |_, _, cause| known_evicted(cause))
-            .build_with_hasher(DigestHasher::default());
+        let known = KnownKeys::new(settings.keys_max, settings.ttl, on_eviction());
+        let unknown_evicted = on_eviction();
         let unknown = Cache::builder()
             .max_capacity(settings.unknown_max)
             .time_to_live(settings.unknown_ttl)
-            .eviction_listener(move |_, _, cause| unknown_evicted(cause))
+            .eviction_listener(move |_, _, cause| {
+                if cause == RemovalCause::Size {
+                    unknown_evicted();
+                }
+            })
             .build_with_hasher(DigestHasher::default());
         let shared = Shared {
             store,
@@ -110,13 +111,23 @@ impl<S: KeyStore> CachedKeys<S> {
     // Never waits. Async so that callers need not change if a cache ever has to.
     pub async fn cached(&self, digest: &KeyDigest) -> Option<Cached> {
         let counters = &self.shared.counters;
-        let (counter, found) = match self.shared.look_up(digest) {
-            Some(Answer::Known(key)) => (&counters.hits, Some(Cached::Known(key))),
-            Some(Answer::Unknown { .. }) => (&counters.unknown_hits, Some(Cached::Unknown)),
-            None => (&counters.misses, None),
-        };
-        counter.fetch_add(1, Relaxed);
-        found
+        match self.shared.look_up(digest) {
+            Some(Answer::Known(key)) => {
+                let hits = counters.hits.fetch_add(1, Relaxed);
+                if hits.is_multiple_of(HITS_PER_TOUCH) {
+                    self.shared.known.touch(digest);
+                }
+                Some(Cached::Known(key))
+            }
+            Some(Answer::Unknown { .. }) => {
+                counters.unknown_hits.fetch_add(1, Relaxed);
+                Some(Cached::Unknown)
+            }
+            None => {
+                counters.misses.fetch_add(1, Relaxed);
+                None
+            }
+        }
     }
 
     /// Asks the store about a key, together with everybody else who asks about it now, and keeps
@@ -188,13 +199,12 @@ impl<S: KeyStore> CachedKeys<S> {
     pub fn counts(&self) -> CacheCounts {
         let Shared { known, unknown, counters, .. } = &*self.shared;
         // The numbers of entries lag behind by what has not been worked in yet.
-        known.run_pending_tasks();
         unknown.run_pending_tasks();
         CacheCounts {
             hits: counters.hits.load(Relaxed),
             misses: counters.misses.load(Relaxed),
             unknown_hits: counters.unknown_hits.load(Relaxed),
-            entries: known.entry_count(),
+            entries: known.count(),
             unknown_entries: unknown.entry_count(),
             evictions: counters.evictions.load(Relaxed),
         }

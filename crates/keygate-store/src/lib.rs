@@ -10,6 +10,7 @@ mod epochs;
 pub mod failures;
 mod flights;
 pub mod keys;
+mod known;
 pub mod observed;
 pub mod records;
 #[cfg(test)]
