@@ -11,7 +11,7 @@ help:
 	@echo "make test    run all tests, the end-to-end tests against the release binary"
 	@echo "make lint    check format, lints and the shipped configuration"
 	@echo "make bench   measure decisions and look-ups, and the whole gateway against bare Pingora"
-	@echo "make soak    run the long tests too"
+	@echo "make soak    run the long tests"
 	@echo "make setup   install what the build needs (all of the above but lint do it by themselves)"
 
 # cmake builds zlib-ng, which Pingora's compression links.
@@ -53,4 +53,4 @@ bench: setup
 
 soak: setup
 	$(CARGO) build --release -p keygate
-	KEYGATE_BIN=$(TARGET)/release/keygate $(CARGO) test -p keygate --test e2e -- --include-ignored --nocapture
+	KEYGATE_BIN=$(TARGET)/release/keygate $(CARGO) test -p keygate --test e2e -- --ignored --nocapture

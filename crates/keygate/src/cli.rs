@@ -178,6 +178,7 @@ pub(crate) enum KeysCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateKey {
+    /// The app that it is for
     #[arg(long, value_name = "ID")]
     pub(crate) app: AppId,
     /// sk (secret), pk (publishable, for browsers) or rk (restricted)
@@ -186,6 +187,7 @@ pub(crate) struct CreateKey {
     /// What it may do [default: all that its app is granted]
     #[arg(long, value_delimiter = ',')]
     pub(crate) scopes: Vec<Scope>,
+    /// What people call it
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// How long it is valid, such as 12h or 30d [default: until it is revoked]

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::{AdminOptions, DEFAULT_CONFIG};
 use crate::failure::{Exit, Failure};
+use crate::output::printable;
 
 /// The longest that a call may take, from its name look-up to the last byte of its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -161,7 +162,7 @@ fn refusal(status: u16, problem: &Value) -> Failure {
     };
     let detail = member("detail").map(|detail| format!(": {detail}")).unwrap_or_default();
     let code = member("code").map(|code| format!(" ({code})")).unwrap_or_default();
-    Failure::new(exit, format!("{title}{detail}{code}"))
+    Failure::new(exit, printable(&format!("{title}{detail}{code}")))
 }
 
 /// What the configuration on this machine says of the admin API.

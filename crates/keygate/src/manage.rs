@@ -1,7 +1,7 @@
 //! The commands that manage: each is one call to the admin API and one way to show the answer.
 //! The rules are the API's; the only one kept here is that a key is never an argument.
 
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, IsTerminal, Read};
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
@@ -138,17 +138,19 @@ fn verify_call(verify: &Verify, key: &str) -> Call {
     post("/v1/keys/verify", body.into())
 }
 
+/// The first line of standard input.
 fn key_from_input() -> Result<Zeroizing<String>, Failure> {
     let input = std::io::stdin();
     if input.is_terminal() {
-        eprintln!("Paste the key, press Enter, then Ctrl-D:");
+        eprintln!("Paste the key and press Enter:");
     }
-    let mut text = Zeroizing::new(String::with_capacity(KEY_BYTES_MAX));
+    let mut line = Zeroizing::new(String::with_capacity(KEY_BYTES_MAX));
     input
+        .lock()
         .take(KEY_BYTES_MAX as u64)
-        .read_to_string(&mut text)
+        .read_line(&mut line)
         .context("cannot read the key from standard input")?;
-    let key = Zeroizing::new(text.trim().to_owned());
+    let key = Zeroizing::new(line.trim().to_owned());
     if key.is_empty() {
         return Err(Failure::new(Exit::Usage, "no key came on standard input"));
     }

@@ -5,7 +5,7 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use anyhow::Context;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ pub(crate) enum Style {
     Ids,
 }
 
-/// Whether a person is looking, who wants borders and lines that fit the window.
+/// Whether a person is looking, who wants lines that fit the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
     Person,
@@ -101,13 +101,34 @@ fn items(answer: &Value) -> &[Value] {
     answer.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
+/// What may be wrapped to fit the window. Everything else is a word.
+const FREE_TEXT: [&str; 4] = ["name", "reason", "scopes", "granted_scopes"];
+/// With the distance to the next column. A narrower window wraps the lines by itself.
+const FREE_TEXT_WIDTH_MIN: u16 = 18;
+
+/// A time to the second, for people: the fraction would cost them a column.
+fn short(name: &str, cell: String, reader: Reader) -> String {
+    let is_time = name == "at" || name.ends_with("_at");
+    match cell.split_once('.') {
+        Some((seconds, _)) if is_time && reader == Reader::Person => format!("{seconds}Z"),
+        Some(_) | None => cell,
+    }
+}
+
 fn list(items: &[Value], columns: &[&str], reader: Reader) -> String {
     let mut table = table(reader);
     table.set_header(columns.iter().map(|name| name.to_uppercase().replace('_', " ")));
     for item in items {
-        table.add_row(columns.iter().map(|name| cell(item.get(*name))));
+        table.add_row(columns.iter().map(|name| short(name, cell(item.get(*name)), reader)));
     }
-    finished(table, reader)
+    for (column, name) in table.column_iter_mut().zip(columns) {
+        column.set_constraint(match FREE_TEXT.contains(name) {
+            true => ColumnConstraint::LowerBoundary(Width::Fixed(FREE_TEXT_WIDTH_MIN)),
+            // An id that is broken over two lines cannot be copied.
+            false => ColumnConstraint::ContentWidth,
+        });
+    }
+    finished(table)
 }
 
 /// One member a line: what one looks for first, then the rest by name.
@@ -122,28 +143,21 @@ fn record(answer: &Value, reader: Reader) -> String {
     for (name, value) in members {
         table.add_row([name.clone(), cell(Some(value))]);
     }
-    finished(table, reader)
+    finished(table)
 }
 
 fn table(reader: Reader) -> Table {
     let mut table = Table::new();
-    match reader {
-        Reader::Person => table
-            .load_preset(presets::UTF8_BORDERS_ONLY)
-            .set_content_arrangement(ContentArrangement::Dynamic),
-        Reader::Program => table
-            .load_preset(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled),
-    };
+    table.load_preset(presets::NOTHING).set_content_arrangement(match reader {
+        Reader::Person => ContentArrangement::Dynamic,
+        Reader::Program => ContentArrangement::Disabled,
+    });
     table
 }
 
-fn finished(mut table: Table, reader: Reader) -> String {
-    if reader == Reader::Program {
-        // No border to keep a distance from: the first cell begins the line.
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
+fn finished(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
@@ -174,7 +188,7 @@ fn cell(value: Option<&Value>) -> String {
 }
 
 /// A name may hold anything; a terminal must not be told to do anything by it.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
@@ -207,9 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn a_person_gets_the_same_cells_within_borders() {
-        let text = text(&keys(), Shape::Keys, Style::Table, Reader::Person);
-        assert!(text.contains('┌') && text.contains("key_2"), "{text}");
+    fn an_id_is_never_broken_however_narrow_the_window() {
+        let id = format!("key_{}", "0".repeat(26));
+        let item = json!({ "id": id, "hint": "sk_live_abcd", "name": "n ".repeat(200),
+                           "created_at": "2026-11-22T17:51:56.019Z" });
+        let text = text(&json!({ "items": [item] }), Shape::Keys, Style::Table, Reader::Person);
+        assert!(text.contains(&id) && text.contains("2026-11-22T17:51:56Z"), "{text}");
     }
 
     #[test]
