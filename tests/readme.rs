@@ -1,11 +1,12 @@
-//! What the shipped files say is so: the example configuration is valid, and every command in the
-//! README is one that the binary knows.
+//! What the shipped files say is so: the example configuration is valid, the README's commands are
+//! ones that the binary knows, and those about keys do what they say, pasted as they stand.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use crate::harness::run;
+use crate::harness::{Setup, Upstream, binary, run};
 
 fn shipped(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
@@ -20,9 +21,43 @@ fn the_shipped_configuration_is_valid() {
 }
 
 #[test]
+fn the_readmes_way_from_an_account_to_a_revoked_key_can_be_pasted() {
+    let readme = fs::read_to_string(shipped("README.md")).unwrap();
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let program = PathBuf::from(binary());
+    let has_curl = Command::new("curl").arg("--version").output().is_ok();
+    let script: Vec<String> = shell_blocks(&readme)
+        .filter(|block| block.contains("keygate accounts") || block.contains("keygate keys"))
+        .flat_map(str::lines)
+        // The README's folder of the binary is not the one under test.
+        .filter(|line| !line.starts_with("export PATH"))
+        .filter(|line| has_curl || !line.starts_with("curl"))
+        .map(|line| line.replace("127.0.0.1:8080", &gateway.proxy.to_string()))
+        .collect();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(program.parent().unwrap().to_owned());
+    let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
+    let output = Command::new("sh")
+        .args(["-e", "-c", &script.join("\n")])
+        .env("PATH", path)
+        .env("NO_PROXY", "*")
+        .current_dir(gateway.folder())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaints}");
+    assert!(!has_curl || said.contains("HTTP/1.1 200"), "{complaints}");
+    assert!(said.contains("revoked"), "{complaints}");
+}
+
+#[test]
 fn every_command_in_the_readme_exists_with_its_options() {
     let readme = fs::read_to_string(shipped("README.md")).unwrap();
-    let commands: BTreeSet<&str> = shell_lines(&readme).filter_map(command).collect();
+    let lines = shell_blocks(&readme).flat_map(str::lines).flat_map(unnested);
+    let commands: BTreeSet<String> =
+        lines.flat_map(|line| line.split('|').filter_map(command).collect::<Vec<_>>()).collect();
     assert!(!commands.is_empty(), "no command in the README");
     for command in commands {
         let words: Vec<&str> = command.split_whitespace().collect();
@@ -49,19 +84,27 @@ fn is_subcommand(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-')
 }
 
-/// The lines of the README's shell blocks, continued lines joined.
-fn shell_lines(readme: &str) -> impl Iterator<Item = &str> {
+fn shell_blocks(readme: &str) -> impl Iterator<Item = &str> {
     let blocks = readme.split("```").enumerate().filter(|(index, _)| index % 2 == 1);
-    let shell = blocks.filter_map(|(_, block)| {
-        ["sh\n", "bash\n", "console\n"].iter().find_map(|name| block.strip_prefix(name))
-    });
-    shell.flat_map(str::lines)
+    blocks.filter_map(|(_, block)| block.strip_prefix("sh\n"))
 }
 
-/// What follows `keygate` in a line that calls it.
-fn command(line: &str) -> Option<&str> {
-    let line = line.trim().trim_start_matches("$ ");
-    let (program, rest) = line.split_once(' ')?;
-    let rest = rest.split(['|', '#', '>', '&', '\\']).next()?;
-    (program == "keygate" || program.ends_with("/keygate")).then_some(rest.trim())
+/// A line and the lines within it: `a $(b)` is `b` and `a VALUE`.
+fn unnested(line: &str) -> Vec<String> {
+    let mut lines = vec![line.to_owned()];
+    while let Some(start) = lines[0].rfind("$(") {
+        let end = lines[0][start..].find(')').map_or(lines[0].len(), |end| start + end);
+        let inner = lines[0][start + 2..end].to_owned();
+        let rest = lines[0].get(end + 1..).unwrap_or_default();
+        lines[0] = format!("{}VALUE{rest}", &lines[0][..start]);
+        lines.push(inner);
+    }
+    lines
+}
+
+/// What follows `keygate` in a command that calls it.
+fn command(line: &str) -> Option<String> {
+    let (program, rest) = line.trim().split_once(' ')?;
+    let rest = rest.split(['#', '>', '&', '\\']).next()?;
+    (program == "keygate" || program.ends_with("/keygate")).then(|| rest.trim().to_owned())
 }

@@ -63,7 +63,7 @@ fn memory_stayed_flat(gateway: &Gateway, before: u64) {
 fn a_large_upload_is_streamed() {
     let _alone = alone();
     let upstream = Upstream::start();
-    let (mut gateway, before) = start(&upstream);
+    let (gateway, before) = start(&upstream);
     upload(&gateway, &upstream, Framing::Length);
     upload(&gateway, &upstream, Framing::Chunks);
     memory_stayed_flat(&gateway, before);
@@ -113,7 +113,7 @@ fn a_large_download_is_streamed() {
         });
         written
     });
-    let (mut gateway, before) = start(&upstream);
+    let (gateway, before) = start(&upstream);
     let expected = pour(BODY_LENGTH, |_| ());
     let mut connection = gateway.connect();
     connection.send(&get("/public/large").to_h1()).unwrap();

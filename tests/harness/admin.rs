@@ -174,7 +174,8 @@ impl Admin {
         if !request.body.is_empty() {
             request = request.header("Content-Type", "application/json");
         }
-        Connection::open(self.address).exchange(&request)
+        let connection = Connection::try_open(self.address);
+        connection.map_err(|_| Broken::Closed)?.exchange(&request)
     }
 }
 

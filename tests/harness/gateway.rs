@@ -238,6 +238,6 @@ fn launch(setup: &Setup, folder: &Path) -> (Process, SocketAddr, SocketAddr) {
 }
 
 fn is_ready(admin: SocketAddr) -> bool {
-    std::net::TcpStream::connect(admin).is_ok()
-        && Connection::open(admin).exchange(&get("/readyz")).is_ok_and(|a| a.status == 200)
+    let ready = |mut connection: Connection| connection.exchange(&get("/readyz"));
+    Connection::try_open(admin).is_ok_and(|c| ready(c).is_ok_and(|answer| answer.status == 200))
 }

@@ -29,11 +29,16 @@ pub enum Broken {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, patience()).expect("gateway accepts");
-        stream.set_nodelay(true).unwrap();
+        Self::try_open(address).unwrap_or_else(|error| panic!("{address}: {error}"))
+    }
+
+    /// Connects, for one who copes with the gateway's death.
+    pub fn try_open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience())?;
+        stream.set_nodelay(true)?;
         let connection = Self { stream, buffer: Vec::new() };
         connection.read_timeout(patience());
-        connection
+        Ok(connection)
     }
 
     pub fn read_timeout(&self, limit: Duration) {

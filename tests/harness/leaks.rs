@@ -79,7 +79,8 @@ impl Leaks {
         let index = Index::new(&needles);
         let mut found = Vec::new();
         for (place, bytes) in self.captured().iter() {
-            for (at, needle) in index.search(bytes) {
+            // The first is enough: what comes before it is no part of a secret and can be printed.
+            if let Some((at, needle)) = index.search(bytes) {
                 let before = String::from_utf8_lossy(&bytes[at.saturating_sub(120)..at]);
                 found.push(format!("{} in {place}, after {before:?}", needle.what));
             }
@@ -138,18 +139,14 @@ impl<'a> Index<'a> {
         Self { by_start }
     }
 
-    /// Where each needle is first.
-    fn search(&self, bytes: &[u8]) -> Vec<(usize, &'a Needle)> {
-        let mut found: Vec<(usize, &Needle)> = Vec::new();
-        for at in 0..bytes.len().saturating_sub(1) {
-            for &needle in &self.by_start[start(&bytes[at..])] {
-                let is_new = || !found.iter().any(|(_, other)| std::ptr::eq(*other, needle));
-                if bytes[at..].starts_with(&needle.bytes) && is_new() {
-                    found.push((at, needle));
-                }
-            }
-        }
-        found
+    /// The first needle, and where it is.
+    fn search(&self, bytes: &[u8]) -> Option<(usize, &'a Needle)> {
+        (0..bytes.len().saturating_sub(1)).find_map(|at| {
+            let rest = &bytes[at..];
+            let candidates = &self.by_start[start(rest)];
+            let found = candidates.iter().find(|needle| rest.starts_with(&needle.bytes));
+            found.map(|needle| (at, *needle))
+        })
     }
 }
 

@@ -20,7 +20,7 @@ pub use config::Setup;
 pub use gateway::Gateway;
 pub use h1::{Broken, Connection};
 pub use leaks::Leaks;
-pub use process::{Exit, Process, free_address, run, run_with_input};
+pub use process::{Exit, Process, binary, free_address, run, run_with_input};
 pub use request::{Request, Wire, basic, chunk, delete, get, post, request};
 pub use upstream::Upstream;
 pub use wait::{eventually, eventually_within, patience};
