@@ -37,7 +37,7 @@ impl<'a> RequestFacts<'a> {
     ) -> Result<Self, Denial> {
         if request.version == Version::HTTP_2 {
             // An HTTP/1 head was measured before it was parsed.
-            check_size(&request.headers, server.into())?;
+            check_size(request, server.into())?;
         }
         if request.method == Method::CONNECT {
             return Err(Denial::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE".into()));
@@ -62,9 +62,11 @@ impl<'a> RequestFacts<'a> {
     }
 }
 
-fn check_size(headers: &HeaderMap, limits: HeadLimits) -> Result<(), Denial> {
+fn check_size(request: &RequestHeader, limits: HeadLimits) -> Result<(), Denial> {
     // Each field costs its line's colon, space and CRLF, as it would in HTTP/1.
-    let bytes: usize = headers.iter().map(|(name, v)| name.as_str().len() + v.len() + 4).sum();
+    let headers = &request.headers;
+    let fields: usize = headers.iter().map(|(name, v)| name.as_str().len() + v.len() + 4).sum();
+    let bytes = request.raw_path().len() + fields;
     if headers.len() > limits.headers_max || bytes > limits.bytes_max {
         return Err(Denial::HeadersTooLarge);
     }

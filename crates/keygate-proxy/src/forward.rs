@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use keygate_core::credential::CredentialRules;
 use keygate_core::{Environment, KeyRecord};
@@ -57,6 +57,7 @@ pub(crate) fn rewrite(
     headers.reserve(HEADERS_ADDED);
     remove_credentials(headers, admitted.strip);
     remove_forgeries(headers);
+    join_cookies(headers);
     insert_forwarded(headers, peer);
     insert_trace(headers);
     headers.insert(X_REQUEST_ID, request_id);
@@ -110,6 +111,16 @@ fn is_forgery(name: &str) -> bool {
     };
     name.get(..IDENTITY.len()).is_some_and(|start| same(IDENTITY, start))
         || (name.contains('_') && OTHERS.iter().any(|ours| same(ours, name)))
+}
+
+/// HTTP/2 lets a client split its cookies; HTTP/1 has one line (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut sent = headers.get_all(COOKIE).iter();
+    if sent.next().is_some() && sent.next().is_some() {
+        let crumbs: Vec<&[u8]> =
+            headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        headers.insert(COOKIE, header_value(crumbs.join(&b"; "[..]).into()));
+    }
 }
 
 /// `X-Forwarded-For` and its kin: believed from a proxy of ours, replaced from anybody else.

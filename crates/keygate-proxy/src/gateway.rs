@@ -272,7 +272,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             }
             Err(denial) => {
                 let code = denial.code().as_str();
-                tracing::debug!(request_id = ?request_id, code, reason = ?denial, "request refused");
+                let id = request_id.to_str().unwrap_or_default();
+                tracing::debug!(request_id = id, code, reason = ?denial, "request refused");
                 let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
                 let scopes = route.and_then(|route| match &route.access {
                     Access::Key(access) => Some(&access.scopes),
@@ -383,7 +384,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
         let route = ctx.route.and_then(|place| ctx.snapshot.route(place)).map(|route| &*route.name);
         let kind = error.etype().as_str();
-        tracing::warn!(request_id = ?request_id, route, code = code.as_str(), kind, "request failed");
+        let id = request_id.to_str().unwrap_or_default();
+        tracing::warn!(request_id = id, route, code = code.as_str(), kind, "request failed");
         if session.response_written().is_none() {
             // The connection is in an unknown state: the answer is its last.
             session.set_keepalive(None);

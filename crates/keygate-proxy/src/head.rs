@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 
 use keygate_config::Server;
 use keygate_core::Denial;
+use keygate_core::path::canonical_host;
 
 /// Pingora stops at this many headers, so a head that passed here has no more.
 const HEADERS_BOUND: usize = 256;
@@ -139,9 +140,8 @@ impl<'a> Framing<'a> {
     }
 
     fn check(&self, version: Option<u8>) -> Result<(), Denial> {
-        if self.host.is_none_or(str::is_empty) {
-            return Err(Denial::BadRequest("`Host` is missing"));
-        }
+        let host = self.host.filter(|host| !host.is_empty());
+        canonical_host(host.ok_or(Denial::BadRequest("`Host` is missing"))?)?;
         if let Some(length) = self.content_length {
             // RFC 9110 section 8.6 knows digits only; a list of equal lengths is somebody's guess.
             if self.transfer_encoding.is_some() {
@@ -241,6 +241,7 @@ mod tests {
     fn what_is_not_one_clear_request_is_refused() {
         bad("GET / HTTP/1.1\r\n\r\n");
         bad("GET / HTTP/1.1\r\nHost:\r\n\r\n");
+        bad("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n");
         bad("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n");
         bad(
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
