@@ -1,101 +1,20 @@
 //! The cache's promises, with a store whose calls stop where the test says, so that each
 //! interleaving is one that really happened.
 
+mod gated;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyId, Standing, UnixMillis};
+use keygate_core::{Standing, UnixMillis};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::gated::{Gated, OPEN};
 use super::*;
-use crate::keys::Page;
 use crate::records::{Account, AccountStatus, App, AppStatus, Key, KeyStatus, OwnedKey, Version};
 use crate::testing::{MemoryStore, app, app_id, audit, create, digest, key, revoked, seed};
-
-/// A store that has read, or written, and then waits until it may say so.
-struct Gated {
-    store: MemoryStore,
-    find_gate: Semaphore,
-    commit_gate: Semaphore,
-    /// How many calls have come to their gate.
-    finds: watch::Sender<u64>,
-    commits: watch::Sender<u64>,
-    mood: Mood,
-}
-
-#[derive(Default)]
-struct Mood {
-    find_fails: AtomicBool,
-    find_panics: AtomicBool,
-    commit_fails: AtomicBool,
-    commit_panics: AtomicBool,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("an outage, made by the test")]
-struct Outage;
-
-fn outage() -> StoreError {
-    StoreError::Unavailable(Box::new(Outage))
-}
-
-const OPEN: usize = 1_000_000;
-
-impl KeyStore for Gated {
-    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
-        let found = self.store.find(digest).await;
-        self.finds.send_modify(|finds| *finds += 1);
-        self.find_gate.acquire().await.unwrap().forget();
-        assert!(!self.mood.find_panics.load(Ordering::SeqCst), "made by the test");
-        if self.mood.find_fails.load(Ordering::SeqCst) { Err(outage()) } else { found }
-    }
-
-    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
-        let committed = self.store.commit(write, audit).await;
-        self.commits.send_modify(|commits| *commits += 1);
-        self.commit_gate.acquire().await.unwrap().forget();
-        assert!(!self.mood.commit_panics.load(Ordering::SeqCst), "made by the test");
-        if self.mood.commit_fails.load(Ordering::SeqCst) { Err(outage()) } else { committed }
-    }
-
-    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
-        self.store.account(id).await
-    }
-
-    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
-        self.store.app(id).await
-    }
-
-    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
-        self.store.key(id).await
-    }
-
-    async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
-        self.store.accounts(page).await
-    }
-
-    async fn apps(&self, account: AccountId, page: Page<AppId>) -> Result<Vec<App>, StoreError> {
-        self.store.apps(account, page).await
-    }
-
-    async fn keys(&self, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
-        self.store.keys(app, page).await
-    }
-
-    async fn audit(
-        &self,
-        page: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
-        self.store.audit(page).await
-    }
-
-    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
-        self.store.peppers().await
-    }
-}
 
 type Keys = Arc<CachedKeys<Gated>>;
 
@@ -112,15 +31,7 @@ fn settings() -> CacheSettings {
 async fn seeded() -> (Keys, Account, App, Key) {
     let store = MemoryStore::default();
     let (account, app, key) = seed(&store).await;
-    let gated = Gated {
-        store,
-        find_gate: Semaphore::new(OPEN),
-        commit_gate: Semaphore::new(OPEN),
-        finds: watch::Sender::new(0),
-        commits: watch::Sender::new(0),
-        mood: Mood::default(),
-    };
-    (Arc::new(CachedKeys::new(gated, &settings())), account, app, key)
+    (Arc::new(CachedKeys::new(Gated::new(store), &settings())), account, app, key)
 }
 
 fn shut(gate: &Semaphore) {
@@ -375,6 +286,8 @@ async fn a_commit_whose_caller_leaves_midway_still_invalidates() {
     wait_for(&keys.store().commits, 1).await;
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
+    // Whatever is read now is from before the write, and must not outlive it.
+    assert_eq!(standing(&keys, key.digest).await, Some(Standing::Active));
     keys.store().commit_gate.add_permits(OPEN);
     until(async || keys.cached(&key.digest).await.is_none()).await;
     assert_eq!(standing(&keys, key.digest).await, Some(Standing::KeyRevoked));

@@ -1,0 +1,114 @@
+//! A store whose calls stop at gates, which a test opens.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use tokio::sync::{Semaphore, watch};
+
+use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::testing::MemoryStore;
+
+/// A find has read and waits until it may say so. A commit waits before it writes, and then goes on
+/// by itself whoever waits for it, as one on a blocking thread does.
+pub(super) struct Gated {
+    store: Arc<MemoryStore>,
+    pub(super) find_gate: Semaphore,
+    pub(super) commit_gate: Arc<Semaphore>,
+    /// How many calls have come to their gate.
+    pub(super) finds: watch::Sender<u64>,
+    pub(super) commits: watch::Sender<u64>,
+    pub(super) mood: Mood,
+}
+
+impl Gated {
+    /// With its gates open.
+    pub(super) fn new(store: MemoryStore) -> Self {
+        Self {
+            store: Arc::new(store),
+            find_gate: Semaphore::new(OPEN),
+            commit_gate: Arc::new(Semaphore::new(OPEN)),
+            finds: watch::Sender::new(0),
+            commits: watch::Sender::new(0),
+            mood: Mood::default(),
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Mood {
+    pub(super) find_fails: AtomicBool,
+    pub(super) find_panics: AtomicBool,
+    pub(super) commit_fails: AtomicBool,
+    pub(super) commit_panics: AtomicBool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("an outage, made by the test")]
+struct Outage;
+
+fn outage() -> StoreError {
+    StoreError::Unavailable(Box::new(Outage))
+}
+
+/// As many permits as any test needs.
+pub(super) const OPEN: usize = 1_000_000;
+
+impl KeyStore for Gated {
+    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        let found = self.store.find(digest).await;
+        self.finds.send_modify(|finds| *finds += 1);
+        self.find_gate.acquire().await.unwrap().forget();
+        assert!(!self.mood.find_panics.load(Ordering::SeqCst), "made by the test");
+        if self.mood.find_fails.load(Ordering::SeqCst) { Err(outage()) } else { found }
+    }
+
+    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        self.commits.send_modify(|commits| *commits += 1);
+        let (store, gate) = (Arc::clone(&self.store), Arc::clone(&self.commit_gate));
+        let writing = tokio::spawn(async move {
+            gate.acquire().await.unwrap().forget();
+            store.commit(write, audit).await
+        });
+        let committed = writing.await.unwrap();
+        assert!(!self.mood.commit_panics.load(Ordering::SeqCst), "made by the test");
+        if self.mood.commit_fails.load(Ordering::SeqCst) { Err(outage()) } else { committed }
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.store.account(id).await
+    }
+
+    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        self.store.app(id).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.store.key(id).await
+    }
+
+    async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        self.store.accounts(page).await
+    }
+
+    async fn apps(&self, account: AccountId, page: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        self.store.apps(account, page).await
+    }
+
+    async fn keys(&self, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        self.store.keys(app, page).await
+    }
+
+    async fn audit(
+        &self,
+        page: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+        self.store.audit(page).await
+    }
+
+    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
+        self.store.peppers().await
+    }
+}
