@@ -115,7 +115,7 @@ threads = 1
 [admin]
 listen = "127.0.0.1:{admin}"
 [keys]
-keys_max_live = 100_000
+keys_max_live = 1000
 [cache]
 ttl = "1h"
 [log]

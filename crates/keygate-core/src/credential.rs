@@ -86,16 +86,8 @@ impl CredentialRules {
         if authorization.next().is_some() || x_api_key.next().is_some() {
             return Err(Denial::AmbiguousCredentials);
         }
-        let in_query = match query {
-            Some((query, name)) => self.read_query(query, name)?,
-            None => Found::Nothing,
-        };
-        let found = [
-            (Place::Authorization, first_authorization.unwrap_or(Found::Nothing)),
-            (Place::XApiKey, first_x_api_key.unwrap_or(Found::Nothing)),
-            (Place::Query, in_query),
-        ];
-        choose(found)
+        let in_query = query.map(|(query, name)| self.read_query(query, name)).transpose()?;
+        choose(first_authorization, first_x_api_key, in_query)
     }
 
     /// Whether an `Authorization` value holds a key of ours, so that a public route drops it.
@@ -176,17 +168,27 @@ impl CredentialRules {
     }
 }
 
-fn choose(found: [(Place, Found); 3]) -> Result<Credential, Denial> {
-    let mut ours = None;
-    let mut foreign = false;
-    for (place, found) in found {
-        match found {
-            Found::Nothing => {}
-            Found::Foreign => foreign = true,
-            Found::Ours(_) if ours.is_some() => return Err(Denial::AmbiguousCredentials),
-            Found::Ours(key) => ours = Some((place, key)),
+fn choose(
+    authorization: Option<Found>,
+    x_api_key: Option<Found>,
+    query: Option<Found>,
+) -> Result<Credential, Denial> {
+    let (mut ours, mut foreign) = (None, false);
+    let mut consider = |place, found| match found {
+        None | Some(Found::Nothing) => Ok(()),
+        Some(Found::Foreign) => {
+            foreign = true;
+            Ok(())
         }
-    }
+        Some(Found::Ours(_)) if ours.is_some() => Err(Denial::AmbiguousCredentials),
+        Some(Found::Ours(key)) => {
+            ours = Some((place, key));
+            Ok(())
+        }
+    };
+    consider(Place::Authorization, authorization)?;
+    consider(Place::XApiKey, x_api_key)?;
+    consider(Place::Query, query)?;
     match ours {
         Some((place, Some(key))) => Ok(Credential { key, place }),
         Some((_, None)) => Err(Denial::KeyMalformed),

@@ -194,7 +194,7 @@ pub fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     }
     // The root's dot names the same host (RFC 1034 section 3.1).
     let host = host.strip_suffix('.').unwrap_or(host);
-    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+    if host.bytes().fold(false, |any, b| any | b.is_ascii_uppercase()) {
         Ok(Cow::Owned(host.to_ascii_lowercase()))
     } else {
         Ok(Cow::Borrowed(host))

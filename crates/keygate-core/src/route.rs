@@ -242,10 +242,9 @@ impl Node {
     fn deepest(&self, rest: Option<&str>, depth: usize) -> Option<(usize, &Self)> {
         let here = (!self.routes.is_empty()).then_some((depth, self));
         let Some(rest) = rest else { return here };
-        let (segment, after) = match rest.split_once('/') {
-            Some((segment, after)) => (segment, Some(after)),
-            None => (rest, None),
-        };
+        let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
+        let segment = rest.get(..end).unwrap_or_default();
+        let after = rest.get(end + 1..);
         let literal = self
             .literals
             .binary_search_by(|(text, _)| (**text).cmp(segment))

@@ -13,7 +13,7 @@ use keygate_core::credential::{Credential, Places, without_param};
 use keygate_core::network::ClientNetwork;
 use keygate_core::route::KeyAccess;
 use keygate_core::{
-    Access, Caller, Code, Denial, KeyRecord, Peppers, Permit, Route, UnixMillis, decide,
+    Access, Caller, Code, Denial, KeyKind, KeyRecord, Peppers, Permit, Route, UnixMillis, decide,
 };
 use keygate_store::cached::{Cached, CachedKeys};
 use keygate_store::failures::FailureLimiter;
@@ -118,7 +118,7 @@ impl<S: KeyStore> Gateway<S> {
         peer: IpAddr,
         ctx: &mut Context,
     ) -> Result<Admitted, Denial> {
-        let snapshot = Arc::clone(&ctx.snapshot);
+        let snapshot = &*ctx.snapshot;
         let request = RequestFacts::read(head, peer, &snapshot.config.server)?; // 400, 413, 431
         let place = snapshot.config.routes.place(&request.host, &request.path, request.method)?; // 404, 405
         ctx.route = Some(place);
@@ -154,7 +154,10 @@ impl<S: KeyStore> Gateway<S> {
             Some(Cached::Unknown) => return Err(Denial::KeyUnknown),
             None => self.look_up(digest, request.client).await?, // 401, 429, 503
         };
-        let caller = Caller { address: request.client, origin: request.text(ORIGIN) };
+        // Only publishable keys are bound to origins.
+        let origin = || request.text(ORIGIN);
+        let origin = (key.kind == KeyKind::Publishable).then(origin).flatten();
+        let caller = Caller { address: request.client, origin };
         let permit = decide(access, key, caller, (self.clock)())?; // 401, 403
         Ok((permit, Strip::from(place)))
     }
