@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use keygate_core::{AccountId, AppId, Scope};
+use keygate_core::{AccountId, AppId, Environment, Scope};
 use keygate_store::keys::KeyStore;
 use keygate_store::records::{App, AppStatus, Metadata};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
 #[serde(deny_unknown_fields)]
 struct CreateRequest {
     name: String,
+    #[serde(default = "live")]
     environment: String,
     granted_scopes: Vec<String>,
     tier: Option<String>,
@@ -33,6 +34,10 @@ struct CreateRequest {
     allowed_cidrs: Vec<String>,
     #[serde(default)]
     metadata: Metadata,
+}
+
+fn live() -> String {
+    Environment::Live.as_str().to_owned()
 }
 
 #[derive(Deserialize)]
