@@ -12,7 +12,7 @@ use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{Account, AccountStatus, App, AppStatus, Key, KeyStatus, OwnedKey, Version};
 use crate::testing::{
     LIVE_MAX, MemoryStore, NOW, account, account_id, app, app_id, audit, create, digest, key,
-    key_id, revoked, seed,
+    key_id, revoked, seed, update,
 };
 
 /// Makes one test of each promise.
@@ -27,6 +27,7 @@ macro_rules! contract {
             what_names_a_record_never_changes
             a_refused_write_changes_nothing_and_is_not_logged
             only_live_keys_count_against_the_cap
+            a_key_that_comes_back_to_life_counts_against_the_cap
             the_cap_holds_when_many_create_at_once
             pages_join_up_to_the_whole_list
             changes_are_numbered_without_gaps_in_the_order_of_their_commits
@@ -80,7 +81,7 @@ pub(crate) fn what_was_written_is_read_back<S: KeyStore>(make: impl AsyncFn() ->
         let owned = OwnedKey { key: key.clone(), app, account };
         assert_eq!(store.find(key.digest).await.unwrap(), Some(owned));
 
-        store.commit(Write::UpdateKey(revoked(&key)), audit("key.revoke")).await.unwrap();
+        store.commit(update(revoked(&key)), audit("key.revoke")).await.unwrap();
         let found = store.find(key.digest).await.unwrap().unwrap();
         assert_eq!(found.key, Key { version: Version(1), ..revoked(&key) });
     });
@@ -141,7 +142,7 @@ pub(crate) fn an_update_needs_the_version_that_is_stored<S: KeyStore>(make: impl
         let updates = [
             Write::UpdateAccount(account.clone()),
             Write::UpdateApp(app.clone()),
-            Write::UpdateKey(key.clone()),
+            update(key.clone()),
         ];
         for write in updates {
             store.commit(write.clone(), audit("first")).await.unwrap();
@@ -150,12 +151,12 @@ pub(crate) fn an_update_needs_the_version_that_is_stored<S: KeyStore>(make: impl
         assert_eq!(store.account(account.id).await.unwrap().unwrap().version, Version(1));
         assert_eq!(store.app(app.id).await.unwrap().unwrap().version, Version(1));
         assert_eq!(store.key(key.id).await.unwrap().unwrap().version, Version(1));
-        let ahead = Write::UpdateKey(Key { version: Version(2), ..key });
+        let ahead = update(Key { version: Version(2), ..key });
         assert_eq!(refused(&store, ahead).await, "conflict");
         for absent in [
             Write::UpdateAccount(self::account(2)),
             Write::UpdateApp(self::app(2, &account)),
-            Write::UpdateKey(self::key(2, &app)),
+            update(self::key(2, &app)),
         ] {
             assert_eq!(refused(&store, absent).await, "not found");
         }
@@ -171,10 +172,10 @@ pub(crate) fn what_names_a_record_never_changes<S: KeyStore>(make: impl AsyncFn(
         let pepper = PepperId::from_bytes([8; 8]);
         for write in [
             Write::UpdateApp(App { account: account_id(2), ..app }),
-            Write::UpdateKey(Key { digest: digest(2), ..key.clone() }),
-            Write::UpdateKey(Key { app: app_id(2), ..key.clone() }),
-            Write::UpdateKey(Key { account: account_id(2), ..key.clone() }),
-            Write::UpdateKey(Key { pepper, ..key.clone() }),
+            update(Key { digest: digest(2), ..key.clone() }),
+            update(Key { app: app_id(2), ..key.clone() }),
+            update(Key { account: account_id(2), ..key.clone() }),
+            update(Key { pepper, ..key.clone() }),
         ] {
             assert_eq!(refused(&store, write).await, "not found");
         }
@@ -215,10 +216,36 @@ pub(crate) fn only_live_keys_count_against_the_cap<S: KeyStore>(make: impl Async
         assert!(matches!(error, StoreError::TooManyLiveKeys { live: 2 }), "{error:?}");
 
         let disabled = Key { status: KeyStatus::Disabled, ..expiring };
-        store.commit(Write::UpdateKey(disabled), audit("disable")).await.unwrap();
+        store.commit(update(disabled), audit("disable")).await.unwrap();
         assert_eq!(refused(&store, create(key(4, &app))).await, "too many live keys");
-        store.commit(Write::UpdateKey(revoked(&key1)), audit("revoke")).await.unwrap();
+        store.commit(update(revoked(&key1)), audit("revoke")).await.unwrap();
         store.commit(create(key(4, &app)), audit("third")).await.unwrap();
+    });
+}
+
+pub(crate) fn a_key_that_comes_back_to_life_counts_against_the_cap<S: KeyStore>(
+    make: impl AsyncFn() -> S,
+) {
+    run(async {
+        let store = make().await;
+        let (_, app, key1) = seed(&store).await;
+        let expired = Key { expires_at: Some(NOW), ..key(2, &app) };
+        store.commit(create(&expired), audit("create")).await.unwrap();
+        let update = |key: Key, live_max| Write::UpdateKey { key, live_max, now: NOW };
+        for later in [Some(UnixMillis(NOW.0 + 1)), None] {
+            let extended = Key { expires_at: later, ..expired.clone() };
+            assert_eq!(refused(&store, update(extended, 1)).await, "too many live keys");
+        }
+        assert_eq!(store.key(expired.id).await.unwrap(), Some(expired.clone()));
+        // What changes no key's life is never refused for the cap, however low it has become.
+        let disabled = Key { status: KeyStatus::Disabled, ..key1.clone() };
+        store.commit(update(disabled.clone(), 0), audit("disable")).await.unwrap();
+        let enabled = Key { status: KeyStatus::Active, version: Version(1), ..key1 };
+        store.commit(update(enabled, 0), audit("enable")).await.unwrap();
+        let renamed = Key { name: None, ..expired.clone() };
+        store.commit(update(renamed, 0), audit("rename")).await.unwrap();
+        let extended = Key { expires_at: None, version: Version(1), ..expired };
+        store.commit(update(extended, 2), audit("extend")).await.unwrap();
     });
 }
 
@@ -317,7 +344,7 @@ pub(crate) fn one_of_many_editors_wins<S: KeyStore>(make: impl AsyncFn() -> S) {
             let store = Arc::clone(&store);
             let edited = Key { name: Some(format!("edit {n}")), ..key.clone() };
             edits.spawn(async move {
-                store.commit(Write::UpdateKey(edited.clone()), audit("edit")).await.map(|_| edited)
+                store.commit(update(edited.clone()), audit("edit")).await.map(|_| edited)
             });
         }
         let results = edits.join_all().await;
@@ -387,7 +414,7 @@ fn any_write() -> impl Strategy<Value = Write> {
             2 => Write::CreateKey { key, live_max: 2, now: UnixMillis(NOW.0 + time) },
             3 => Write::UpdateAccount(account),
             4 => Write::UpdateApp(app),
-            _ => Write::UpdateKey(key),
+            _ => Write::UpdateKey { key, live_max: 2, now: UnixMillis(NOW.0 + time) },
         }
     })
 }

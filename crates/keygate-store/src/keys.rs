@@ -74,7 +74,8 @@ pub enum Write {
     CreateApp(App),
     CreateKey {
         key: Key,
-        /// The most live keys that the app may then have. Live: neither revoked nor expired at `now`.
+        /// The most live keys that the app may then have. Live: neither revoked nor expired at
+        /// `now`. A disabled key is live, since it can be enabled.
         live_max: u32,
         now: UnixMillis,
     },
@@ -82,7 +83,13 @@ pub enum Write {
     /// with the version after that.
     UpdateAccount(Account),
     UpdateApp(App),
-    UpdateKey(Key),
+    /// The cap is that of [`CreateKey`](Self::CreateKey). It matters if the change makes a key live
+    /// that is not, such as one that has expired and gets a later end.
+    UpdateKey {
+        key: Key,
+        live_max: u32,
+        now: UnixMillis,
+    },
 }
 
 impl Write {
@@ -94,7 +101,7 @@ impl Write {
                 Subject::Account(account.id)
             }
             Self::CreateApp(app) | Self::UpdateApp(app) => Subject::App(app.id),
-            Self::CreateKey { key, .. } | Self::UpdateKey(key) => Subject::Key(key.digest),
+            Self::CreateKey { key, .. } | Self::UpdateKey { key, .. } => Subject::Key(key.digest),
         }
     }
 }

@@ -99,6 +99,10 @@ pub(crate) fn create(key: &Key) -> Write {
     Write::CreateKey { key: key.clone(), live_max: LIVE_MAX, now: NOW }
 }
 
+pub(crate) fn update(key: Key) -> Write {
+    Write::UpdateKey { key, live_max: LIVE_MAX, now: NOW }
+}
+
 pub(crate) fn audit(action: &str) -> AuditEntry {
     AuditEntry {
         at: NOW,
@@ -174,12 +178,16 @@ impl Tables {
                 *stored = App { version: Version(app.version.0 + 1), ..app };
                 Ok(())
             }
-            Write::UpdateKey(key) => {
+            Write::UpdateKey { key, live_max, now } => {
                 let same = |key: &Key| (key.digest, key.pepper, key.app, key.account);
                 if self.keys.get(&key.id).is_some_and(|stored| same(stored) != same(&key)) {
                     return Err(StoreError::NotFound("the key with this digest, app and account"));
                 }
+                let live = self.count_live(key.app, now);
                 let stored = stored(&mut self.keys, key.id, key.version)?;
+                if !is_live(stored, now) && is_live(&key, now) && live >= live_max {
+                    return Err(StoreError::TooManyLiveKeys { live });
+                }
                 *stored = Key { version: Version(key.version.0 + 1), ..key };
                 Ok(())
             }
@@ -193,15 +201,19 @@ impl Tables {
         if self.keys.values().any(|stored| stored.digest == key.digest) {
             return Err(StoreError::AlreadyExists);
         }
-        let is_live = |key: &&Key| {
-            !matches!(key.status, KeyStatus::Revoked { .. })
-                && key.expires_at.is_none_or(|end| end > now)
-        };
-        let of_app = self.keys.values().filter(|stored| stored.app == key.app);
-        let live = u32::try_from(of_app.filter(is_live).count()).unwrap();
+        let live = self.count_live(key.app, now);
         insert(&mut self.keys, key.id, key)?;
         if live >= live_max { Err(StoreError::TooManyLiveKeys { live }) } else { Ok(()) }
     }
+
+    fn count_live(&self, app: AppId, now: UnixMillis) -> u32 {
+        let is_counted = |key: &&Key| key.app == app && is_live(key, now);
+        u32::try_from(self.keys.values().filter(is_counted).count()).unwrap()
+    }
+}
+
+fn is_live(key: &Key, now: UnixMillis) -> bool {
+    !matches!(key.status, KeyStatus::Revoked { .. }) && key.expires_at.is_none_or(|end| end > now)
 }
 
 fn insert<K: Ord, V>(table: &mut BTreeMap<K, V>, id: K, record: V) -> Result<(), StoreError> {

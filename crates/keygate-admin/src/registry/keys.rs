@@ -211,7 +211,9 @@ impl<S: KeyStore> Registry<S> {
     ) -> Result<Key, RegistryError> {
         key.updated_at = self.now();
         let audit = AuditEntry { reason, ..entry(by, key.updated_at, action, &key) };
-        self.commit(Write::UpdateKey(key.clone()), audit).await?;
+        let live_max = self.parts.config.keys.keys_max_live;
+        let write = Write::UpdateKey { key: key.clone(), live_max, now: key.updated_at };
+        self.commit(write, audit).await?;
         Ok(key)
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use self::gated::{Gated, OPEN};
 use super::*;
 use crate::records::{Account, AccountStatus, App, AppStatus, Key, KeyStatus, OwnedKey, Version};
-use crate::testing::{MemoryStore, app, app_id, audit, create, digest, key, revoked, seed};
+use crate::testing::{MemoryStore, app, app_id, audit, create, digest, key, revoked, seed, update};
 
 type Keys = Arc<CachedKeys<Gated>>;
 
@@ -112,7 +112,7 @@ async fn a_load_begun_before_a_revocation_is_never_served_after_it() {
     // Has read the active key and is on its way back with it.
     let early = spawn_load(&keys, key.digest);
     wait_for(&keys.store().finds, 1).await;
-    keys.commit(Write::UpdateKey(revoked(&key)), audit("key.revoke")).await.unwrap();
+    keys.commit(update(revoked(&key)), audit("key.revoke")).await.unwrap();
     // Comes after the revocation and finds the old load under way.
     let late = spawn_load(&keys, key.digest);
     settle().await;
@@ -281,7 +281,7 @@ async fn a_commit_whose_caller_leaves_midway_still_invalidates() {
     shut(&keys.store().commit_gate);
     let caller = {
         let (keys, key) = (Arc::clone(&keys), revoked(&key));
-        tokio::spawn(async move { keys.commit(Write::UpdateKey(key), audit("revoke")).await })
+        tokio::spawn(async move { keys.commit(update(key), audit("revoke")).await })
     };
     wait_for(&keys.store().commits, 1).await;
     caller.abort();
@@ -298,14 +298,14 @@ async fn a_commit_that_fails_or_breaks_off_invalidates_too() {
     let (keys, _, _, key) = seeded().await;
     keys.load(key.digest).await.unwrap();
     keys.store().mood.commit_fails.store(true, Ordering::SeqCst);
-    let write = Write::UpdateKey(revoked(&key));
+    let write = update(revoked(&key));
     keys.commit(write, audit("revoke")).await.unwrap_err();
     // The error hid that the write was carried out.
     assert_eq!(standing(&keys, key.digest).await, Some(Standing::KeyRevoked));
 
     keys.store().mood.commit_panics.store(true, Ordering::SeqCst);
     let active = Key { version: Version(1), ..key.clone() };
-    let error = keys.commit(Write::UpdateKey(active), audit("undo")).await.unwrap_err();
+    let error = keys.commit(update(active), audit("undo")).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)));
     assert_eq!(standing(&keys, key.digest).await, Some(Standing::Active));
 }
@@ -394,7 +394,7 @@ async fn no_reader_sees_less_than_what_was_acknowledged() {
         let version = Version(change);
         // The key's end counts the changes, so that a record tells how new it is.
         let key = Key { version, expires_at: Some(UnixMillis(change + 1)), ..key.clone() };
-        keys.commit(Write::UpdateKey(key), audit("change")).await.unwrap();
+        keys.commit(update(key), audit("change")).await.unwrap();
         acknowledged.store(change + 1, Ordering::SeqCst);
     }
     let from_cache: u64 = readers.join_all().await.iter().sum();

@@ -48,7 +48,7 @@ fn carry_out(transaction: &WriteTransaction, write: Write) -> Result<(), StoreEr
         Write::CreateKey { key, live_max, now } => create_key(transaction, &key, live_max, now),
         Write::UpdateAccount(account) => update_account(transaction, account),
         Write::UpdateApp(app) => update_app(transaction, app),
-        Write::UpdateKey(key) => update_key(transaction, key),
+        Write::UpdateKey { key, live_max, now } => update_key(transaction, key, live_max, now),
     }
 }
 
@@ -80,27 +80,26 @@ fn create_key(
         return Err(StoreError::AlreadyExists);
     }
     let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
-    let live = count_live(&index, key.app.as_u128(), now)?;
-    if live >= live_max {
-        return Err(StoreError::TooManyLiveKeys { live });
-    }
+    check_room(&index, key.app.as_u128(), live_max, now)?;
     index.insert((key.app.as_u128(), id), live_until(key)).map_err(failed)?;
     let mut peppers = transaction.open_table(PEPPERS).map_err(failed)?;
     peppers.insert(key.pepper.as_bytes(), ()).map_err(failed)?;
     Ok(())
 }
 
-fn count_live(
+/// Whether the app may have one live key more.
+fn check_room(
     index: &impl ReadableTable<(u128, u128), u64>,
     app: u128,
+    live_max: u32,
     now: UnixMillis,
-) -> Result<u32, StoreError> {
+) -> Result<(), StoreError> {
     let mut live = 0;
     for entry in index.range((app, 0)..=(app, u128::MAX)).map_err(failed)? {
         let (_, until) = entry.map_err(failed)?;
         live += u32::from(until.value() > now.0);
     }
-    Ok(live)
+    if live >= live_max { Err(StoreError::TooManyLiveKeys { live }) } else { Ok(()) }
 }
 
 /// Until when a key counts against its app's cap: a disabled one does, it may be enabled again.
@@ -130,7 +129,12 @@ fn update_app(transaction: &WriteTransaction, mut app: App) -> Result<(), StoreE
     put(&mut table, &place, &app)
 }
 
-fn update_key(transaction: &WriteTransaction, mut key: Key) -> Result<(), StoreError> {
+fn update_key(
+    transaction: &WriteTransaction,
+    mut key: Key,
+    live_max: u32,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
     let id = key.id.as_u128();
     let digests = transaction.open_table(KEY_DIGESTS).map_err(failed)?;
     let digest = digests
@@ -148,7 +152,11 @@ fn update_key(transaction: &WriteTransaction, mut key: Key) -> Result<(), StoreE
     key.version = next(stored.version, key.version)?;
     put(&mut table, &digest, &key)?;
     let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
-    index.insert((key.app.as_u128(), id), live_until(&key)).map_err(failed)?;
+    let (was_until, until) = (live_until(&stored), live_until(&key));
+    if was_until <= now.0 && until > now.0 {
+        check_room(&index, key.app.as_u128(), live_max, now)?;
+    }
+    index.insert((key.app.as_u128(), id), until).map_err(failed)?;
     Ok(())
 }
 

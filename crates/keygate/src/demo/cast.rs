@@ -186,7 +186,9 @@ impl<S: KeyStore> Stage<'_, S> {
         }
         let (id, hint) = (key.id, key.hint.clone());
         let changed = Key { scopes, updated_at: self.now, ..key };
-        self.commit(Write::UpdateKey(changed), "key.update", id, Some(hint)).await
+        let live_max = self.config.keys.keys_max_live;
+        let write = Write::UpdateKey { key: changed, live_max, now: self.now };
+        self.commit(write, "key.update", id, Some(hint)).await
     }
 
     async fn make_key(
@@ -326,7 +328,9 @@ mod tests {
                 from: None,
                 reason: None,
             };
-            self.keys.commit(Write::UpdateKey(Key { status, ..key }), audit).await.unwrap();
+            let key = Key { status, ..key };
+            let write = Write::UpdateKey { key, live_max: 1, now: UnixMillis(1) };
+            self.keys.commit(write, audit).await.unwrap();
         }
     }
 
