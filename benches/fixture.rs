@@ -180,7 +180,7 @@ impl KeyStore for KeyRing {
     ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
         refused()
     }
-    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
+    async fn peppers(&self, _: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         Ok(vec![self.pepper])
     }
 }

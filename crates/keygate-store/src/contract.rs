@@ -33,6 +33,7 @@ macro_rules! contract {
             changes_are_numbered_without_gaps_in_the_order_of_their_commits
             one_of_many_editors_wins
             the_peppers_in_use_are_known
+            a_pepper_that_no_live_key_needs_can_be_retired
             any_sequence_of_writes_ends_as_in_the_model
         );
     };
@@ -98,7 +99,7 @@ pub(crate) fn what_was_never_written_is_absent<S: KeyStore>(make: impl AsyncFn()
         assert_eq!(store.apps(account_id(1), all()).await.unwrap(), []);
         assert_eq!(store.keys(app_id(1), all()).await.unwrap(), []);
         assert_eq!(store.audit(all()).await.unwrap(), []);
-        assert_eq!(store.peppers().await.unwrap(), []);
+        assert_eq!(store.peppers(NOW).await.unwrap(), []);
     });
 }
 
@@ -365,9 +366,37 @@ pub(crate) fn the_peppers_in_use_are_known<S: KeyStore>(make: impl AsyncFn() -> 
         let third = Key { pepper: newer, ..key(3, &app) };
         store.commit(create(&second), audit("create")).await.unwrap();
         store.commit(create(&third), audit("create")).await.unwrap();
-        let mut peppers = store.peppers().await.unwrap();
-        peppers.sort();
-        assert_eq!(peppers, [first.pepper, newer]);
+        assert_eq!(store.peppers(NOW).await.unwrap(), [first.pepper, newer]);
+    });
+}
+
+pub(crate) fn a_pepper_that_no_live_key_needs_can_be_retired<S: KeyStore>(
+    make: impl AsyncFn() -> S,
+) {
+    run(async {
+        let store = make().await;
+        let (_, app, first) = seed(&store).await;
+        let [oldest, newest] = [PepperId::from_bytes([0; 8]), PepperId::from_bytes([0xff; 8])];
+        let ends = Some(UnixMillis(NOW.0 + 10));
+        let disabled =
+            Key { pepper: oldest, expires_at: None, status: KeyStatus::Disabled, ..key(2, &app) };
+        let expiring = Key { pepper: newest, expires_at: ends, ..key(3, &app) };
+        store.commit(create(&disabled), audit("create")).await.unwrap();
+        store.commit(create(&expiring), audit("create")).await.unwrap();
+        let before = UnixMillis(NOW.0 + 9);
+        let after = UnixMillis(NOW.0 + 10);
+        assert_eq!(store.peppers(before).await.unwrap(), [oldest, first.pepper, newest]);
+        assert_eq!(store.peppers(after).await.unwrap(), [oldest, first.pepper]);
+
+        store.commit(update(revoked(&first)), audit("revoke")).await.unwrap();
+        assert_eq!(store.peppers(after).await.unwrap(), [oldest]);
+        let extended = Key { expires_at: None, ..expiring };
+        store.commit(update(extended.clone()), audit("extend")).await.unwrap();
+        assert_eq!(store.peppers(after).await.unwrap(), [oldest, newest]);
+        store.commit(update(revoked(&disabled)), audit("revoke")).await.unwrap();
+        let extended = Key { version: Version(1), ..extended };
+        store.commit(update(revoked(&extended)), audit("revoke")).await.unwrap();
+        assert_eq!(store.peppers(before).await.unwrap(), []);
     });
 }
 
@@ -434,7 +463,9 @@ async fn check_sequence<S: KeyStore>(store: &S, writes: Vec<Write>) {
         }
     }
     assert_eq!(store.audit(all()).await.unwrap(), model.audit(all()).await.unwrap());
-    assert_eq!(store.peppers().await.unwrap(), model.peppers().await.unwrap());
+    for now in [NOW, UnixMillis(NOW.0 + 1)] {
+        assert_eq!(store.peppers(now).await.unwrap(), model.peppers(now).await.unwrap());
+    }
     let accounts = model.accounts(all()).await.unwrap();
     assert_eq!(store.accounts(all()).await.unwrap(), accounts);
     for a in IDS {

@@ -59,8 +59,12 @@ pub trait KeyStore: Send + Sync + 'static {
         page: Page<ChangeNumber>,
     ) -> impl Future<Output = Result<Vec<(ChangeNumber, AuditEntry)>, StoreError>> + Send;
 
-    /// Every pepper that a stored key was made under.
-    fn peppers(&self) -> impl Future<Output = Result<Vec<PepperId>, StoreError>> + Send;
+    /// The peppers that live keys were made under, in order. Live: neither revoked nor expired at
+    /// `now`. A pepper that is not among them can be retired: no key depends on it any more.
+    fn peppers(
+        &self,
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Vec<PepperId>, StoreError>> + Send;
 }
 
 /// The place of a change in the store's log. The first change is 1.

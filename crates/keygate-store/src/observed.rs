@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
@@ -127,8 +127,8 @@ impl<S: KeyStore> KeyStore for Observed<S> {
         self.watch(Op::List, self.store.audit(page)).await
     }
 
-    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
-        self.watch(Op::List, self.store.peppers()).await
+    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+        self.watch(Op::List, self.store.peppers(now)).await
     }
 }
 

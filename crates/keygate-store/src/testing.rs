@@ -314,9 +314,9 @@ impl KeyStore for MemoryStore {
         }))
     }
 
-    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
+    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         let peppers = self.with(|tables| -> BTreeSet<PepperId> {
-            tables.keys.values().map(|key| key.pepper).collect()
+            tables.keys.values().filter(|key| is_live(key, now)).map(|key| key.pepper).collect()
         });
         Ok(peppers.into_iter().collect())
     }

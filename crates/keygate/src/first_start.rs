@@ -26,7 +26,7 @@ pub(crate) struct Made {
 
 /// Reads the secrets that the configuration names, and makes those that are missing.
 ///
-/// `in_use` are the peppers that the stored keys were made under. Nothing is made unless all of
+/// `in_use` are the peppers that live keys were made under. Nothing is made unless all of
 /// them are there.
 pub(crate) fn load_or_make(
     keys: &Keys,

@@ -17,7 +17,8 @@ use keygate_store::embedded::EmbeddedStore;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::observed::Observed;
-use keygate_telemetry::{Metrics, logging};
+use keygate_telemetry::Metrics;
+use keygate_telemetry::logging::{self, Log};
 
 use crate::control::Control;
 use crate::failure::{Exit, Failure};
@@ -36,9 +37,9 @@ pub(crate) type Store = Observed<EmbeddedStore>;
 /// Runs a gateway until it is told to stop.
 pub(crate) fn run(config: &Path) -> Result<(), Failure> {
     let config = load(config)?;
-    logging::init(config.log.level).context("cannot start the log")?;
+    let log = logging::init(config.log.level).context("cannot start the log")?;
     block_on(async {
-        let serving = start(config).await?;
+        let serving = start(config, &log).await?;
         serving.until_stopped().await
     })
 }
@@ -77,10 +78,10 @@ pub(crate) struct Serving {
 }
 
 /// Brings a gateway up. When this fails, nothing was served.
-pub(crate) async fn start(config: Arc<Config>) -> Result<Serving, Failure> {
+pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let store = open_store(&config)?;
-    let in_use = store.peppers().await.context("cannot read the store")?;
+    let in_use = store.peppers(clock::now()).await.context("cannot read the store")?;
     let secrets = first_start::load_or_make(&config.keys, &config.admin, &in_use)?;
     log_first_start(&secrets);
     let Secrets { peppers, token_sha256, made: _ } = secrets;
@@ -90,6 +91,11 @@ pub(crate) async fn start(config: Arc<Config>) -> Result<Serving, Failure> {
 
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     metrics.config_loaded(clock::now());
+    metrics.counter_fn(
+        "keygate_log_lines_dropped_total",
+        "Lines of the log that nobody read in time.",
+        log.dropped_lines(),
+    );
     let keys = Arc::new(CachedKeys::new(observe::observed(store, &metrics), &config.cache));
     observe::publish_cache(&keys, &metrics);
     let failed_auth = &config.server.failed_auth;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use keygate_store::records::{Account, App, AuditEntry, Key, OwnedKey};
@@ -72,7 +72,7 @@ impl KeyStore for FaultyStore {
         self.up()?.audit(page).await
     }
 
-    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
-        self.up()?.peppers().await
+    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+        self.up()?.peppers(now).await
     }
 }

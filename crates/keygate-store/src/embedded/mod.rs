@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 use redb::Database;
 use tokio::sync::Mutex;
 
@@ -125,8 +125,8 @@ impl KeyStore for EmbeddedStore {
         self.blocking(move |db| read::audit(db, page)).await
     }
 
-    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
-        self.blocking(read::peppers).await
+    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+        self.blocking(move |db| read::peppers(db, now)).await
     }
 }
 

@@ -15,7 +15,7 @@ use redb::{
 use super::held::HeldFile;
 use super::tables::{
     ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, FORMAT, KEY_DIGESTS, KEYS, META, META_FORMAT,
-    META_NEXT_CHANGE, PEPPERS,
+    META_NEXT_CHANGE, PEPPER_KEYS,
 };
 use super::write;
 
@@ -207,7 +207,7 @@ fn check_tables(path: &Path, db: &Database) -> Result<(), OpenError> {
             moment.open_table($table).map_err(|error| broken(error.into()))?;
         )*};
     }
-    opens!(ACCOUNTS APPS KEYS KEY_DIGESTS ACCOUNT_APPS APP_KEYS PEPPERS);
+    opens!(ACCOUNTS APPS KEYS KEY_DIGESTS ACCOUNT_APPS APP_KEYS PEPPER_KEYS);
     let changes = moment.open_table(CHANGES).map_err(|error| broken(error.into()))?;
     let last = changes.last().map_err(|error| broken(error.into()))?;
     let last = last.map(|(number, _)| number.value().to_vec());
@@ -275,7 +275,7 @@ fn make_tables(db: &Database) -> Result<(), Box<dyn std::error::Error + Send + S
     transaction.open_table(KEY_DIGESTS)?;
     transaction.open_table(ACCOUNT_APPS)?;
     transaction.open_table(APP_KEYS)?;
-    transaction.open_table(PEPPERS)?;
+    transaction.open_table(PEPPER_KEYS)?;
     transaction.commit()?;
     Ok(())
 }

@@ -3,12 +3,12 @@
 use std::ops::{Bound, RangeBounds};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::tables::{
-    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, Dangling, KEY_DIGESTS, KEYS, PEPPERS, Records,
-    failed, get, place, unreadable, unseal,
+    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, Dangling, KEY_DIGESTS, KEYS, PEPPER_KEYS,
+    Records, failed, get, place, unreadable, unseal,
 };
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, Page, StoreError};
@@ -101,10 +101,25 @@ pub(super) fn audit(
         .collect()
 }
 
-pub(super) fn peppers(db: &Database) -> Result<Vec<PepperId>, StoreError> {
-    let table = begin(db)?.open_table(PEPPERS).map_err(failed)?;
-    let entries = table.iter().map_err(failed)?;
-    entries.map(|entry| Ok(PepperId::from_bytes(*entry.map_err(failed)?.0.value()))).collect()
+pub(super) fn peppers(db: &Database, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+    let table = begin(db)?.open_table(PEPPER_KEYS).map_err(failed)?;
+    let mut live = Vec::new();
+    // From the last key of one pepper to the last key of the one before it.
+    let mut end = Bound::Unbounded;
+    let mut pepper;
+    while let Some(last) =
+        table.range::<(&[u8; 8], u64, u128)>((Bound::Unbounded, end)).map_err(failed)?.next_back()
+    {
+        let (key, ()) = last.map(|(key, unit)| (key, unit.value())).map_err(failed)?;
+        let (bytes, until, _) = key.value();
+        pepper = *bytes;
+        end = Bound::Excluded((&pepper, 0, 0));
+        if until > now.0 {
+            live.push(PepperId::from_bytes(pepper));
+        }
+    }
+    live.reverse();
+    Ok(live)
 }
 
 fn begin(db: &Database) -> Result<ReadTransaction, StoreError> {

@@ -32,7 +32,10 @@ pub(super) const ACCOUNT_APPS: TableDefinition<'_, (u128, u128), ()> =
 /// zero once revoked, the largest number if it never expires. Counting reads no records so.
 pub(super) const APP_KEYS: TableDefinition<'_, (u128, u128), u64> =
     TableDefinition::new("app_keys");
-pub(super) const PEPPERS: TableDefinition<'_, &[u8; 8], ()> = TableDefinition::new("peppers");
+/// The keys of a pepper that are not revoked: (pepper, until when the key counts as live, key).
+/// Whether a pepper still has a live key is one look at its last entry so, also with a million.
+pub(super) const PEPPER_KEYS: TableDefinition<'_, (&[u8; 8], u64, u128), ()> =
+    TableDefinition::new("pepper_keys");
 
 const CHECKSUM_LENGTH: usize = 8;
 

@@ -6,7 +6,7 @@ use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 
 use super::tables::{
     ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, Dangling, KEY_DIGESTS, KEYS, META,
-    META_NEXT_CHANGE, PEPPERS, Records, failed, get, place, seal, unreadable,
+    META_NEXT_CHANGE, PEPPER_KEYS, Records, failed, get, place, seal, unreadable,
 };
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError, Write};
@@ -82,9 +82,8 @@ fn create_key(
     let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
     check_room(&index, key.app.as_u128(), live_max, now)?;
     index.insert((key.app.as_u128(), id), live_until(key)).map_err(failed)?;
-    let mut peppers = transaction.open_table(PEPPERS).map_err(failed)?;
-    peppers.insert(key.pepper.as_bytes(), ()).map_err(failed)?;
-    Ok(())
+    let mut peppers = transaction.open_table(PEPPER_KEYS).map_err(failed)?;
+    enter(&mut peppers, key)
 }
 
 /// Whether the app may have one live key more.
@@ -157,6 +156,17 @@ fn update_key(
         check_room(&index, key.app.as_u128(), live_max, now)?;
     }
     index.insert((key.app.as_u128(), id), until).map_err(failed)?;
+    let mut peppers = transaction.open_table(PEPPER_KEYS).map_err(failed)?;
+    peppers.remove((stored.pepper.as_bytes(), was_until, id)).map_err(failed)?;
+    enter(&mut peppers, &key)
+}
+
+/// Notes that a pepper is needed for a key, unless that is revoked.
+fn enter(peppers: &mut PepperKeys<'_>, key: &Key) -> Result<(), StoreError> {
+    let until = live_until(key);
+    if until > 0 {
+        peppers.insert((key.pepper.as_bytes(), until, key.id.as_u128()), ()).map_err(failed)?;
+    }
     Ok(())
 }
 
@@ -177,6 +187,7 @@ fn log(transaction: &WriteTransaction, audit: &AuditEntry) -> Result<ChangeNumbe
     Ok(ChangeNumber(number))
 }
 
+type PepperKeys<'a> = Table<'a, (&'static [u8; 8], u64, u128), ()>;
 type Writable<'a> = Table<'a, &'static [u8], &'static [u8]>;
 
 fn records(transaction: &WriteTransaction, table: Records) -> Result<Writable<'_>, StoreError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 use tokio::sync::{Semaphore, watch};
 
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
@@ -108,7 +108,7 @@ impl KeyStore for Gated {
         self.store.audit(page).await
     }
 
-    async fn peppers(&self) -> Result<Vec<PepperId>, StoreError> {
-        self.store.peppers().await
+    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+        self.store.peppers(now).await
     }
 }
