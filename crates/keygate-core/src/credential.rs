@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use crate::decide::Denial;
-use crate::key::{Brand, PresentedKey, has_our_shape};
+use crate::key::{Brand, PresentedKey, has_our_shape, holds_our_shape};
 use crate::path::hex;
 
 /// The longest credential that is looked at, in bytes. What is longer is refused before any hash.
@@ -90,19 +90,20 @@ impl CredentialRules {
         choose(first_authorization, first_x_api_key, in_query)
     }
 
-    /// Whether an `Authorization` value holds a key of ours, so that a public route drops it.
-    pub fn authorization_is_ours(&self, value: &[u8]) -> bool {
-        let Some((scheme, rest)) = split_scheme(value) else { return false };
-        let is_ours = |text: &[u8]| has_our_shape(text, self.brand.as_ref());
-        is_ours(scheme)
-            || is_ours(rest)
-            || (scheme.eq_ignore_ascii_case(b"basic") && is_ours(&decode_base64(rest).0))
+    /// Whether an `Authorization` value holds a key of ours in any dress, so that a public route
+    /// drops it.
+    #[must_use]
+    pub fn authorization_is_ours(value: &[u8]) -> bool {
+        let in_basic = |(scheme, rest): (&[u8], &[u8])| {
+            scheme.eq_ignore_ascii_case(b"basic") && holds_our_shape(&decode_base64(rest).0)
+        };
+        holds_our_shape(value) || split_scheme(value).is_some_and(in_basic)
     }
 
-    /// Whether a value is a key of ours, so that a public route drops it.
+    /// Whether an `X-API-Key` value holds a key of ours, so that a public route drops it.
     #[must_use]
-    pub fn value_is_ours(&self, value: &[u8]) -> bool {
-        has_our_shape(value.trim_ascii(), self.brand.as_ref())
+    pub fn x_api_key_is_ours(value: &[u8]) -> bool {
+        holds_our_shape(value)
     }
 
     fn read_authorization(&self, value: &[u8]) -> Found {
@@ -135,6 +136,8 @@ impl CredentialRules {
         match self.read(self.basic, user) {
             // A password beside the key, or no colon at all: not the form that we asked for.
             Found::Ours(_) if !whole || colon != decoded.len().checked_sub(1) => Found::Ours(None),
+            // Or the key as the password.
+            Found::Nothing | Found::Foreign if holds_our_shape(&decoded) => Found::Ours(None),
             found @ (Found::Nothing | Found::Foreign | Found::Ours(_)) => found,
         }
     }
@@ -156,14 +159,14 @@ impl CredentialRules {
     }
 
     fn read(&self, source: Source, value: &[u8]) -> Found {
-        let ours = has_our_shape(value, self.brand.as_ref());
-        match (source, ours) {
-            (_, true) => Found::Ours(match source {
-                Source::On => PresentedKey::parse(value, self.brand.as_ref()).ok(),
-                Source::Off => None,
-            }),
-            (Source::On, false) => Found::Foreign,
-            (Source::Off, false) => Found::Nothing,
+        match source {
+            Source::On if has_our_shape(value, self.brand.as_ref()) => {
+                Found::Ours(PresentedKey::parse(value, self.brand.as_ref()).ok())
+            }
+            // Not where or how a key is sent, but it must not travel on.
+            Source::On | Source::Off if holds_our_shape(value) => Found::Ours(None),
+            Source::On => Found::Foreign,
+            Source::Off => Found::Nothing,
         }
     }
 }
@@ -264,6 +267,12 @@ fn decode_percent<'b>(encoded: &str, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         length += 1;
     }
     buffer.get(..length)
+}
+
+/// Whether a query has a parameter that is called `name` once decoded.
+#[must_use]
+pub fn holds_param(query: &str, name: &str) -> bool {
+    query_values(query, name).next().is_some()
 }
 
 /// The query without the parameter that may carry a key; nothing if nothing is left.
@@ -370,6 +379,8 @@ mod tests {
         check(&[], &[], &format!("api_key={k}&api%5fkey={k}"), "ambiguous_credentials");
         check(&[&basic(&format!("{k}:"))], &[&k], "", "ambiguous_credentials");
         check(&[&format!("Digest {k}")], &[&k], "", "ambiguous_credentials");
+        check(&[&format!("Bearer \"{k}\"")], &[&k], "", "ambiguous_credentials");
+        check(&[&basic(&format!("x:{k}"))], &[&k], "", "ambiguous_credentials");
     }
 
     #[test]
@@ -392,13 +403,20 @@ mod tests {
     #[test]
     fn a_public_route_knows_our_keys_in_any_dress() {
         let k = key();
-        for ours in [format!("Bearer {k}"), basic(&format!("{k}:x")), k.clone(), format!("Any {k}")]
-        {
-            assert!(rules().authorization_is_ours(ours.as_bytes()), "{ours}");
+        for ours in [
+            format!("Bearer {k}"),
+            format!("Bearer \"{k}\""),
+            format!("Token token={k}"),
+            basic(&format!("{k}:x")),
+            basic(&format!("x:{k}")),
+            k.clone(),
+        ] {
+            assert!(CredentialRules::authorization_is_ours(ours.as_bytes()), "{ours}");
         }
-        assert!(rules().value_is_ours(format!(" {k}").as_bytes()));
-        assert!(!rules().authorization_is_ours(b"Bearer eyJhbGciOi"));
-        assert!(!rules().value_is_ours(b"other"));
+        assert!(CredentialRules::x_api_key_is_ours(format!("other, {k}").as_bytes()));
+        assert!(!CredentialRules::authorization_is_ours(b"Bearer eyJhbGciOi"));
+        assert!(!CredentialRules::authorization_is_ours(basic("user:pass").as_bytes()));
+        assert!(!CredentialRules::x_api_key_is_ours(b"other"));
     }
 
     #[test]
@@ -421,7 +439,8 @@ mod tests {
                 query: Some((&query, "api_key")),
             };
             drop(rules().extract(places));
-            rules().authorization_is_ours(&authorization);
+            let held = CredentialRules::authorization_is_ours(&authorization);
+            proptest::prop_assert!(held || !authorization.windows(8).any(|w| w == b"sk_live_"));
             drop(without_param(&query, "api_key"));
         }
     }

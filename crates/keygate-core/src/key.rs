@@ -195,6 +195,12 @@ pub fn has_our_shape(text: &[u8], brand: Option<&Brand>) -> bool {
     after_kind_and_environment(without_brand(text, brand)).is_some()
 }
 
+/// Whether something that begins as our keys do is anywhere in a text.
+#[must_use]
+pub fn holds_our_shape(text: &[u8]) -> bool {
+    text.windows(KIND_AND_ENVIRONMENT_LENGTH).any(|part| after_kind_and_environment(part).is_some())
+}
+
 fn without_brand<'a>(text: &'a [u8], brand: Option<&Brand>) -> &'a [u8] {
     brand
         .and_then(|brand| text.strip_prefix(brand.0.as_bytes())?.strip_prefix(b"_"))

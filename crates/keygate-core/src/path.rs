@@ -30,8 +30,8 @@ impl From<PathError> for Denial {
 ///
 /// # Errors
 /// [`PathError::Malformed`] for what is no path at all, [`PathError::Ambiguous`] for dot segments,
-/// empty segments, `;`, `\`, encoded slashes, backslashes and control characters, broken escapes,
-/// and escapes that are not UTF-8.
+/// empty segments, `;` and `\` plain or encoded, encoded slashes and control characters, broken
+/// escapes, and escapes that are not UTF-8.
 pub fn normalize(path: &str) -> Result<Cow<'_, str>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::Malformed("the request target is not a path"));
@@ -55,6 +55,9 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, PathError> {
 const PLAIN: u8 = 0;
 const ESCAPE: u8 = 1;
 const REFUSED: u8 = 2;
+/// Printable, and yet no part of a path unless escaped (RFC 3986 section 3.3). `;` is legal, but
+/// some servers cut a segment there.
+const NOT_IN_A_PATH: &[u8] = b";\\\"<>[]^`{|}";
 
 fn class(byte: u8) -> u8 {
     #[expect(clippy::indexing_slicing, reason = "a wrong index fails the build")]
@@ -68,8 +71,11 @@ fn class(byte: u8) -> u8 {
             byte += 1;
         }
         table[b'%' as usize] = ESCAPE;
-        table[b';' as usize] = REFUSED;
-        table[b'\\' as usize] = REFUSED;
+        let mut at = 0;
+        while at < NOT_IN_A_PATH.len() {
+            table[NOT_IN_A_PATH[at] as usize] = REFUSED;
+            at += 1;
+        }
         table
     };
     TABLE.get(usize::from(byte)).copied().unwrap_or(REFUSED)
@@ -80,13 +86,39 @@ fn check_bytes(bytes: &[u8]) -> Result<(), PathError> {
         match byte {
             b';' => return Err(PathError::Ambiguous("a path may not hold `;`")),
             b'\\' => return Err(PathError::Ambiguous("a path may not hold a backslash")),
-            0..=b' ' | 0x7f.. => {
+            byte if class(*byte) == REFUSED => {
                 return Err(PathError::Malformed("the path holds a byte that must be escaped"));
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// The form of a normal path that routes are matched by: an upstream reads `%3A` as `:`, so a
+/// route for the one is a route for the other. What is forwarded keeps the client's spelling, as
+/// RFC 3986 section 2.2 asks for reserved characters.
+pub(crate) fn matching_form(normal: &str) -> Cow<'_, str> {
+    const RESERVED_IN_PATH: &[u8] = b":@!$&'()*+,=";
+    if !normal.contains('%') {
+        return Cow::Borrowed(normal);
+    }
+    let mut out = String::with_capacity(normal.len());
+    let mut rest = normal;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let (digits, next) = after.split_at_checked(2).unwrap_or((after, ""));
+        match u8::from_str_radix(digits, 16) {
+            Ok(byte) if RESERVED_IN_PATH.contains(&byte) => out.push(char::from(byte)),
+            Ok(_) | Err(_) => {
+                out.push('%');
+                out.push_str(digits);
+            }
+        }
+        rest = next;
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 fn check_segments(path: &str) -> Result<(), PathError> {
@@ -129,7 +161,9 @@ fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, PathError> {
             check_utf8(&mut beyond_ascii)?;
         }
         match decoded {
-            b'/' | b'\\' => return Err(PathError::Ambiguous("a path may not hold %2F or %5C")),
+            b'/' | b'\\' | b';' => {
+                return Err(PathError::Ambiguous("a path may not hold %2F, %5C or %3B"));
+            }
             0..0x20 | 0x7f => {
                 return Err(PathError::Ambiguous("a path may not hold control characters"));
             }
@@ -181,19 +215,25 @@ pub fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
             (host, after.strip_prefix(':').or_else(|| after.is_empty().then_some("")).ok_or(WRONG)?)
         }
         None => {
-            let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
-            let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-            if host.is_empty() || !host.bytes().all(is_name_byte) {
+            let end = authority.bytes().position(|b| b == b':').unwrap_or(authority.len());
+            let host = authority.get(..end).unwrap_or_default();
+            let is_name_byte =
+                |b: u8| b.is_ascii_alphanumeric() | (b == b'-') | (b == b'.') | (b == b'_');
+            if !host.bytes().fold(true, |all, b| all & is_name_byte(b)) {
                 return Err(WRONG);
             }
-            (host, port)
+            (host, authority.get(end + 1..).unwrap_or_default())
         }
     };
-    if port.len() > 5 || !port.bytes().all(|b| b.is_ascii_digit()) {
+    // A port may be left out after its colon.
+    if !port.is_empty() && (port.starts_with('+') || port.parse::<u16>().is_err()) {
         return Err(WRONG);
     }
     // The root's dot names the same host (RFC 1034 section 3.1).
     let host = host.strip_suffix('.').unwrap_or(host);
+    if host.is_empty() {
+        return Err(WRONG);
+    }
     if host.bytes().fold(false, |any, b| any | b.is_ascii_uppercase()) {
         Ok(Cow::Owned(host.to_ascii_lowercase()))
     } else {
@@ -230,7 +270,7 @@ mod tests {
         check("/%41%7e%2D", "/A~-");
         check("/a%20b%c3%a9", "/a%20b%C3%A9");
         check("/%2541", "/%2541");
-        check("/a%3bb", "/a%3Bb");
+        check("/a%3ab%2B", "/a%3Ab%2B");
     }
 
     #[test]
@@ -267,7 +307,20 @@ mod tests {
         ] {
             assert_eq!(refused(path), "ambiguous_path", "{path}");
         }
-        for path in ["", "*", "a", "http://x/", "/a b", "/a\u{1}", "/é", "/a\u{7f}"] {
+        for path in [
+            "",
+            "*",
+            "a",
+            "http://x/",
+            "/a b",
+            "/a\u{1}",
+            "/é",
+            "/a\u{7f}",
+            "/a<b",
+            "/{a}",
+            "/a|b",
+            "/[a]",
+        ] {
             assert_eq!(refused(path), "bad_request", "{path}");
         }
     }
@@ -280,11 +333,19 @@ mod tests {
         assert_eq!(host("[::1]:80").as_deref(), Ok("[::1]"));
         assert_eq!(host("127.0.0.1:").as_deref(), Ok("127.0.0.1"));
         for wrong in [
-            "", ":80", "a b", "a@b", "a/b", "a:b", "a:1:2", "[::1", "[x]", "[::1]x", "a:999999",
-            "é",
+            ".", "a:70000", "a:+1", "", ":80", "a b", "a@b", "a/b", "a:b", "a:1:2", "[::1", "[x]",
+            "[::1]x", "a:999999", "é",
         ] {
             assert!(host(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_escape_that_an_upstream_would_decode_is_the_character() {
+        let form = |path| matching_form(path).into_owned();
+        assert_eq!(form("/a%3Ab%40%2B"), "/a:b@+");
+        assert_eq!(form("/a%20%C3%A9%25"), "/a%20%C3%A9%25");
+        assert_eq!(form("/a"), "/a");
     }
 
     proptest! {

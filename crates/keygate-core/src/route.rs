@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::decide::{Denial, Permit};
 use crate::key::Environment;
-use crate::path::{PathError, normalize};
+use crate::path::{PathError, matching_form, normalize};
 use crate::scope::RequiredScopes;
 
 /// One route of the configuration.
@@ -110,23 +110,26 @@ impl FromStr for PathPattern {
         if rest.ends_with('/') {
             return Err(InvalidPattern::TrailingSlash);
         }
-        // The same rules as for a request's path, or a route could never match.
-        let normal = normalize(text).map_err(InvalidPattern::Ambiguous)?;
-        let segments = normal
-            .split('/')
-            .skip(1)
-            .map(|segment| {
-                let param = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-                match param {
-                    Some(name) if !name.is_empty() && !name.contains(['{', '}']) => {
-                        Ok(Segment::Param)
-                    }
-                    None if !segment.contains(['{', '}']) => Ok(Segment::Literal(segment.into())),
-                    Some(_) | None => Err(InvalidPattern::PartialParam),
-                }
-            })
-            .collect::<Result<_, _>>()?;
+        let segments = rest.split('/').map(Segment::from_str).collect::<Result<_, _>>()?;
         Ok(Self { text: text.into(), segments })
+    }
+}
+
+impl FromStr for Segment {
+    type Err = InvalidPattern;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let param = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        match param {
+            Some(name) if !name.is_empty() && !name.contains(['{', '}']) => Ok(Self::Param),
+            None if !text.contains(['{', '}']) => {
+                // The same rules as for a request's path, or the route could never match.
+                let path = format!("/{text}/");
+                let normal = normalize(&path).map_err(InvalidPattern::Ambiguous)?;
+                Ok(Self::Literal(matching_form(&normal).trim_matches('/').into()))
+            }
+            Some(_) | None => Err(InvalidPattern::PartialParam),
+        }
     }
 }
 
@@ -212,6 +215,7 @@ impl RouteTable {
     /// # Errors
     /// As [`find`](Self::find).
     pub fn place(&self, host: &str, path: &str, method: &str) -> Result<usize, Denial> {
+        let path = matching_form(path);
         let segments = path.get(1..).unwrap_or_default();
         let on_host = self
             .by_host
@@ -350,6 +354,20 @@ mod tests {
     }
 
     #[test]
+    fn a_stricter_route_is_not_passed_by_spelling_it_otherwise() {
+        let routes =
+            || vec![route("all", None, "/v1", &[]), route("verb", None, "/v1/orders:delete", &[])];
+        let table = RouteTable::new(routes()).unwrap();
+        for path in ["/v1/orders:delete", "/v1/orders%3Adelete", "/v1/orders:delete/x"] {
+            assert_eq!(
+                table.find("x", path, "GET").map(|route| &*route.name),
+                Ok("verb"),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
     fn segments_are_whole() {
         check("x", "GET", "/v1/ordersabc", "root");
         check("x", "GET", "/v1/orders.json", "root");
@@ -384,6 +402,7 @@ mod tests {
         assert_eq!(pair(("/a", &["GET"]), ("/a", &["POST", "GET"])), both);
         assert_eq!(pair(("/a/{x}", &[]), ("/a/{y}", &["GET"])), both);
         assert_eq!(pair(("/a/%62", &[]), ("/a/b", &[])), both);
+        assert_eq!(pair(("/a/%3a", &[]), ("/a/:", &[])), both);
         assert_eq!(pair(("/a", &["GET"]), ("/a", &["POST"])), None);
         assert_eq!(pair(("/a/{x}", &[]), ("/a/b", &[])), None);
     }

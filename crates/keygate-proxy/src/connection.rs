@@ -15,7 +15,7 @@ use bytes::{Buf, BytesMut};
 use keygate_config::Server;
 use keygate_core::Denial;
 use keygate_store::keys::KeyStore;
-use keygate_telemetry::{Outcome, RouteMetrics};
+use keygate_telemetry::{InFlight, Outcome, RouteMetrics};
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession as Http1Session;
@@ -31,7 +31,7 @@ use pingora::time::timeout;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::gateway::Gateway;
-use crate::head::{H2_PREFACE_HEAD, HeadLimits, HeadScan, Progress, inspect};
+use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadLimits, HeadScan, Progress, inspect};
 use crate::respond::{Problem, raw_http1};
 use crate::trace::new_request_id;
 
@@ -42,6 +42,9 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection that was just accepted may take to say something while we shut down.
 const FIRST_BYTES_GRACE: Duration = Duration::from_millis(500);
+
+/// From the listeners' closing until every accepted connection has been counted as open.
+const LAST_ACCEPT_GRACE: Duration = Duration::from_millis(50);
 
 /// Every client connection of the data plane.
 pub(crate) struct Connections<S: KeyStore> {
@@ -78,7 +81,7 @@ impl<S: KeyStore> ServerApp for Connections<S> {
         mut stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let _open = self.open.enter();
+        let open = self.open.enter();
         let mut watch = shutdown.clone();
         let mut stopping = pin!(async move { drop(watch.wait_for(|stop| *stop).await) });
         let mut wait = Wait { idle: self.header_timeout, stopping_grace: FIRST_BYTES_GRACE };
@@ -96,12 +99,15 @@ impl<S: KeyStore> ServerApp for Connections<S> {
                     (stream, _) = reusable.consume();
                 }
                 Head::Http2(bytes) => {
+                    // An HTTP/2 client may stay as long as it likes. Its requests count; it does not.
+                    drop(open);
                     let timeout = self.header_timeout;
                     let replay = Box::new(Replay { bytes, stream, timeout });
                     return self.proxy.process_new(replay, shutdown).await;
                 }
                 Head::Refused(denial) => {
                     self.unrouted.count(Outcome::Refused(denial.code()));
+                    self.unrouted.response(denial.code().status());
                     tracing::debug!(reason = ?denial, "a request's head was refused");
                     refuse(stream, &denial).await;
                     return None;
@@ -114,6 +120,9 @@ impl<S: KeyStore> ServerApp for Connections<S> {
 
     async fn cleanup(&self) {
         self.proxy.http_cleanup().await;
+        // What was accepted last may not have been counted yet.
+        tokio::time::sleep(LAST_ACCEPT_GRACE).await;
+        self.open.listeners_closed();
     }
 }
 
@@ -158,7 +167,7 @@ impl<S: KeyStore> Connections<S> {
         // The head's deadline begins with its first byte, and no later byte extends it.
         match self.finish_head(stream, &mut buffer).await {
             Ok(Some(H2_PREFACE_LENGTH)) if buffer.starts_with(H2_PREFACE_HEAD) => {
-                Head::Http2(buffer)
+                self.finish_preface(stream, buffer).await
             }
             Ok(Some(length)) => {
                 match inspect(buffer.get(..length).unwrap_or_default(), self.limits) {
@@ -168,6 +177,21 @@ impl<S: KeyStore> Connections<S> {
             }
             Ok(None) => Head::None,
             Err(denial) => Head::Refused(denial),
+        }
+    }
+
+    /// Reads the rest of HTTP/2's preface: with anything else in its place it is no protocol.
+    async fn finish_preface(&self, stream: &mut Stream, mut buffer: BytesMut) -> Head {
+        let missing = |buffer: &BytesMut| buffer.len() < H2_PREFACE_LENGTH + H2_PREFACE_REST.len();
+        while missing(&buffer) {
+            if !has_read(&timeout(self.header_timeout, stream.read_buf(&mut buffer)).await) {
+                return Head::None;
+            }
+        }
+        if preface_follows(&buffer) {
+            Head::Http2(buffer)
+        } else {
+            Head::Refused(Denial::BadRequest("the HTTP version is not 1.0 or 1.1"))
         }
     }
 
@@ -203,6 +227,10 @@ impl<S: KeyStore> Connections<S> {
 
 const H2_PREFACE_LENGTH: usize = H2_PREFACE_HEAD.len();
 
+fn preface_follows(bytes: &[u8]) -> bool {
+    bytes.get(H2_PREFACE_LENGTH..).is_some_and(|rest| rest.starts_with(H2_PREFACE_REST))
+}
+
 fn has_read<E>(read: &Result<io::Result<usize>, E>) -> bool {
     matches!(read, Ok(Ok(length)) if *length > 0)
 }
@@ -231,18 +259,34 @@ async fn refuse(mut stream: Stream, denial: &Denial) {
     }
 }
 
-/// How many connections are open, including those that wait for a next request.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OpenConnections(Arc<AtomicUsize>);
+/// How much would be lost if the process ended now.
+#[derive(Clone)]
+pub(crate) struct OpenConnections {
+    connections: Arc<AtomicUsize>,
+    requests: InFlight,
+}
+
+/// The listeners count as one connection until they are closed: what they will accept is unknown.
+const LISTENERS: usize = 1;
 
 impl OpenConnections {
+    pub(crate) fn new(requests: InFlight) -> Self {
+        Self { connections: Arc::new(AtomicUsize::new(LISTENERS)), requests }
+    }
+
+    /// HTTP/1 connections, including those that wait for a next request, and running requests.
     pub(crate) fn count(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        let requests = usize::try_from(self.requests.count()).unwrap_or(0);
+        self.connections.load(Ordering::Acquire) + requests
     }
 
     fn enter(&self) -> OpenConnection {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        OpenConnection(Arc::clone(&self.0))
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        OpenConnection(Arc::clone(&self.connections))
+    }
+
+    fn listeners_closed(&self) {
+        self.connections.fetch_sub(LISTENERS, Ordering::AcqRel);
     }
 }
 

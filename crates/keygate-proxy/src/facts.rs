@@ -1,7 +1,7 @@
 //! What a request says, read once: one method, one host, one path, one client address.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -10,7 +10,7 @@ use keygate_core::Denial;
 use keygate_core::path::{canonical_host, normalize};
 use pingora::http::RequestHeader;
 
-use crate::head::HeadLimits;
+use crate::head::{HeadLimits, METHODS_EVER_SERVED};
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -40,7 +40,7 @@ impl<'a> RequestFacts<'a> {
             check_size(request, server.into())?;
         }
         if request.method == Method::CONNECT {
-            return Err(Denial::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE".into()));
+            return Err(Denial::MethodNotAllowed(METHODS_EVER_SERVED.into()));
         }
         if !request.raw_path_is_utf8() {
             return Err(Denial::BadRequest("the path holds a byte that must be escaped"));
@@ -115,7 +115,7 @@ fn client_address(headers: &HeaderMap, peer: IpAddr, server: &Server) -> IpAddr 
     let mut client = peer;
     for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for hop in value.to_str().unwrap_or_default().rsplit(',') {
-            let Ok(address) = hop.trim().parse::<IpAddr>() else { return client };
+            let Some(address) = hop_address(hop.trim()) else { return client };
             client = address.to_canonical();
             if !server.trusted_proxies.contains(client) {
                 return client;
@@ -123,4 +123,27 @@ fn client_address(headers: &HeaderMap, peer: IpAddr, server: &Server) -> IpAddr 
         }
     }
     client
+}
+
+/// A hop as proxies write it: an address, or one with a port.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    bare.parse().ok().or_else(with_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_may_have_a_port() {
+        let hop = |text| hop_address(text).map(|address| address.to_string());
+        assert_eq!(hop("192.0.2.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(hop("192.0.2.1:80").as_deref(), Some("192.0.2.1"));
+        assert_eq!(hop("2001:db8::1").as_deref(), Some("2001:db8::1"));
+        assert_eq!(hop("[2001:db8::1]").as_deref(), Some("2001:db8::1"));
+        assert_eq!(hop("[2001:db8::1]:80").as_deref(), Some("2001:db8::1"));
+        assert_eq!(hop("unknown"), None);
+    }
 }

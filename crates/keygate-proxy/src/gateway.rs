@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, ORIGIN};
+use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
+use http::{HeaderValue, StatusCode, Version};
 use keygate_config::Config;
-use keygate_core::credential::{Credential, Places, without_param};
+use keygate_core::credential::{Credential, Places, holds_param, without_param};
 use keygate_core::network::ClientNetwork;
 use keygate_core::route::KeyAccess;
 use keygate_core::{
@@ -39,6 +40,8 @@ const FORWARD: bool = false;
 const ANSWERED: bool = true;
 /// What a client is told to wait when the store is out of reach.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long one write to a client may take.
+const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connections that one request may try, whatever the number of targets.
 pub(crate) const ATTEMPTS_MAX: usize = 3;
 
@@ -106,6 +109,11 @@ impl<S: KeyStore> Gateway<S> {
         &self.snapshot.config
     }
 
+    /// How many requests are running.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.in_flight.clone()
+    }
+
     /// Counts what belongs to no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
         self.unrouted.clone()
@@ -125,8 +133,7 @@ impl<S: KeyStore> Gateway<S> {
         let route = snapshot.route(place).ok_or(Denial::RouteNotFound)?;
         let access = match &route.access {
             Access::Public(public) => {
-                let rules = &snapshot.config.keys.credentials;
-                let strip = forward::strip_on_public_route(rules, &request);
+                let strip = forward::strip_on_public_route(&request);
                 return Ok(admitted(public.permit(), strip, None, head, &request));
             }
             Access::Key(access) => access,
@@ -237,6 +244,16 @@ impl Snapshot {
     }
 }
 
+impl Context {
+    fn route(&self) -> Option<&Route> {
+        self.snapshot.route(self.route?)
+    }
+
+    fn upstream(&self) -> Option<&UpstreamPeers> {
+        self.snapshot.upstreams.get(self.route()?.upstream)
+    }
+}
+
 #[async_trait]
 impl<S: KeyStore> ProxyHttp for Gateway<S> {
     type CTX = Context;
@@ -264,8 +281,10 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
+        // Each write; Pingora would wait for ever on a client that does not read.
+        session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         let sent_id = session.req_header().headers.get(X_REQUEST_ID);
-        let request_id = ctx.request_id.insert(trace::request_id(sent_id)).clone();
+        ctx.request_id = Some(trace::request_id(sent_id));
         let decided = self.admit(session.req_header(), peer_address(session), ctx).await;
         self.count(ctx, &decided);
         match decided {
@@ -274,11 +293,11 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
                 Ok(FORWARD)
             }
             Err(denial) => {
+                let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
                 let code = denial.code().as_str();
                 let id = request_id.to_str().unwrap_or_default();
                 tracing::debug!(request_id = id, code, reason = ?denial, "request refused");
-                let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
-                let scopes = route.and_then(|route| match &route.access {
+                let scopes = ctx.route().and_then(|route| match &route.access {
                     Access::Key(access) => Some(&access.scopes),
                     Access::Public(_) => None,
                 });
@@ -295,14 +314,14 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         _session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
-        let (Some(route), Some(_)) = (route, &ctx.admitted) else {
+        if ctx.admitted.is_none() {
             return Error::e_explain(ErrorType::InternalError, "a request was not decided");
-        };
+        }
         ctx.attempts += 1;
+        // A second attempt is sent the body from its beginning.
+        ctx.body_bytes = 0;
         ctx.forwarded_at = Some(Instant::now());
-        let upstream = ctx.snapshot.upstreams.get(route.upstream);
-        upstream
+        ctx.upstream()
             .and_then(UpstreamPeers::next)
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "an upstream has no target"))
     }
@@ -349,12 +368,23 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     /// The answer as the client gets it.
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
         if let Some(id) = &ctx.request_id {
             response.insert_header(X_REQUEST_ID, id.clone())?;
+        }
+        if let (false, Some(upstream), Some(since)) =
+            (response.status.is_informational(), ctx.upstream(), ctx.forwarded_at)
+        {
+            upstream.metrics.observe(since.elapsed());
+        }
+        let is_chunked = response.headers.contains_key(TRANSFER_ENCODING);
+        if session.req_header().version == Version::HTTP_10 && is_chunked {
+            // HTTP/1.0 has no chunks: the end of the connection is the end of the body.
+            response.remove_header(&TRANSFER_ENCODING);
+            session.set_keepalive(None);
         }
         Ok(())
     }
@@ -367,9 +397,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
-        let upstream = route.and_then(|route| ctx.snapshot.upstreams.get(route.upstream));
-        let targets = upstream.map_or(0, UpstreamPeers::len);
+        let targets = ctx.upstream().map_or(0, UpstreamPeers::len);
         error.set_retry(ctx.attempts < targets.min(ATTEMPTS_MAX));
         error
     }
@@ -385,11 +413,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
-        let route = ctx.route.and_then(|place| ctx.snapshot.route(place)).map(|route| &*route.name);
-        let kind = error.etype().as_str();
-        let id = request_id.to_str().unwrap_or_default();
-        tracing::warn!(request_id = id, route, code = code.as_str(), kind, "request failed");
-        if session.response_written().is_none() {
+        log_failure(error, code, &request_id, ctx.route());
+        if final_response(session).is_none() {
             // The connection is in an unknown state: the answer is its last.
             session.set_keepalive(None);
             let problem = Problem::of_code(code);
@@ -406,24 +431,25 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     }
 
     fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
-        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
-        format!("route {}", route.map_or("none", |route| &route.name))
+        format!("route {}", ctx.route().map_or("none", |route| &route.name))
     }
 
     /// The last word on every request that had a head.
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
         let metrics = self.route_metrics(ctx);
-        let now = Instant::now();
-        if let Some(response) = session.response_written() {
+        if let Some(response) = final_response(session) {
             metrics.response(response.status.as_u16());
         }
-        metrics.request_seconds(now - ctx.started);
-        let route = ctx.route.and_then(|place| ctx.snapshot.route(place));
-        let upstream = route.and_then(|route| ctx.snapshot.upstreams.get(route.upstream));
-        if let (Some(upstream), Some(since)) = (upstream, ctx.forwarded_at) {
-            upstream.metrics.observe(now - since);
-        }
+        metrics.request_seconds(ctx.started.elapsed());
     }
+}
+
+/// What was written to the client, if that was more than a `100 Continue` or its like.
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    let is_final = |status: StatusCode| {
+        !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
+    };
+    session.response_written().filter(|response| is_final(response.status))
 }
 
 fn admitted(
@@ -433,7 +459,8 @@ fn admitted(
     head: &RequestHeader,
     request: &RequestFacts<'_>,
 ) -> Admitted {
-    let has_param = query_param.filter(|_| request.query.is_some());
+    let query = request.query.unwrap_or_default();
+    let has_param = query_param.filter(|param| holds_param(query, param));
     let is_as_sent =
         request.path == head.uri.path() && has_param.is_none() && head.raw_path().starts_with(b"/");
     let target = (!is_as_sent).then(|| {
@@ -453,7 +480,7 @@ fn values<'a>(
     request: &RequestFacts<'a>,
     name: http::HeaderName,
 ) -> impl Iterator<Item = &'a [u8]> {
-    request.headers.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
+    request.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
 
 fn peer_address(session: &Session) -> IpAddr {
@@ -464,8 +491,8 @@ fn peer_address(session: &Session) -> IpAddr {
 /// What the client is told; nothing when it is the client that is gone.
 fn failure_code(error: &Error) -> Option<Code> {
     use ErrorType::{
-        ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout,
-        TLSHandshakeTimedout, WriteError, WriteTimedout,
+        ConnectTimedout, HTTPStatus, InvalidHTTPHeader, ReadTimedout, TLSHandshakeTimedout,
+        WriteTimedout,
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(Code::PayloadTooLarge),
@@ -474,12 +501,24 @@ fn failure_code(error: &Error) -> Option<Code> {
         }
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Code::UpstreamTimeout),
         (ErrorSource::Upstream, _) => Some(Code::UpstreamError),
-        (
-            ErrorSource::Downstream,
-            WriteError | ReadError | ConnectionClosed | ReadTimedout | WriteTimedout,
-        ) => None,
-        (ErrorSource::Downstream, _) => Some(Code::BadRequest),
+        (ErrorSource::Downstream, InvalidHTTPHeader | ErrorType::ConnectError) => {
+            Some(Code::BadRequest)
+        }
+        // The client went away, reset its stream, or broke its body off.
+        (ErrorSource::Downstream, _) => None,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Code::Internal),
+    }
+}
+
+/// What a client did wrong is its own affair; what an upstream or we did wrong is the operator's.
+fn log_failure(error: &Error, code: Code, request_id: &HeaderValue, route: Option<&Route>) {
+    let request_id = request_id.to_str().unwrap_or_default();
+    let (route, code) = (route.map(|route| &*route.name), code.as_str());
+    let kind = error.etype().as_str();
+    if *error.esource() == ErrorSource::Downstream {
+        tracing::debug!(request_id, route, code, kind, "request failed");
+    } else {
+        tracing::warn!(request_id, route, code, kind, "request failed");
     }
 }
 

@@ -13,6 +13,11 @@ const HEADERS_BOUND: usize = 256;
 /// line that looks like a head's end.
 pub(crate) const H2_PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
+/// The rest of HTTP/2's preface, after what looks like a head.
+pub(crate) const H2_PREFACE_REST: &[u8] = b"SM\r\n\r\n";
+/// What `Allow` says about `CONNECT`, which no route can serve.
+pub(crate) const METHODS_EVER_SERVED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// The bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
@@ -172,13 +177,18 @@ fn set_once<T>(slot: &mut Option<T>, value: T, twice: &'static str) -> Result<()
 
 /// A target is a path, or a URL of the host that `Host` names (RFC 9112 section 3.2.2).
 fn check_target(target: &str, host: &str) -> Result<(), Denial> {
+    // None of these may be in a URI (RFC 3986 section 2), and Pingora's answer to them has no code.
+    let is_no_uri = |byte| matches!(byte, b'"' | b'<' | b'>' | b'`');
+    if target.bytes().fold(false, |found, byte| found | is_no_uri(byte)) {
+        return Err(Denial::BadRequest("the request target holds a byte that must be escaped"));
+    }
     if target.starts_with('/') {
         return Ok(());
     }
     let authority = strip_scheme(target)
         .map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default())
         .ok_or(Denial::BadRequest("the request target is neither a path nor an http URL"))?;
-    if authority.eq_ignore_ascii_case(host) {
+    if authority == host {
         Ok(())
     } else {
         Err(Denial::BadRequest("the request target and `Host` differ"))
@@ -234,7 +244,7 @@ mod tests {
         ok("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
         ok("POST /x HTTP/1.1\r\nhost: a:80\r\nContent-Length: 5\r\n\r\n");
         ok("POST /x HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\n\r\n");
-        ok("GET http://a/x HTTP/1.1\r\nHost: A\r\n\r\n");
+        ok("GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n");
     }
 
     #[test]
@@ -259,6 +269,8 @@ mod tests {
         bad("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n");
         bad("GET / HTTP/2.0\r\nHost: a\r\n\r\n");
         bad("GET /\r\nHost: a\r\n\r\n");
+        bad("GET http://a/x HTTP/1.1\r\nHost: A\r\n\r\n");
+        bad("GET /a<b HTTP/1.1\r\nHost: a\r\n\r\n");
         bad("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n");
         bad("GET http://u@a/x HTTP/1.1\r\nHost: a\r\n\r\n");
         bad("GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n");

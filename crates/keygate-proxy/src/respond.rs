@@ -13,6 +13,7 @@ use keygate_core::{Code, Denial};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
 use serde::Serialize;
 
 use crate::forward::X_REQUEST_ID;
@@ -178,13 +179,26 @@ pub(crate) async fn answer(
     problem: &Problem,
     request_id: &HeaderValue,
 ) -> pingora::Result<()> {
-    if is_grpc(session) {
-        return answer_grpc(session, problem, request_id).await;
-    }
     let unread = UnreadBody::of(session);
     if unread == UnreadBody::Small {
         session.set_close_on_response_before_downstream_finish(false);
     }
+    if is_grpc(session) {
+        write_grpc(session, problem, request_id)?;
+    } else {
+        write_problem(session, problem, request_id).await?;
+    }
+    if unread != UnreadBody::None {
+        discard_body(session).await;
+    }
+    Ok(())
+}
+
+async fn write_problem(
+    session: &mut Session,
+    problem: &Problem,
+    request_id: &HeaderValue,
+) -> pingora::Result<()> {
     let body = problem.body(request_id);
     let mut response = ResponseHeader::build(problem.code.status(), Some(7))?;
     for (name, value) in problem.headers() {
@@ -196,9 +210,6 @@ pub(crate) async fn answer(
     session.write_response_header(Box::new(response), !has_body).await?;
     if has_body {
         session.write_response_body(Some(body), true).await?;
-    }
-    if unread != UnreadBody::None {
-        discard_body(session).await;
     }
     Ok(())
 }
@@ -251,13 +262,16 @@ async fn discard_body(session: &mut Session) {
     }
 }
 
+/// gRPC is HTTP/2: over HTTP/1 the content type is only a claim.
 fn is_grpc(session: &Session) -> bool {
-    let content_type = session.req_header().headers.get(CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let request = session.req_header();
+    let content_type = request.headers.get(CONTENT_TYPE);
+    request.version == Version::HTTP_2
+        && content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Trailers-only: one HEADERS frame that ends the stream (gRPC over HTTP/2, "Responses").
-async fn answer_grpc(
+fn write_grpc(
     session: &mut Session,
     problem: &Problem,
     request_id: &HeaderValue,
@@ -267,12 +281,13 @@ async fn answer_grpc(
     response.insert_header(GRPC_STATUS, problem.code.grpc_status().to_string())?;
     response.insert_header(GRPC_MESSAGE, problem.code.as_str())?;
     response.insert_header(X_REQUEST_ID, request_id.clone())?;
-    if let ServerSession::H2(h2) = session.as_downstream_mut() {
-        // The session's own writer would send an empty DATA frame to end the stream.
-        return h2.write_response_header(Box::new(response), true);
+    match session.as_downstream_mut() {
+        // Not the session's own writer: that would send an empty DATA frame to end the stream.
+        ServerSession::H2(h2) => h2.write_response_header(Box::new(response), true),
+        ServerSession::H1(_) | ServerSession::Subrequest(_) | ServerSession::Custom(_) => {
+            Error::e_explain(ErrorType::InternalError, "a gRPC call came over HTTP/1")
+        }
     }
-    response.insert_header(CONTENT_LENGTH, 0)?;
-    session.write_response_header(Box::new(response), true).await
 }
 
 /// A whole HTTP/1.1 answer for a head that Pingora never gets to see.

@@ -53,7 +53,8 @@ impl Running {
         self.stop.send_replace(true);
     }
 
-    /// Connections that are open. Zero after [`stop`](Self::stop) means that all has been served.
+    /// What is open: listeners, connections, requests. Zero after [`stop`](Self::stop) means that
+    /// all has been served.
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.open.count()
@@ -76,7 +77,7 @@ pub fn start<S: KeyStore>(
 ) -> Result<Running, ProxyError> {
     let mut server = Server::new_with_opt_and_conf(None, server_conf(gateway.config()));
     server.bootstrap();
-    let open = OpenConnections::default();
+    let open = OpenConnections::new(gateway.in_flight());
     let connections = connections(gateway, &server.configuration, open.clone());
     let mut service = Service::new("proxy".to_owned(), connections);
     let mut bound = Vec::new();
