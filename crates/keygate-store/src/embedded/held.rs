@@ -5,13 +5,12 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 /// The database's way to its file. Clones are the same file.
 #[derive(Clone, Debug)]
 pub(super) struct HeldFile {
-    file: Arc<FileBackend>,
+    file: Arc<dyn StorageBackend>,
     state: Arc<RwLock<State>>,
 }
 
@@ -30,7 +29,7 @@ enum Change {
 }
 
 impl HeldFile {
-    pub(super) fn new(file: FileBackend) -> Self {
+    pub(super) fn new(file: impl StorageBackend) -> Self {
         Self { file: Arc::new(file), state: Arc::new(RwLock::new(State::Held(Vec::new()))) }
     }
 

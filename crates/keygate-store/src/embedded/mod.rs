@@ -4,10 +4,10 @@
 mod held;
 mod open;
 mod read;
+mod slot;
 mod tables;
 mod write;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use redb::Database;
 use tokio::sync::Mutex;
 
 pub use open::OpenError;
+use slot::Slot;
 
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
 
 /// A store in one file. One process at a time has it open.
 pub struct EmbeddedStore {
-    /// There until the store is dropped.
-    db: Option<Arc<Database>>,
+    slot: Arc<Slot>,
     /// Writers wait here, not on threads: the database lets one write at a time.
     writing: Arc<Mutex<()>>,
 }
@@ -35,40 +35,27 @@ impl EmbeddedStore {
     /// # Errors
     /// Each kind of [`OpenError`]. What is there is left as it is then, to the byte.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        open::open(path).map(Self::of)
+        let db = open::open(path)?;
+        let path = path.to_owned();
+        Ok(Self::of(Slot::new(db, move || open::open_again(&path))))
     }
 
-    fn of(db: Database) -> Self {
-        Self { db: Some(Arc::new(db)), writing: Arc::default() }
+    fn of(slot: Slot) -> Self {
+        Self { slot: Arc::new(slot), writing: Arc::default() }
     }
 
-    /// Runs `work` where it may block.
+    /// Runs `work` where it may block. If the file has failed, it is opened again first, there
+    /// too.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let db = self.db.clone();
-        let work = move || match db {
-            Some(db) => work(&db),
-            None => Err(StoreError::Unavailable(Box::new(BrokenOff))),
-        };
-        match tokio::task::spawn_blocking(work).await {
+        let slot = Arc::clone(&self.slot);
+        match tokio::task::spawn_blocking(move || slot.with(work)).await {
             Ok(result) => result,
             // The database panics on some damaged pages. That is this call's failure, not the
             // process's.
             Err(_) => Err(StoreError::Unavailable(Box::new(BrokenOff))),
-        }
-    }
-}
-
-/// Closing writes down what makes the next start quick. A failure loses nothing: what was
-/// acknowledged is on the disk.
-impl Drop for EmbeddedStore {
-    fn drop(&mut self) {
-        let Some(db) = self.db.take().and_then(Arc::into_inner) else { return };
-        let closed = catch_unwind(AssertUnwindSafe(|| db.close()));
-        if !matches!(closed, Ok(Ok(()))) {
-            tracing::warn!("the store did not close cleanly; the next start will check it");
         }
     }
 }

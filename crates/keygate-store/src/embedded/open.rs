@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableError,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
+    StorageError, TableError,
 };
 
 use super::held::HeldFile;
@@ -52,16 +53,43 @@ pub enum OpenError {
     Io { path: PathBuf, source: io::Error },
 }
 
+/// The way to the file itself: a test puts one in between that fails.
+pub(super) trait Files {
+    type File: StorageBackend;
+
+    fn of(&self, file: FileBackend) -> Self::File;
+}
+
+pub(super) struct PlainFiles;
+
+impl Files for PlainFiles {
+    type File = FileBackend;
+
+    fn of(&self, file: FileBackend) -> FileBackend {
+        file
+    }
+}
+
+/// Opens the store at `path`, and makes it if there is none.
 pub(super) fn open(path: &Path) -> Result<Database, OpenError> {
     match path.symlink_metadata() {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path)?,
         Err(source) => return Err(OpenError::Io { path: path.into(), source }),
     }
-    open_existing(path, VERIFY_BYTES_MAX)
+    open_again(path)
 }
 
-fn open_existing(path: &Path, verify_max: u64) -> Result<Database, OpenError> {
+/// Opens the store at `path`, and makes none: there was one.
+pub(super) fn open_again(path: &Path) -> Result<Database, OpenError> {
+    open_existing(path, VERIFY_BYTES_MAX, &PlainFiles)
+}
+
+pub(super) fn open_existing(
+    path: &Path,
+    verify_max: u64,
+    files: &impl Files,
+) -> Result<Database, OpenError> {
     let unusable = |source| OpenError::Io { path: path.into(), source };
     let kind = path.metadata().map_err(unusable)?;
     if kind.is_dir() {
@@ -72,7 +100,7 @@ fn open_existing(path: &Path, verify_max: u64) -> Result<Database, OpenError> {
     }
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(unusable)?;
     let check = glance(path, &file, verify_max)?;
-    let held = HeldFile::new(backend(path, file)?);
+    let held = HeldFile::new(files.of(backend(path, file)?));
     // The database asserts, rather than reports, some of what a damaged file may hold.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let opened = builder(path, check).create_with_backend(held.clone());

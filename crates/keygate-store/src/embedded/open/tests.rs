@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::contract::run;
 use crate::embedded::EmbeddedStore;
+use crate::embedded::slot::Slot;
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{Account, Key};
 use crate::testing::{account, audit, key, seed};
@@ -225,13 +226,13 @@ fn a_flipped_bit_is_refused_or_does_not_matter() {
 
 #[test]
 fn a_flipped_bit_in_a_file_too_large_to_verify_hides_a_record_but_never_changes_one() {
-    flip_bits(|path, flipped| match open_existing(path, 0) {
+    flip_bits(|path, flipped| match open_existing(path, 0, &PlainFiles) {
         Err(error) => {
             check_line(&error, path);
             assert!(fs::read(path).unwrap() == flipped, "changed: {error}");
         }
         Ok(db) => {
-            let store = EmbeddedStore::of(db);
+            let store = EmbeddedStore::of(Slot::new(db, || unreachable!()));
             run(check_unchanged(&store));
             // Not closed: the database may panic twice over a damaged allocator, which aborts.
             std::mem::forget(store);
@@ -343,13 +344,16 @@ fn a_record_of_a_newer_version_is_refused_and_never_overwritten() {
     let folder = folder();
     let path = filled(&folder);
     let store = EmbeddedStore::open(&path).unwrap();
-    let db = store.db.clone().unwrap();
     let id = account(1).id.as_u128().to_be_bytes();
     let json = br#"{"v":2,"record":{"name":"from the future"}}"#;
     let newer = crate::embedded::tables::seal_json("account", &id, json);
-    let transaction = db.begin_write().unwrap();
-    transaction.open_table(ACCOUNTS).unwrap().insert(id.as_slice(), newer.as_slice()).unwrap();
-    transaction.commit().unwrap();
+    let overwrite = |db: &Database| {
+        let transaction = db.begin_write().unwrap();
+        transaction.open_table(ACCOUNTS).unwrap().insert(id.as_slice(), newer.as_slice()).unwrap();
+        transaction.commit().unwrap();
+        Ok(())
+    };
+    store.slot.with(overwrite).unwrap();
     run(async {
         let error = store.account(account(1).id).await.unwrap_err();
         assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
@@ -359,6 +363,10 @@ fn a_record_of_a_newer_version_is_refused_and_never_overwritten() {
         let error = store.commit(update, audit("update")).await.unwrap_err();
         assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
     });
-    let kept = db.begin_read().unwrap().open_table(ACCOUNTS).unwrap();
-    assert_eq!(kept.get(id.as_slice()).unwrap().unwrap().value(), newer);
+    let check_kept = |db: &Database| {
+        let kept = db.begin_read().unwrap().open_table(ACCOUNTS).unwrap();
+        assert_eq!(kept.get(id.as_slice()).unwrap().unwrap().value(), newer);
+        Ok(())
+    };
+    store.slot.with(check_kept).unwrap();
 }
