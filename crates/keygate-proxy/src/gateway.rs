@@ -156,7 +156,7 @@ impl<S: KeyStore> Gateway<S> {
         };
         let Credential { key, place } = config.keys.credentials.extract(places)?; // 400, 401
         let digest = self.peppers.identify(&key).ok_or(Denial::KeyMalformed)?; // 401
-        let key = match self.keys.cached(&digest).await {
+        let key = match self.keys.cached(&digest) {
             Some(Cached::Known(key)) => key,
             Some(Cached::Unknown) => return Err(Denial::KeyUnknown),
             None => self.look_up(digest, request.client).await?, // 401, 429, 503

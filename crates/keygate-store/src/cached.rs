@@ -4,21 +4,29 @@
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use keygate_config::Cache as CacheSettings;
 use keygate_core::{KeyDigest, KeyRecord};
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
+use tokio::sync::Semaphore;
 
 use crate::boil::boil;
 use crate::epochs::Epochs;
-use crate::flights::Flights;
+use crate::flights::{BrokenOff, Flights};
 use crate::keys::{ChangeNumber, KeyStore, StoreError, Subject, Write};
 use crate::known::KnownKeys;
-use crate::records::AuditEntry;
+use crate::records::{AuditEntry, OwnedKey};
 
-/// Of so many hits moka hears of one.
-const HITS_PER_TOUCH: u64 = 16;
+/// The longest that a look-up in the store is waited for. A request may wait for two of them: see
+/// [`CachedKeys::load`].
+pub const FIND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The most look-ups in the store that have begun and not ended, those that nobody waits for any
+/// more included: a store that hangs collects no more than these. Far more than it takes to keep a
+/// store busy, so that a burst of keys that are not cached waits rather than fails.
+pub const LOADS_MAX: usize = 4_096;
 
 /// A store with a cache in front. Cheap to ask, and coherent: see [`Epochs`] for the argument.
 pub struct CachedKeys<S: KeyStore> {
@@ -32,6 +40,8 @@ struct Shared<S> {
     unknown: Cache<KeyDigest, u64, DigestHasher>,
     epochs: Epochs,
     flights: Arc<Flights<Loaded>>,
+    /// One permit for each look-up that may still begin.
+    loads_left: Arc<Semaphore>,
     counters: Counters,
 }
 
@@ -102,21 +112,20 @@ impl<S: KeyStore> CachedKeys<S> {
             unknown,
             epochs: Epochs::new(),
             flights: Arc::new(Flights::new()),
+            loads_left: Arc::new(Semaphore::new(LOADS_MAX)),
             counters,
         };
         Self { shared: Arc::new(shared) }
     }
 
     /// What is known about a key without asking the store; nothing if that has to be asked.
-    // Never waits. Async so that callers need not change if a cache ever has to.
-    pub async fn cached(&self, digest: &KeyDigest) -> Option<Cached> {
+    #[must_use]
+    pub fn cached(&self, digest: &KeyDigest) -> Option<Cached> {
         let counters = &self.shared.counters;
         match self.shared.look_up(digest) {
             Some(Answer::Known(key)) => {
-                let hits = counters.hits.fetch_add(1, Relaxed);
-                if hits.is_multiple_of(HITS_PER_TOUCH) {
-                    self.shared.known.touch(digest);
-                }
+                counters.hits.fetch_add(1, Relaxed);
+                self.shared.known.used(digest);
                 Some(Cached::Known(key))
             }
             Some(Answer::Unknown { .. }) => {
@@ -133,8 +142,12 @@ impl<S: KeyStore> CachedKeys<S> {
     /// Asks the store about a key, together with everybody else who asks about it now, and keeps
     /// the answer. Reflects every change that was acknowledged before the call.
     ///
+    /// Waits no longer than twice [`FIND_TIMEOUT`]: for a look-up that is under way, and for one
+    /// more if that began too early.
+    ///
     /// # Errors
-    /// What the store said, shared by all who waited. Errors are not kept.
+    /// What the store said, shared by all who waited. [`StoreError::Unavailable`] if it does not
+    /// answer in time, or at once if [`LOADS_MAX`] look-ups are under way. Errors are not kept.
     pub async fn load(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, Arc<StoreError>> {
         let first = self.join(digest).await?;
         // That load may have begun before a change that this request must see: one that was
@@ -154,7 +167,7 @@ impl<S: KeyStore> CachedKeys<S> {
         };
         match self.shared.flights.join(digest, load).await {
             Ok(loaded) => loaded,
-            Err(broken_off) => Err(Arc::new(StoreError::Unavailable(Box::new(broken_off)))),
+            Err(broken_off) => Err(Arc::new(unavailable(broken_off))),
         }
     }
 
@@ -180,7 +193,7 @@ impl<S: KeyStore> CachedKeys<S> {
         });
         match committing.await {
             Ok(result) => result,
-            Err(_) => Err(StoreError::Unavailable(Box::new(CommitBrokenOff))),
+            Err(_) => Err(unavailable(CommitBrokenOff)),
         }
     }
 
@@ -221,7 +234,7 @@ impl<S: KeyStore> Shared<S> {
     }
 
     /// The work of one flight.
-    async fn load_and_keep(&self, digest: KeyDigest) -> Loaded {
+    async fn load_and_keep(self: &Arc<Self>, digest: KeyDigest) -> Loaded {
         // Another flight may have landed between this request's look and its take-off.
         if let Some(answer) = self.look_up(&digest) {
             return Ok(answer);
@@ -236,13 +249,33 @@ impl<S: KeyStore> Shared<S> {
         Ok(answer)
     }
 
-    async fn read(&self, digest: KeyDigest) -> Loaded {
+    async fn read(self: &Arc<Self>, digest: KeyDigest) -> Loaded {
         // Before the read, or a change in between would go unseen.
         let read_at = self.epochs.now();
-        Ok(match self.store.find(digest).await? {
+        Ok(match self.find(digest).await? {
             Some(owned) => Answer::Known(Arc::new(boil(owned, read_at))),
             None => Answer::Unknown { read_at },
         })
+    }
+
+    /// Asks the store, for a bounded time.
+    async fn find(self: &Arc<Self>, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        let Ok(permit) = Arc::clone(&self.loads_left).try_acquire_owned() else {
+            return Err(unavailable(TooManyLoads));
+        };
+        let shared = Arc::clone(self);
+        // A task of its own, so that the permit comes back when the store is done with the look-up
+        // and not when nobody waits for it any more.
+        let finding = tokio::spawn(async move {
+            let found = shared.store.find(digest).await;
+            drop(permit);
+            found
+        });
+        match tokio::time::timeout(FIND_TIMEOUT, finding).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => Err(unavailable(BrokenOff)),
+            Err(_) => Err(unavailable(FindTimedOut)),
+        }
     }
 
     fn holds(&self, digest: &KeyDigest, answer: &Answer) -> bool {
@@ -262,9 +295,21 @@ impl Answer {
     }
 }
 
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Unavailable(Box::new(error))
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the write was broken off")]
 struct CommitBrokenOff;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the store did not answer within {FIND_TIMEOUT:?}")]
+struct FindTimedOut;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{LOADS_MAX} look-ups in the store are under way already")]
+struct TooManyLoads;
 
 /// Invalidates when dropped, so that no way out of a commit, a panic included, leaves it out.
 struct Invalidation<'a, S> {

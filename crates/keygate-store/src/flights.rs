@@ -65,8 +65,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         // with it the landing, which locks the table.
         let landing = Landing { flights: Arc::clone(self), digest };
         let load = load();
-        // Ends with the store's answer, which the store bounds. Those who wait own nothing of it
-        // but its result.
+        // `load` bounds its own time. Those who wait own nothing of it but its result.
         tokio::spawn(async move {
             let result = load.await;
             // Gone from the table before the result is seen: whoever does not like it starts a new

@@ -1,15 +1,21 @@
 //! The cached records of known keys. A look-up reads a lock-free map and writes nothing shared;
-//! moka decides, off that path, what is worth keeping and for how long.
+//! moka decides, off that path, what to keep and for how long: of too many, those used last. A scan
+//! of keys that are used once may so push out others, which costs each one look-up; a policy by
+//! frequency would hear of too few uses to ever admit a new key among busy ones.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use keygate_core::{KeyDigest, KeyRecord};
 use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use quanta::Instant;
 
 use crate::cached::DigestHasher;
+
+/// Of so many uses of a record moka hears of one.
+const USES_PER_TOUCH: u8 = 16;
 
 /// Records by digest, at most so many, each for at most so long.
 pub(crate) struct KnownKeys {
@@ -38,6 +44,7 @@ impl KnownKeys {
         let policy = Cache::builder()
             .max_capacity(keys_max)
             .time_to_live(ttl)
+            .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(move |digest: Arc<KeyDigest>, key, cause| {
                 if cause == RemovalCause::Size {
                     on_eviction();
@@ -59,10 +66,13 @@ impl KnownKeys {
         Some(Arc::clone(&entry.key))
     }
 
-    /// Tells moka that a record is in use. Costs more than [`get`](Self::get), so a sample of the
-    /// hits has to do: it shows just as well which keys are used often.
-    pub(crate) fn touch(&self, digest: &KeyDigest) {
-        drop(self.policy.get(digest));
+    /// Notes that a record was used. Telling moka costs more than [`get`](Self::get), so a sample
+    /// has to do. It is random, by a generator of the thread's own: counted out, requests that come
+    /// in a rhythm could show moka the same key every time.
+    pub(crate) fn used(&self, digest: &KeyDigest) {
+        if fastrand::u8(..USES_PER_TOUCH) == 0 {
+            drop(self.policy.get(digest));
+        }
     }
 
     pub(crate) fn insert(&self, digest: KeyDigest, key: Arc<KeyRecord>) {
@@ -110,6 +120,25 @@ mod tests {
         assert!(known.count() <= 10);
         assert_eq!(known.index.len() as u64, known.count());
         assert_eq!(evicted.load(Relaxed), 500 - known.count());
+    }
+
+    #[test]
+    fn keys_used_in_a_rhythm_are_all_seen_to_be_in_use() {
+        let known = KnownKeys::new(17, Duration::from_secs(60), || {});
+        for n in 0..17 {
+            let (digest, key) = record(n);
+            known.insert(digest, key);
+        }
+        // All but the last one, in turns. A key goes unseen once in 10^28 tests.
+        for n in (0..16).cycle().take(16 * 1_000) {
+            known.used(&digest(n));
+        }
+        let (new, key) = record(17);
+        known.insert(new, key);
+        assert_eq!(known.count(), 17);
+        assert!(known.get(&digest(16)).is_none(), "the idle one makes room");
+        assert!(known.get(&new).is_some());
+        assert!((0..16).all(|n| known.get(&digest(n)).is_some()));
     }
 
     #[test]

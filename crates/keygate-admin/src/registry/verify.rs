@@ -74,7 +74,7 @@ impl<S: KeyStore> Registry<S> {
             .ok()
             .and_then(|presented| self.parts.peppers.identify(&presented));
         let Some(digest) = digest else { return Ok(None) };
-        match self.parts.keys.cached(&digest).await {
+        match self.parts.keys.cached(&digest) {
             Some(Cached::Known(record)) => Ok(Some(record)),
             Some(Cached::Unknown) => Ok(None),
             None => self.parts.keys.load(digest).await.map_err(RegistryError::Store),

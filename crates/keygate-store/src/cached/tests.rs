@@ -54,7 +54,7 @@ async fn settle() {
 }
 
 async fn standing(keys: &Keys, digest: KeyDigest) -> Option<Standing> {
-    match keys.cached(&digest).await {
+    match keys.cached(&digest) {
         Some(Cached::Known(key)) => Some(key.standing),
         Some(Cached::Unknown) => None,
         None => keys.load(digest).await.unwrap().map(|key| key.standing),
@@ -72,7 +72,7 @@ fn spawn_load(
 #[tokio::test]
 async fn a_loaded_key_is_served_without_the_store() {
     let (keys, account, app, key) = seeded().await;
-    assert!(keys.cached(&key.digest).await.is_none());
+    assert!(keys.cached(&key.digest).is_none());
     let loaded = keys.load(key.digest).await.unwrap().unwrap();
     assert_eq!((loaded.id, loaded.app, loaded.account), (key.id, app.id, account.id));
     assert_eq!(loaded.standing, Standing::Active);
@@ -81,7 +81,7 @@ async fn a_loaded_key_is_served_without_the_store() {
     assert_eq!(loaded.identity.key_id(), key.id.to_string());
     assert_eq!(&*loaded.origins[0], "https://example.com");
     for _ in 0..10 {
-        assert!(matches!(keys.cached(&key.digest).await, Some(Cached::Known(_))));
+        assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))));
     }
     assert_eq!(finds(&keys), 1);
     let counts = keys.counts();
@@ -135,9 +135,9 @@ async fn every_kind_of_invalidation_reaches_entries_and_loads_under_way() {
     ];
     for subject in subjects {
         keys.load(key.digest).await.unwrap();
-        assert!(keys.cached(&key.digest).await.is_some());
+        assert!(keys.cached(&key.digest).is_some());
         keys.invalidate(subject);
-        assert!(keys.cached(&key.digest).await.is_none(), "{subject:?}");
+        assert!(keys.cached(&key.digest).is_none(), "{subject:?}");
 
         let before = finds(&keys);
         shut(&keys.store().find_gate);
@@ -152,7 +152,7 @@ async fn every_kind_of_invalidation_reaches_entries_and_loads_under_way() {
     keys.load(key.digest).await.unwrap();
     for subject in [Subject::Key(digest(2)), Subject::App(app_id(2))] {
         keys.invalidate(subject);
-        assert!(keys.cached(&key.digest).await.is_some(), "{subject:?}");
+        assert!(keys.cached(&key.digest).is_some(), "{subject:?}");
     }
 }
 
@@ -160,7 +160,7 @@ async fn every_kind_of_invalidation_reaches_entries_and_loads_under_way() {
 async fn a_new_key_works_at_once_after_it_was_known_as_unknown() {
     let (keys, _, app, _) = seeded().await;
     assert!(keys.load(digest(2)).await.unwrap().is_none());
-    assert!(matches!(keys.cached(&digest(2)).await, Some(Cached::Unknown)));
+    assert!(matches!(keys.cached(&digest(2)), Some(Cached::Unknown)));
     assert_eq!((keys.counts().unknown_hits, keys.counts().unknown_entries), (1, 1));
     keys.commit(create(&key(2, &app)), audit("key.create")).await.unwrap();
     assert_eq!(standing(&keys, digest(2)).await, Some(Standing::Active));
@@ -235,7 +235,7 @@ async fn an_error_is_shared_by_those_who_waited_and_not_kept() {
     let (one, two) = (one.await.unwrap().unwrap_err(), two.await.unwrap().unwrap_err());
     assert!(Arc::ptr_eq(&one, &two));
     assert!(matches!(*one, StoreError::Unavailable(_)));
-    assert!(keys.cached(&key.digest).await.is_none());
+    assert!(keys.cached(&key.digest).is_none());
     keys.store().mood.find_fails.store(false, Ordering::SeqCst);
     assert!(keys.load(key.digest).await.unwrap().is_some());
 }
@@ -246,7 +246,7 @@ async fn an_outage_leaves_what_is_cached_alone() {
     keys.load(key.digest).await.unwrap();
     keys.store().mood.find_fails.store(true, Ordering::SeqCst);
     assert!(keys.load(digest(2)).await.is_err());
-    assert!(matches!(keys.cached(&key.digest).await, Some(Cached::Known(_))));
+    assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))));
 }
 
 #[tokio::test]
@@ -289,7 +289,7 @@ async fn a_commit_whose_caller_leaves_midway_still_invalidates() {
     // Whatever is read now is from before the write, and must not outlive it.
     assert_eq!(standing(&keys, key.digest).await, Some(Standing::Active));
     keys.store().commit_gate.add_permits(OPEN);
-    until(async || keys.cached(&key.digest).await.is_none()).await;
+    until(async || keys.cached(&key.digest).is_none()).await;
     assert_eq!(standing(&keys, key.digest).await, Some(Standing::KeyRevoked));
 }
 
@@ -310,6 +310,74 @@ async fn a_commit_that_fails_or_breaks_off_invalidates_too() {
     assert_eq!(standing(&keys, key.digest).await, Some(Standing::Active));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_waited_for_so_long_and_not_for_ever() {
+    let (keys, _, _, key) = seeded().await;
+    shut(&keys.store().find_gate);
+    let start = tokio::time::Instant::now();
+    let error = keys.load(key.digest).await.unwrap_err();
+    assert!(matches!(*error, StoreError::Unavailable(_)), "{error:?}");
+    assert_eq!(start.elapsed(), FIND_TIMEOUT);
+    // Whoever comes next asks anew, instead of waiting for the look-up that hangs.
+    let next = spawn_load(&keys, key.digest);
+    wait_for(&keys.store().finds, 2).await;
+    keys.store().find_gate.add_permits(OPEN);
+    assert!(next.await.unwrap().unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_collects_a_bounded_number_of_look_ups() {
+    let (keys, _, _, key) = seeded().await;
+    shut(&keys.store().find_gate);
+    let loads_max = u64::try_from(LOADS_MAX).unwrap();
+    let mut loads = JoinSet::new();
+    for n in 0..loads_max {
+        let keys = Arc::clone(&keys);
+        loads.spawn(async move { keys.load(digest(100 + n)).await.is_err() });
+    }
+    wait_for(&keys.store().finds, loads_max).await;
+    let start = tokio::time::Instant::now();
+    let error = keys.load(key.digest).await.unwrap_err();
+    assert!(matches!(*error, StoreError::Unavailable(_)), "{error:?}");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // That nobody waits any more does not mean that the store is done.
+    assert!(loads.join_all().await.into_iter().all(|failed| failed));
+    assert!(keys.load(key.digest).await.is_err());
+    assert_eq!(finds(&keys), loads_max);
+    keys.store().find_gate.add_permits(OPEN);
+    until(async || keys.load(key.digest).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_new_key_finds_room_in_a_cache_full_of_busy_ones() {
+    const ROOM: u64 = 10;
+    let store = MemoryStore::default();
+    let (_, app, _) = seed(&store).await;
+    for n in 2..=ROOM + 1 {
+        let write = Write::CreateKey { key: key(n, &app), live_max: 1_000, now: UnixMillis(0) };
+        store.commit(write, audit("create")).await.unwrap();
+    }
+    let keys = CachedKeys::new(store, &CacheSettings { keys_max: ROOM, ..settings() });
+    let use_once = async |n| match keys.cached(&digest(n)) {
+        Some(_) => true,
+        None => {
+            keys.load(digest(n)).await.unwrap();
+            // Counting works in what moka has put off.
+            assert!(keys.counts().entries <= ROOM);
+            false
+        }
+    };
+    for n in (1..=ROOM).cycle().take(10_000) {
+        use_once(n).await;
+    }
+    assert_eq!(keys.counts().entries, ROOM);
+    let mut loads = 0;
+    for _ in 0..1_000 {
+        loads += u64::from(!use_once(ROOM + 1).await);
+    }
+    assert!(loads <= 3, "the store was asked {loads} times");
+}
+
 #[tokio::test]
 async fn a_request_is_answered_even_if_changes_come_faster_than_loads() {
     let (keys, _, _, key) = seeded().await;
@@ -321,7 +389,7 @@ async fn a_request_is_answered_even_if_changes_come_faster_than_loads() {
         keys.store().find_gate.add_permits(1);
     }
     assert!(load.await.unwrap().unwrap().is_some());
-    assert!(keys.cached(&key.digest).await.is_none(), "stale for whoever comes next");
+    assert!(keys.cached(&key.digest).is_none(), "stale for whoever comes next");
 }
 
 #[tokio::test]
@@ -352,7 +420,7 @@ async fn entries_end_with_their_ttl() {
     let keys = CachedKeys::new(store, &CacheSettings { ttl, unknown_ttl: ttl, ..settings() });
     for n in [1, 2] {
         keys.load(digest(n)).await.unwrap();
-        until(async || keys.cached(&digest(n)).await.is_none()).await;
+        until(async || keys.cached(&digest(n)).is_none()).await;
     }
 }
 
@@ -369,7 +437,7 @@ async fn no_reader_sees_less_than_what_was_acknowledged() {
             let mut from_cache = 0_u64;
             loop {
                 let floor = acknowledged.load(Ordering::SeqCst);
-                let record = match keys.cached(&key.digest).await {
+                let record = match keys.cached(&key.digest) {
                     Some(Cached::Known(record)) => {
                         from_cache += 1;
                         record

@@ -23,7 +23,6 @@ struct Disk {
     /// So many writes from now on fail.
     failing_writes: AtomicUsize,
     failing_syncs: AtomicUsize,
-    failing_reads: AtomicUsize,
     is_gone: AtomicBool,
     opened: AtomicUsize,
 }
@@ -49,7 +48,6 @@ impl StorageBackend for FaultyFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        Disk::check(&self.disk.failing_reads)?;
         self.file.read(offset, out)
     }
 
@@ -151,23 +149,6 @@ fn a_full_disk_that_has_room_again_heals_without_a_restart() {
         });
         assert_eq!(disk.opened.load(SeqCst), 2);
     }
-}
-
-#[test]
-fn a_read_that_fails_is_made_up_for_too() {
-    let disk = Arc::new(Disk::default());
-    let (_folder, store) = store(&disk, REOPEN_PAUSE);
-    run(async {
-        disk.failing_reads.store(1, SeqCst);
-        let mut errors = 0;
-        for _ in 0..3 {
-            errors += usize::from(store.find(digest(1)).await.is_err());
-        }
-        // None, if all was in memory.
-        assert!(errors <= 1);
-        disk.failing_reads.store(0, SeqCst);
-        assert!(store.find(digest(1)).await.unwrap().is_some());
-    });
 }
 
 #[test]
