@@ -28,6 +28,7 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 // Pingora's timers cost next to nothing when they do not fire, which is nearly always.
 use pingora::time::timeout;
+use quanta::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::gateway::Gateway;
@@ -84,8 +85,10 @@ impl<S: KeyStore> ServerApp for Connections<S> {
         let open = self.open.enter();
         let mut watch = shutdown.clone();
         let mut stopping = pin!(async move { drop(watch.wait_for(|stop| *stop).await) });
-        let mut wait = Wait { idle: self.header_timeout, stopping_grace: FIRST_BYTES_GRACE };
+        let mut idle = pin!(IdleTimer::new(self.header_timeout, self.keepalive_timeout));
+        let mut stopping_grace = FIRST_BYTES_GRACE;
         loop {
+            let wait = Wait { idle: idle.as_mut(), stopping_grace };
             match self.read_head(&mut stream, stopping.as_mut(), wait).await {
                 Head::Http1(bytes) => {
                     let mut session = Http1Session::new(stream);
@@ -114,7 +117,8 @@ impl<S: KeyStore> ServerApp for Connections<S> {
                 }
                 Head::None => return None,
             }
-            wait = Wait { idle: self.keepalive_timeout, stopping_grace: Duration::ZERO };
+            idle.as_mut().restart(self.keepalive_timeout);
+            stopping_grace = Duration::ZERO;
         }
     }
 
@@ -138,11 +142,53 @@ enum Head {
 }
 
 /// How long to wait for a request to begin.
-#[derive(Clone, Copy)]
-struct Wait {
-    idle: Duration,
-    /// The same once the gateway is stopping.
+struct Wait<'a> {
+    idle: Pin<&'a mut IdleTimer>,
+    /// How long once the gateway is stopping.
     stopping_grace: Duration,
+}
+
+pin_project_lite::pin_project! {
+    /// Ends when nothing has begun for too long. Restarting it costs one reading of the clock: the
+    /// timer underneath is moved only when it goes off, which on a busy connection is hardly ever.
+    struct IdleTimer {
+        ends_at: Instant,
+        #[pin]
+        sleep: tokio::time::Sleep,
+    }
+}
+
+impl IdleTimer {
+    /// `shortest` is the least that it will ever be restarted with: a timer that is set can then
+    /// only be too early, which is noticed, and never too late.
+    fn new(idle: Duration, shortest: Duration) -> Self {
+        let sleep = tokio::time::sleep(idle.min(shortest));
+        Self { ends_at: Instant::now() + idle, sleep }
+    }
+
+    fn restart(self: Pin<&mut Self>, idle: Duration) {
+        let mut this = self.project();
+        *this.ends_at = Instant::now() + idle;
+        if this.sleep.is_elapsed() {
+            this.sleep.as_mut().reset(tokio::time::Instant::now() + idle);
+        }
+    }
+}
+
+impl Future for IdleTimer {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        while this.sleep.as_mut().poll(cx).is_ready() {
+            let left = this.ends_at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            this.sleep.as_mut().reset(tokio::time::Instant::now() + left);
+        }
+        Poll::Pending
+    }
 }
 
 impl<S: KeyStore> Connections<S> {
@@ -150,13 +196,14 @@ impl<S: KeyStore> Connections<S> {
         &self,
         stream: &mut Stream,
         stopping: Pin<&mut impl Future<Output = ()>>,
-        wait: Wait,
+        wait: Wait<'_>,
     ) -> Head {
         let mut buffer = BytesMut::with_capacity(HEAD_BUFFER_BYTES);
         let began = tokio::select! {
             // Biased: a request that is here already is served, even if we are stopping.
             biased;
-            read = timeout(wait.idle, stream.read_buf(&mut buffer)) => has_read(&read),
+            read = stream.read_buf(&mut buffer) => matches!(read, Ok(1..)),
+            () = wait.idle => false,
             () = stopping => {
                 has_read(&timeout(wait.stopping_grace, stream.read_buf(&mut buffer)).await)
             }
@@ -409,5 +456,24 @@ impl GetProxyDigest for Replay {
 impl GetSocketDigest for Replay {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.stream.get_socket_digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client's idle time is measured from its last request, whatever the timer was set to.
+    #[tokio::test]
+    async fn an_idle_timer_ends_after_its_last_restart() {
+        let (first, shortest) = (Duration::from_millis(400), Duration::from_millis(50));
+        let began = Instant::now();
+        let mut timer = pin!(IdleTimer::new(first, shortest));
+        timer.as_mut().await;
+        assert!(began.elapsed() >= first);
+        let restarted = Instant::now();
+        timer.as_mut().restart(shortest);
+        timer.as_mut().await;
+        assert!(restarted.elapsed() >= shortest);
     }
 }

@@ -1,8 +1,5 @@
 //! Names of a request: the id that clients and logs share, and the W3C trace it belongs to.
 
-use std::fmt::Write;
-
-use bytes::BytesMut;
 use http::HeaderValue;
 
 /// The longest `X-Request-Id` of a client that is kept, in bytes.
@@ -18,7 +15,9 @@ pub(crate) fn request_id(sent: Option<&HeaderValue>) -> HeaderValue {
 
 pub(crate) fn new_request_id() -> HeaderValue {
     // Unique is enough: nothing is decided by a request id.
-    hex_value(32, format_args!("{:032x}", fastrand::u128(1..)))
+    let mut text = [0; 32];
+    write_hex(&mut text, &fastrand::u128(1..).to_be_bytes());
+    header_value(&text)
 }
 
 fn is_harmless_id(id: &[u8]) -> bool {
@@ -34,8 +33,12 @@ fn holds_a_key(id: &[u8]) -> bool {
 
 /// A new W3C trace: version 00, random ids (never zero), not sampled.
 pub(crate) fn new_traceparent() -> HeaderValue {
-    let (trace, parent) = (fastrand::u128(1..), fastrand::u64(1..));
-    hex_value(55, format_args!("00-{trace:032x}-{parent:016x}-00"))
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let [_, _, _, trace @ .., _, _, _] = &mut text;
+    let (trace, parent) = trace.split_at_mut(32);
+    write_hex(trace, &fastrand::u128(1..).to_be_bytes());
+    write_hex(parent.get_mut(1..).unwrap_or_default(), &fastrand::u64(1..).to_be_bytes());
+    header_value(&text)
 }
 
 /// Whether a `traceparent` is well formed (W3C Trace Context, section 3.2).
@@ -62,16 +65,21 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn hex_value(length: usize, text: std::fmt::Arguments<'_>) -> HeaderValue {
-    let mut buffer = BytesMut::with_capacity(length);
-    match buffer.write_fmt(text) {
-        Ok(()) => HeaderValue::from_maybe_shared(buffer.freeze()).unwrap_or(UNNAMED),
-        Err(_) => UNNAMED,
+/// Two digits for each byte. Formatting with `{:x}` costs ten times as much.
+fn write_hex(digits: &mut [u8], bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| HEX.get(usize::from(value)).copied().unwrap_or(b'0');
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(byte & 0xf));
+        }
     }
 }
 
-/// Never seen: hex digits are a header value.
-const UNNAMED: HeaderValue = HeaderValue::from_static("0");
+fn header_value(text: &[u8]) -> HeaderValue {
+    // Hex digits and dashes always are one.
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("0"))
+}
 
 #[cfg(test)]
 mod tests {
@@ -80,6 +88,7 @@ mod tests {
     #[test]
     fn new_names_are_well_formed_and_differ() {
         assert!(is_traceparent(new_traceparent().as_bytes()));
+        assert_ne!(new_traceparent(), new_traceparent());
         assert_ne!(new_request_id(), new_request_id());
         assert_eq!(new_request_id().len(), 32);
     }
