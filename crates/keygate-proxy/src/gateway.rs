@@ -24,11 +24,12 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorType};
 use quanta::Instant;
 
 use crate::context::{Admitted, Context, Strip};
 use crate::facts::RequestFacts;
+use crate::failure::{ErrorChain, failure_code, log_failure};
 use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
 use crate::respond::{self, Problem};
 use crate::server::ProxyError;
@@ -486,53 +487,4 @@ fn values<'a>(
 fn peer_address(session: &Session) -> IpAddr {
     let address = session.client_addr().and_then(|address| address.as_inet());
     address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), std::net::SocketAddr::ip)
-}
-
-/// What the client is told; nothing when it is the client that is gone.
-fn failure_code(error: &Error) -> Option<Code> {
-    use ErrorType::{
-        ConnectTimedout, HTTPStatus, InvalidHTTPHeader, ReadTimedout, TLSHandshakeTimedout,
-        WriteTimedout,
-    };
-    match (error.esource(), error.etype()) {
-        (_, HTTPStatus(413)) => Some(Code::PayloadTooLarge),
-        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => {
-            Some(Code::UpstreamTimeout)
-        }
-        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Code::UpstreamTimeout),
-        (ErrorSource::Upstream, _) => Some(Code::UpstreamError),
-        (ErrorSource::Downstream, InvalidHTTPHeader | ErrorType::ConnectError) => {
-            Some(Code::BadRequest)
-        }
-        // The client went away, reset its stream, or broke its body off.
-        (ErrorSource::Downstream, _) => None,
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Code::Internal),
-    }
-}
-
-/// What a client did wrong is its own affair; what an upstream or we did wrong is the operator's.
-fn log_failure(error: &Error, code: Code, request_id: &HeaderValue, route: Option<&Route>) {
-    let request_id = request_id.to_str().unwrap_or_default();
-    let (route, code) = (route.map(|route| &*route.name), code.as_str());
-    let kind = error.etype().as_str();
-    if *error.esource() == ErrorSource::Downstream {
-        tracing::debug!(request_id, route, code, kind, "request failed");
-    } else {
-        tracing::warn!(request_id, route, code, kind, "request failed");
-    }
-}
-
-/// An error with its causes, on one line.
-struct ErrorChain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for ErrorChain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

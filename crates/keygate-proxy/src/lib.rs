@@ -3,9 +3,11 @@
 mod connection;
 mod context;
 mod facts;
+mod failure;
 mod forward;
 mod gateway;
 mod head;
+mod replay;
 mod respond;
 mod server;
 mod trace;
