@@ -32,6 +32,19 @@ impl FromText for SocketAddr {
     }
 }
 
+/// Whether the machine would refuse the second of two listeners. On one port, `0.0.0.0` takes every
+/// IPv4 address, and `[::]` every address.
+pub(crate) fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let takes = |one: IpAddr, other: IpAddr| match one {
+        IpAddr::V4(ip) => ip.is_unspecified() && other.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    one.port() == other.port()
+        && one.port() != 0
+        && (ip == other_ip || takes(ip, other_ip) || takes(other_ip, ip))
+}
+
 impl FromText for IpNet {
     const TYPE: &'static str = "network";
     const RULE: &'static str = "an address or CIDR";

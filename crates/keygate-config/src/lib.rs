@@ -93,6 +93,10 @@ pub fn parse(source: Source<'_>) -> Result<Config, Report> {
 }
 
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    // Before it is opened: opening a pipe waits until somebody writes to it.
+    if !path.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
     let mut bytes = Vec::new();
     // One byte more than is allowed shows that there is more.
     let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
@@ -109,6 +113,9 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
     }
     let keys = machine::read_keys(&root);
     let store = machine::read_store(&root);
+    if let (Some(keys), Some(admin), Some(store)) = (&keys, &admin, &store) {
+        machine::refuse_shared_files(&root, keys, admin, store);
+    }
     let cache = machine::read_cache(&root);
     let log = machine::read_log(&root);
     let tiers = services::read_tiers(&root);

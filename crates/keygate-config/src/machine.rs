@@ -1,11 +1,13 @@
 //! Reads the tables about the gateway itself: listeners, keys, store, cache and log.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use keygate_core::credential::{CredentialRules, Source};
 use keygate_core::network::Networks;
 use toml::Spanned;
 
+use crate::address::clash;
 use crate::catalogue::{admin, cache, failed_auth, keys, log, server, store};
 use crate::reader::Section;
 use crate::settings::{Admin, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store};
@@ -18,6 +20,7 @@ pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let listen = section.get(&server::LISTEN);
     if let Some(listen) = &listen {
         section.refuse_repeats("listen", listen);
+        refuse_clashes(&section, listen);
     }
     let threads = section.get(&server::THREADS);
     let headers_max = section.get(&server::HEADERS_MAX);
@@ -75,19 +78,80 @@ pub(crate) fn read_admin(root: &Section<'_, '_>) -> Option<Admin> {
 }
 
 /// Two listeners on one address: the second could never be opened.
+fn refuse_clashes(server: &Section<'_, '_>, listen: &[SocketAddr]) {
+    for (at, address) in listen.iter().enumerate() {
+        let clashes = |earlier: &SocketAddr| earlier != address && clash(*earlier, *address);
+        if listen.iter().take(at).any(clashes)
+            && let Some(span) = server.span_of_element("listen", at)
+        {
+            let help = Some("give each a port of its own".to_owned());
+            server.reader.error(span, "a listener before this one takes its port", help);
+        }
+    }
+}
+
+/// The same for the two APIs.
 pub(crate) fn refuse_shared_address(root: &Section<'_, '_>, server: &Server, admin: &Admin) {
-    let is_taken = |address: &SocketAddr| *address == admin.listen && address.port() != 0;
-    if !server.listen.iter().any(is_taken) {
+    if !server.listen.iter().any(|address| clash(*address, admin.listen)) {
         return;
     }
-    let listen_of = |table| root.item(table)?.get_ref().get("listen").map(Spanned::span);
-    if let Some(span) = listen_of("admin").or_else(|| listen_of("server")) {
+    let span = || span_in(root, "admin", "listen").or_else(|| span_in(root, "server", "listen"));
+    if let Some(span) = span() {
         root.reader.error(
             span,
             "`[server]` and `[admin]` cannot listen on the same address",
             Some("give each a port of its own".to_owned()),
         );
     }
+}
+
+fn span_in(root: &Section<'_, '_>, table: &str, key: &str) -> Option<Range<usize>> {
+    root.item(table)?.get_ref().get(key).map(Spanned::span)
+}
+
+/// Two settings that name one file: each would take what the other wrote for its own, or write over
+/// it.
+pub(crate) fn refuse_shared_files(
+    root: &Section<'_, '_>,
+    keys: &Keys,
+    admin: &Admin,
+    store: &Store,
+) {
+    let Store::Embedded(EmbeddedStore { path }) = store;
+    let named = [
+        ("keys", "pepper_file", &keys.pepper_file),
+        ("admin", "token_file", &admin.token_file),
+        ("store", "path", path),
+    ];
+    let refuse = |span: Option<Range<usize>>, table: &str, key: &str| {
+        if let Some(span) = span {
+            let message = format!("this file is `[{table}] {key}` already");
+            root.reader.error(span, message, Some("give each a file of its own".to_owned()));
+        }
+    };
+    for (at, (table, key, file)) in named.iter().enumerate() {
+        for (other_table, other_key, other) in named.iter().take(at) {
+            if file != other {
+                continue;
+            }
+            // Where one of the two is a default, the other is what the operator wrote.
+            match span_in(root, table, key) {
+                Some(span) => refuse(Some(span), other_table, other_key),
+                None => refuse(span_in(root, other_table, other_key), table, key),
+            }
+        }
+    }
+    // That none of them is the current pepper is seen where they are read.
+    for (at, previous) in keys.previous_pepper_files.iter().enumerate() {
+        for (table, key, _) in named.iter().skip(1).filter(|(.., file)| *file == previous) {
+            refuse(span_of_previous(root, at), table, key);
+        }
+    }
+}
+
+fn span_of_previous(root: &Section<'_, '_>, at: usize) -> Option<Range<usize>> {
+    let list = root.item("keys")?.get_ref().get("previous_pepper_files")?;
+    list.get_ref().as_array()?.get(at).map(Spanned::span)
 }
 
 pub(crate) fn read_keys(root: &Section<'_, '_>) -> Option<Keys> {

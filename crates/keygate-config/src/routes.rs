@@ -15,6 +15,9 @@ use crate::suggest::nearest;
 use crate::value::found;
 use crate::word::{Auth, Host, Method, Name, QueryParam, UpstreamName};
 
+/// What metrics call the route of a request that matches none.
+const NO_ROUTE: &str = "none";
+
 pub(crate) fn read_routes(
     reader: &Reader<'_>,
     root: &Section<'_, '_>,
@@ -75,6 +78,15 @@ fn read_route(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option<Ro
     let upstream = read_upstream(section, upstreams);
     let access = read_access(section);
     let Name(name) = name?;
+    if &*name == NO_ROUTE
+        && let Some(span) = section.span_of("name")
+    {
+        section.reader.error(
+            span,
+            "a route cannot be called `none`: metrics call requests so that match no route",
+            Some("choose another name".to_owned()),
+        );
+    }
     // An absent host means any; a wrong one must not.
     let host = match (host, section.item("host")) {
         (Some(Host(host)), _) => Some(host),

@@ -117,7 +117,13 @@ fn is_token(text: &str) -> bool {
 /// A file's one line without its end; nothing if there is no such file.
 fn read_line(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, SecretError> {
     let failed = |source| SecretError::Read { path: path.to_owned(), source };
-    let file = match File::open(path) {
+    // Before it is opened: opening a pipe waits until somebody writes to it.
+    let file = match path.metadata() {
+        Ok(kind) if kind.is_file() => File::open(path),
+        Ok(_) => Err(io::Error::other("it is not a regular file")),
+        Err(error) => Err(error),
+    };
+    let file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),

@@ -6,6 +6,7 @@ use super::*;
 use keygate_core::Access;
 
 mod any_input;
+mod clashes;
 
 const EXAMPLE: &str = include_str!("../../../gateway.toml");
 /// What a file needs for the rest of it to be judged. Cases begin on line 4.
