@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, UnixMillis};
 
-/// Counts the writes to one record, so that two editors cannot overwrite each other unseen.
+/// Counts the writes to one record: one that was prepared from an older version is refused. The admin
+/// API reads and writes within one call, so an operator's older view is not refused yet: that needs
+/// a version that travels with it, as `ETag` and `If-Match`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Version(pub u64);
 
