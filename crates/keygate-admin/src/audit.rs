@@ -1,13 +1,15 @@
-//! `/v1/audit`: who changed what, when, from where and why; oldest first.
+//! `/v1/audit`: who changed what, when, from where and why; oldest first, or with
+//! `tail` the newest only, newest first.
 
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use keygate_store::keys::{ChangeNumber, KeyStore, Page};
 use keygate_store::records::AuditEntry;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::page::{List, Paging};
+use crate::page::{self, List, Paging};
 use crate::problem::Problem;
 use crate::registry::Registry;
 use crate::times::rfc3339;
@@ -43,10 +45,23 @@ impl From<(ChangeNumber, AuditEntry)> for Answer {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tail {
+    tail: usize,
+}
+
 async fn all<S: KeyStore>(
     State(registry): State<Registry<S>>,
-    paging: Paging<u64>,
+    tail: Result<Query<Tail>, QueryRejection>,
+    paging: Result<Paging<u64>, Problem>,
 ) -> Result<Json<List<Answer>>, Problem> {
+    if let Ok(Query(Tail { tail })) = tail {
+        page::check_limit("tail", tail)?;
+        let entries = registry.audit_tail(tail).await?;
+        return Ok(Json(List::last(entries.into_iter().map(Answer::from).collect())));
+    }
+    let paging = paging?;
     let Page { after, limit } = paging.page();
     let entries = registry.audit(Page { after: after.map(ChangeNumber), limit }).await?;
     Ok(Json(paging.answer(entries, |(number, _)| number.0.to_string(), Answer::from)))

@@ -1,15 +1,20 @@
 //! Who may call: holders of the admin token, and no browser. Every path but the three that are
 //! listed here asks for the token, so that a new one cannot be left open by mistake.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, ORIGIN};
+use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use keygate_core::key::sha256;
+use keygate_core::network::ClientNetwork;
+use keygate_store::failures::FailureLimiter;
 use subtle::ConstantTimeEq;
 
 use crate::problem::{Problem, ProblemCode};
@@ -19,23 +24,35 @@ use crate::registry::Actor;
 pub(crate) const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// How the audit log names the token that the first start wrote.
 const TOKEN_ACTOR: &str = "token:bootstrap";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A longer credential is no token of ours, and is not hashed.
 const TOKEN_LENGTH_MAX: usize = 512;
 
-/// Knows the token's hash.
+/// The shortest time between two lines about wrong tokens.
+const ALARM_EVERY: Duration = Duration::from_secs(1);
+
+/// Knows the token's hash, and who has sent wrong ones.
 #[derive(Clone)]
-pub(crate) struct Guard {
-    token_sha256: Arc<[u8; 32]>,
+pub(crate) struct Guard(Arc<Inner>);
+
+struct Inner {
+    token_sha256: [u8; 32],
+    failures: Arc<FailureLimiter>,
+    alarm: Alarm,
+    /// The zero of the times that the limiter and the alarm are told.
+    start: Instant,
 }
 
 impl Guard {
-    pub(crate) fn new(token_sha256: [u8; 32]) -> Self {
-        Self { token_sha256: Arc::new(token_sha256) }
+    pub(crate) fn new(token_sha256: [u8; 32], failures: Arc<FailureLimiter>) -> Self {
+        let (alarm, start) = (Alarm::default(), Instant::now());
+        Self(Arc::new(Inner { token_sha256, failures, alarm, start }))
     }
 
     /// # Errors
-    /// 401, the same for every reason but that no token was sent at all.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    /// 401, the same for every reason but that no token was sent at all; 429 to who has sent too
+    /// many wrong ones. The right token always works.
+    fn check(&self, headers: &HeaderMap, from: Option<IpAddr>) -> Result<(), Problem> {
         let mut sent = headers.get_all(AUTHORIZATION).iter();
         let (first, more) = (sent.next(), sent.next());
         let Some(first) = first else {
@@ -45,12 +62,55 @@ impl Guard {
         };
         let presented = bearer(first.as_bytes()).filter(|_| more.is_none());
         // Comparing hashes leaves no time to learn from, whatever the lengths.
-        let known = presented.is_some_and(|token| sha256(token).ct_eq(&*self.token_sha256).into());
+        let ours = &self.0.token_sha256;
+        let known = presented.is_some_and(|token| sha256(token).ct_eq(ours).into());
         if known {
             return Ok(());
         }
+        Err(self.refuse_wrong_token(from))
+    }
+
+    fn refuse_wrong_token(&self, from: Option<IpAddr>) -> Problem {
+        let Inner { failures, alarm, start, .. } = &*self.0;
+        let now_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if let Some(more) = alarm.raise(now_ns) {
+            let peer = from.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+            tracing::warn!(peer, more, "a wrong admin token was sent");
+        }
+        let client = from.map(ClientNetwork::from);
+        if let Some(wait) = client.and_then(|client| failures.blocked_for(client, now_ns)) {
+            let detail = "Wait, then send the right token: it works at any time.";
+            return Problem::new(ProblemCode::TooManyFailures, detail).retry_after(wait);
+        }
+        if let Some(client) = client {
+            failures.record(client, now_ns);
+        }
         let challenge = "Bearer realm=\"keygate-admin\", error=\"invalid_token\"";
-        Err(unauthorized("The admin token is not valid.", challenge))
+        unauthorized("The admin token is not valid.", challenge)
+    }
+}
+
+/// Says when to write a line, so that whoever guesses cannot fill the log.
+#[derive(Default)]
+struct Alarm {
+    /// When the last line was written, and one more; 0 if none was.
+    last_ns: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+impl Alarm {
+    /// Counts one occurrence. If it is time for a line: how many others there were since the last.
+    fn raise(&self, now_ns: u64) -> Option<u64> {
+        let last = self.last_ns.load(Relaxed);
+        let every = u64::try_from(ALARM_EVERY.as_nanos()).unwrap_or(u64::MAX);
+        let is_time = last == 0 || now_ns.saturating_sub(last - 1) >= every;
+        let next = now_ns.saturating_add(1);
+        let ours = is_time && self.last_ns.compare_exchange(last, next, Relaxed, Relaxed).is_ok();
+        if ours {
+            return Some(self.unsaid.swap(0, Relaxed));
+        }
+        self.unsaid.fetch_add(1, Relaxed);
+        None
     }
 }
 
@@ -79,11 +139,35 @@ pub(crate) async fn guard(
     if OPEN_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    if let Err(problem) = guard.check(request.headers()) {
-        return problem.into_response();
-    }
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let from = peer.map(|ConnectInfo(address)| address.ip().to_canonical());
+    if let Err(problem) = guard.check(request.headers(), from) {
+        return problem.into_response();
+    }
+    if request.headers().contains_key(IDEMPOTENCY_KEY) {
+        // Who sends it will repeat the call and count on its being carried out once.
+        let detail = "`Idempotency-Key` is not supported yet: leave it out, and look before you \
+                      repeat a call.";
+        return Problem::new(ProblemCode::BadRequest, detail).into_response();
+    }
     request.extensions_mut().insert(Actor { name: TOKEN_ACTOR.to_owned(), from });
     next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_guesses_writes_one_line_a_second_that_says_how_many() {
+        const SECOND: u64 = 1_000_000_000;
+        let alarm = Alarm::default();
+        assert_eq!(alarm.raise(0), Some(0));
+        for now in 1..=99 {
+            assert_eq!(alarm.raise(now), None);
+        }
+        assert_eq!(alarm.raise(SECOND), Some(99));
+        assert_eq!(alarm.raise(2 * SECOND - 1), None);
+        assert_eq!(alarm.raise(2 * SECOND), Some(1));
+    }
 }

@@ -33,11 +33,26 @@ fn line(field: &'static str, text: String, length_max: usize) -> Result<String, 
     if !(1..=length_max).contains(&text.chars().count()) || text.trim().is_empty() {
         return Err(Problem::field(field, format!("write 1 to {length_max} characters")));
     }
-    if text.chars().any(char::is_control) {
-        return Err(Problem::field(field, "leave out control characters and line breaks"));
+    if text.chars().any(is_unreadable) {
+        return Err(Problem::field(
+            field,
+            "leave out line breaks, and control and invisible characters",
+        ));
     }
     check_secret(field, &text)?;
     Ok(text)
+}
+
+/// Control characters, line separators, and what Unicode calls format characters (category Cf):
+/// those that cannot be seen or turn the text around make one name look like another.
+fn is_unreadable(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+            | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// What is stored must not hold a key, by accident or by habit.
@@ -55,9 +70,9 @@ pub(crate) fn metadata(metadata: Metadata) -> Result<Metadata, Problem> {
     }
     for (key, value) in &metadata {
         let length = key.chars().count();
-        if !(1..=METADATA_KEY_LENGTH_MAX).contains(&length) || key.chars().any(char::is_control) {
+        if !(1..=METADATA_KEY_LENGTH_MAX).contains(&length) || key.chars().any(is_unreadable) {
             let rule = format!(
-                "name entries with 1 to {METADATA_KEY_LENGTH_MAX} characters, none a control character"
+                "name entries with 1 to {METADATA_KEY_LENGTH_MAX} characters, none a control or invisible one"
             );
             return Err(Problem::field(FIELD, rule));
         }
@@ -77,14 +92,7 @@ pub(crate) fn scopes(field: &'static str, texts: &[String]) -> Result<Vec<Scope>
     if texts.len() > SCOPES_MAX {
         return Err(Problem::field(field, format!("name at most {SCOPES_MAX} scopes")));
     }
-    let mut scopes = Vec::with_capacity(texts.len());
-    for text in texts {
-        let scope: Scope = text.parse().map_err(|error| Problem::field(field, error))?;
-        if !scopes.contains(&scope) {
-            scopes.push(scope);
-        }
-    }
-    Ok(scopes)
+    once_each(texts, |text| text.parse().map_err(|error| Problem::field(field, error)))
 }
 
 /// Networks; an address alone is a network of one.
@@ -93,7 +101,22 @@ pub(crate) fn cidrs(texts: &[String]) -> Result<Vec<IpNet>, Problem> {
     if texts.len() > CIDRS_MAX {
         return Err(Problem::field(FIELD, format!("name at most {CIDRS_MAX} networks")));
     }
-    texts.iter().map(|text| cidr(text).map_err(|rule| Problem::field(FIELD, rule))).collect()
+    once_each(texts, |text| cidr(text).map_err(|rule| Problem::field(FIELD, rule)))
+}
+
+/// What the texts say, without repetitions, in the order given. The lists are short.
+fn once_each<T: PartialEq>(
+    texts: &[String],
+    read: impl Fn(&str) -> Result<T, Problem>,
+) -> Result<Vec<T>, Problem> {
+    let mut all = Vec::with_capacity(texts.len());
+    for text in texts {
+        let one = read(text)?;
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    Ok(all)
 }
 
 fn cidr(text: &str) -> Result<IpNet, String> {
@@ -125,14 +148,11 @@ pub(crate) fn origins(texts: &[String]) -> Result<Vec<String>, Problem> {
     if texts.len() > ORIGINS_MAX {
         return Err(Problem::field(FIELD, format!("name at most {ORIGINS_MAX} origins")));
     }
-    texts
-        .iter()
-        .map(|text| {
-            let origin = text.to_ascii_lowercase();
-            check_origin(&origin).map_err(|rule| Problem::field(FIELD, rule))?;
-            Ok(origin)
-        })
-        .collect()
+    once_each(texts, |text| {
+        let origin = text.to_ascii_lowercase();
+        check_origin(&origin).map_err(|rule| Problem::field(FIELD, rule))?;
+        Ok(origin)
+    })
 }
 
 fn check_origin(origin: &str) -> Result<(), &'static str> {
@@ -174,7 +194,10 @@ mod tests {
         for good in ["a", "Bücher & Co", &"x".repeat(100), &"é".repeat(100)] {
             assert!(name(good.to_string()).is_ok(), "{good}");
         }
-        for bad in ["", "  ", "a\nb", "\u{1b}[2J", "a\0", "a\u{85}b", &"x".repeat(101)] {
+        for bad in ["", "  ", "a\nb", "\u{1b}[2J", "a\0", "a\u{85}b", &"x".repeat(101)]
+            .into_iter()
+            .chain(["x\u{202e}y", "x\u{2066}y", "x\u{200b}", "x\u{feff}", "x\u{2028}y", "\u{ad}x"])
+        {
             assert!(name(bad.to_string()).is_err(), "{bad:?}");
         }
     }
@@ -219,6 +242,17 @@ mod tests {
         for bad in ["", "203.0.113", "203.0.113.0/33", "example.com", "*", " 203.0.113.7"] {
             assert!(shown(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn networks_and_origins_are_kept_once_each() {
+        let nets = cidrs(&strings(&["192.0.2.7", "10.0.0.0/8", "192.0.2.7/32"])).unwrap();
+        assert_eq!(
+            nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["192.0.2.7/32", "10.0.0.0/8"]
+        );
+        let all = origins(&strings(&["https://a.example", "https://A.example"])).unwrap();
+        assert_eq!(all, ["https://a.example"]);
     }
 
     #[test]

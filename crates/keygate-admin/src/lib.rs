@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::{Router, middleware};
+use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::Metrics;
 
@@ -37,7 +38,9 @@ pub struct AdminParts<S: KeyStore> {
     pub registry: Registry<S>,
     /// Of the one token that is accepted.
     pub token_sha256: [u8; 32],
-    /// Asked at each `/readyz`. Must not block.
+    /// How often a client may send a wrong token.
+    pub failures: Arc<FailureLimiter>,
+    /// Asked at each `/readyz`, before the store is. Must not block.
     pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     pub metrics: Metrics,
 }
@@ -53,7 +56,10 @@ pub enum Readiness {
 /// The admin API. To be served with `into_make_service_with_connect_info::<SocketAddr>()`, so that
 /// the audit log can say where a change came from.
 pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
-    let AdminParts { registry, token_sha256, ready, metrics } = parts;
+    let AdminParts { registry, token_sha256, failures, ready, metrics } = parts;
+    let guard = auth::Guard::new(token_sha256, failures);
+    let counts = metrics.admin();
+    let probe = health::Probe::new(ready, registry.clone());
     let managed = Router::new()
         .merge(accounts::routes())
         .merge(apps::routes())
@@ -62,15 +68,15 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
         .merge(audit::routes())
         .with_state(registry);
     // The layers see every request, those that match no route included.
-    health::routes(metrics, ready)
+    health::routes(metrics, probe)
         .merge(managed)
         .fallback(async || Problem::new(ProblemCode::NotFound, "Check the path."))
         .method_not_allowed_fallback(async || {
             Problem::new(ProblemCode::MethodNotAllowed, "Use one of the methods in `Allow`.")
         })
         .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))
-        .layer(middleware::from_fn_with_state(auth::Guard::new(token_sha256), auth::guard))
-        .layer(middleware::from_fn(problem::finish))
+        .layer(middleware::from_fn_with_state(guard, auth::guard))
+        .layer(middleware::from_fn_with_state(counts, problem::finish))
 }
 
 #[cfg(test)]

@@ -33,6 +33,22 @@ pub(crate) struct List<A> {
     next: Option<String>,
 }
 
+impl<A> List<A> {
+    /// One that nothing comes after.
+    pub(crate) fn last(items: Vec<A>) -> Self {
+        Self { items, next: None }
+    }
+}
+
+/// # Errors
+/// `limit`, which the query calls `name`, is more than a list may hold, or nothing.
+pub(crate) fn check_limit(name: &str, limit: usize) -> Result<(), Problem> {
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(());
+    }
+    Err(Problem::new(ProblemCode::BadRequest, format!("`{name}` is from 1 to {LIMIT_MAX}.")))
+}
+
 impl<T: Copy> Paging<T> {
     /// What to ask the store for: one item more than is shown, to know whether there are more.
     pub(crate) fn page(&self) -> Page<T> {
@@ -63,9 +79,7 @@ impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Paging<T> {
                 wrong(format!("The query takes `limit` and `cursor`: {}.", error.body_text()))
             })?;
         let limit = limit.unwrap_or(LIMIT_DEFAULT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            return Err(wrong(format!("`limit` is from 1 to {LIMIT_MAX}.")));
-        }
+        check_limit("limit", limit)?;
         let after = cursor
             .map(|cursor| cursor.parse())
             .transpose()

@@ -4,17 +4,22 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use keygate_store::keys::StoreError;
 use keygate_telemetry::logging::mask;
+use keygate_telemetry::{AdminMetrics, AdminOutcome};
 use serde_json::{Map, Value, json};
 
+use crate::auth::OPEN_PATHS;
 use crate::registry::{RegistryError, list};
 
 /// The most of a detail that is sent, in characters: some of them quote the request.
@@ -38,6 +43,7 @@ pub(crate) enum ProblemCode {
     ScopeNotGranted,
     UnknownTier,
     TooManyLiveKeys,
+    TooManyFailures,
     Internal,
     StoreUnavailable,
     NotReady,
@@ -80,6 +86,9 @@ impl ProblemCode {
             Self::TooManyLiveKeys => {
                 ("too_many_live_keys", S::UNPROCESSABLE_ENTITY, "The app has too many live keys")
             }
+            Self::TooManyFailures => {
+                ("too_many_failures", S::TOO_MANY_REQUESTS, "Too many wrong admin tokens")
+            }
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The gateway failed"),
             Self::StoreUnavailable => {
                 ("store_unavailable", S::SERVICE_UNAVAILABLE, "The store is unavailable")
@@ -91,20 +100,27 @@ impl ProblemCode {
     }
 }
 
+/// What an answer says besides.
+#[derive(Clone, Copy, Debug)]
+enum ProblemHeader {
+    Challenge(&'static str),
+    RetryAfter { seconds: u64 },
+}
+
 /// One refusal. Becomes an answer in [`finish`], which knows the request's id.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     code: ProblemCode,
     detail: Cow<'static, str>,
     members: Map<String, Value>,
-    challenge: Option<HeaderValue>,
+    header: Option<ProblemHeader>,
     /// For the log alone.
     cause: Option<Arc<RegistryError>>,
 }
 
 impl Problem {
     pub(crate) fn new(code: ProblemCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), members: Map::new(), challenge: None, cause: None }
+        Self { code, detail: detail.into(), members: Map::new(), header: None, cause: None }
     }
 
     /// A field's value breaks a rule. The detail says the rule, never the value.
@@ -118,7 +134,14 @@ impl Problem {
     }
 
     pub(crate) fn challenged(mut self, challenge: &'static str) -> Self {
-        self.challenge = Some(HeaderValue::from_static(challenge));
+        self.header = Some(ProblemHeader::Challenge(challenge));
+        self
+    }
+
+    /// `wait` is rounded up to whole seconds, all that the header can say.
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.header = Some(ProblemHeader::RetryAfter { seconds });
         self
     }
 
@@ -161,8 +184,15 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (_, status, _) = self.code.row();
         let mut response = status.into_response();
-        if let Some(challenge) = &self.challenge {
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge.clone());
+        let headers = response.headers_mut();
+        match self.header {
+            Some(ProblemHeader::Challenge(challenge)) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Some(ProblemHeader::RetryAfter { seconds }) => {
+                headers.insert(RETRY_AFTER, seconds.into());
+            }
+            None => {}
         }
         response.extensions_mut().insert(self);
         response
@@ -171,9 +201,15 @@ impl IntoResponse for Problem {
 
 /// The outermost layer: gives the request an id, writes problems out, and keeps every answer out of
 /// caches.
-pub(crate) async fn finish(request: Request, next: Next) -> Response {
+pub(crate) async fn finish(
+    State(metrics): State<AdminMetrics>,
+    request: Request,
+    next: Next,
+) -> Response {
     let request_id = request_id(&request);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    // The pattern, never the path: a path holds whatever the caller put there, such as a key.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = method_name(request.method());
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         problem.log(&request_id);
@@ -183,13 +219,40 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
         // The length of what the body was before.
         headers.remove(CONTENT_LENGTH);
     }
-    tracing::debug!(%method, path, status = response.status().as_u16(), request_id, "admin request");
+    let status = response.status();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    if !OPEN_PATHS.contains(&route) {
+        metrics.count(outcome(status));
+    }
+    tracing::debug!(method, route, status = status.as_u16(), request_id, "admin request");
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(id) = HeaderValue::try_from(request_id) {
         headers.insert(X_REQUEST_ID, id);
     }
     response
+}
+
+/// A method is any word that the caller likes.
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "other",
+    }
+}
+
+fn outcome(status: StatusCode) -> AdminOutcome {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => AdminOutcome::Unauthorized,
+        status if status.is_server_error() => AdminOutcome::Failed,
+        status if status.is_client_error() => AdminOutcome::Refused,
+        _ => AdminOutcome::Ok,
+    }
 }
 
 /// The client's id for the request if it is usable, or a new one.

@@ -17,11 +17,17 @@ pub(crate) fn rfc3339(at: UnixMillis) -> String {
 }
 
 /// # Errors
-/// The text is no time of the years 1970 to 9999 with an offset.
+/// The text is no time with an offset, or one before 1970, or one after 9999-12-30T22:00Z: the
+/// last that every offset can show.
 pub(crate) fn expires_at(text: &str) -> Result<UnixMillis, Problem> {
     let parsed = text.parse::<Timestamp>().ok();
     parsed.and_then(|time| u64::try_from(time.as_millisecond()).ok()).map(UnixMillis).ok_or_else(
-        || Problem::field("expires_at", "write a time as RFC 3339 has it: `2031-12-31T23:59:59Z`"),
+        || {
+            Problem::field(
+                "expires_at",
+                "write a time as RFC 3339 has it, from 1970 to 9999-12-30: `2031-12-31T23:59:59Z`",
+            )
+        },
     )
 }
 
@@ -57,6 +63,9 @@ mod tests {
         for text in ["", "tomorrow", "2031-12-31", "2031-12-31T23:59:59", "1969-12-31T00:00:00Z"] {
             assert!(expires_at(text).is_err(), "{text}");
         }
+        assert!(expires_at("9999-12-30T21:59:59Z").is_ok());
+        let beyond = expires_at("9999-12-31T23:59:59Z").unwrap_err();
+        assert!(format!("{beyond:?}").contains("9999-12-30"), "{beyond:?}");
         assert_eq!(rfc3339(UnixMillis(u64::MAX)), Timestamp::MAX.to_string());
     }
 

@@ -3,13 +3,18 @@
 //! Labels come from closed sets and are resolved to handles once. What is written to a log passes
 //! [`logging::mask`], so that no key reaches it whole.
 
+mod admin;
 pub mod logging;
 mod mask;
 mod metrics;
 mod reading;
 mod route;
+mod store;
 mod timing;
 
-pub use metrics::{InFlight, InFlightGuard, KeyMetrics, Metrics, StoreMetrics};
+pub use admin::{AdminMetrics, AdminOutcome};
+pub use metrics::{InFlight, InFlightGuard, KeyMetrics, Metrics};
+pub use reading::Row;
 pub use route::{Outcome, RouteMetrics};
+pub use store::StoreOpMetrics;
 pub use timing::{DecisionTimer, UpstreamMetrics};

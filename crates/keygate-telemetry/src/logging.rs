@@ -1,13 +1,21 @@
 //! The log: JSON lines on standard output, with every key and admin token masked.
 //!
+//! Lines are written by a thread of their own. A reader that stalls costs lines, which are counted,
+//! and never a request.
+//!
 //! Other people's crates are kept to warnings. At `debug` and `trace` the HTTP stack prints
 //! headers, and a Basic credential in base64 is one that no mask can see.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use keygate_config::LogLevel;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -16,18 +24,75 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::mask::MaskingWriter;
 pub use crate::mask::mask;
 
+/// Lines that wait for a reader that is slow; those beyond are dropped.
+const WAITING_LINES_MAX: usize = 8_192;
+/// How long the end of the process waits for lines that are still to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+
 /// Starts the log, for this crate's users and for those that log through the `log` crate.
 ///
 /// # Errors
-/// [`AlreadyStarted`]: a process has one log.
-pub fn init(level: LogLevel) -> Result<(), AlreadyStarted> {
-    subscriber(level, io::stdout).try_init().map_err(|_| AlreadyStarted)
+/// [`LogError`]: a process has one log, and it needs its standard output.
+pub fn init(level: LogLevel) -> Result<Log, LogError> {
+    // A handle of its own: whoever else prints must not wait for a lock that a stalled log holds.
+    let out = io::stdout().as_fd().try_clone_to_owned().map_err(LogError::NoOutput)?;
+    let (lines, log) = lossy(File::from(out), WAITING_LINES_MAX);
+    subscriber(level, lines).try_init().map_err(|_| LogError::AlreadyStarted)?;
+    Ok(log)
 }
 
-/// The log was started before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the log was started already")]
-pub struct AlreadyStarted;
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("the log was started already")]
+    AlreadyStarted,
+    #[error("standard output cannot be used")]
+    NoOutput(#[source] io::Error),
+}
+
+/// The running log. Dropping it writes what still waits, for [`FLUSH_MAX`] at most.
+#[derive(Debug)]
+pub struct Log {
+    dropped: ErrorCounter,
+    writer: Option<WorkerGuard>,
+}
+
+impl Log {
+    /// Reads how many lines were dropped because nobody read them in time.
+    #[must_use]
+    pub fn dropped_lines(&self) -> Box<dyn Fn() -> u64 + Send + Sync> {
+        let dropped = self.dropped.clone();
+        Box::new(move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let writer = self.writer.take();
+        let (ended, wait) = mpsc::channel::<()>();
+        // When its queue is full, the writer's own end says so on standard output, which may be the
+        // very thing that is stuck: it must not be waited for here without a bound.
+        let flush = move || {
+            drop(writer);
+            drop(ended);
+        };
+        if std::thread::Builder::new().name("log-flush".into()).spawn(flush).is_ok() {
+            // Ends early, as an error, when `ended` is dropped: there is nothing else to receive.
+            wait.recv_timeout(FLUSH_MAX).ok();
+        }
+    }
+}
+
+/// A writer that never waits for `out`.
+fn lossy(out: impl Write + Send + 'static, waiting_max: usize) -> (NonBlocking, Log) {
+    let (lines, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(waiting_max)
+        .thread_name("log")
+        .finish(out);
+    let log = Log { dropped: lines.error_counter(), writer: Some(guard) };
+    (lines, log)
+}
 
 fn subscriber<M>(level: LogLevel, out: M) -> impl Subscriber + Send + Sync
 where
@@ -168,6 +233,52 @@ mod tests {
         assert!(!text.contains("theirs"), "{text}");
         assert!(text.contains("failed for sk_live_111t…"), "{text}");
         assert!(text.contains(r#""target":"pingora_proxy""#) && text.contains("ours"), "{text}");
-        assert_eq!(init(LogLevel::Info), Err(AlreadyStarted));
+        assert!(matches!(init(LogLevel::Info), Err(LogError::AlreadyStarted)));
+    }
+
+    /// Takes no line until the test lets it.
+    struct Stalled(Arc<Mutex<()>>, Lines);
+
+    impl Write for Stalled {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _held = self.0.lock().unwrap();
+            self.1.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stalls_costs_lines_that_are_counted_and_no_time() {
+        let (stall, lines) = (Arc::default(), Lines::default());
+        let (out, log) = lossy(Stalled(Arc::clone(&stall), lines.clone()), 10);
+        let dropped = log.dropped_lines();
+        let held = stall.lock().unwrap();
+        tracing::subscriber::with_default(subscriber(LogLevel::Info, out), || {
+            for number in 0..100 {
+                tracing::info!(target: "keygate", number, "a line with {KEY}");
+            }
+        });
+        // The writer may have taken one out of the queue before it stalled.
+        assert!((89..=90).contains(&dropped()), "{}", dropped());
+        drop(held);
+        drop(log);
+        let text = lines.text();
+        assert_eq!(text.lines().count() as u64, 100 - dropped(), "{text}");
+        assert!(!text.contains(KEY), "{text}");
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_a_reader_that_never_reads() {
+        let stall = Arc::default();
+        let (mut out, log) = lossy(Stalled(Arc::clone(&stall), Lines::default()), 1);
+        let held = stall.lock().unwrap();
+        for _ in 0..10 {
+            out.write_all(b"line\n").unwrap();
+        }
+        drop(log);
+        drop(held);
     }
 }

@@ -11,11 +11,15 @@ const LINE_LENGTH_MAX: usize = 256 * 1024;
 
 /// What begins as a key or token of ours does, and goes on past its hint. No boundary is asked for
 /// before it (`%3Dsk_live_…` holds a key), no length after it (half a key is too much to show), and
-/// `_` and `-` belong to it, so that a mistyped key is hidden to its end.
+/// `_` and `-` belong to it, so that a mistyped key is hidden to its end. `%5F` is a `_` that was
+/// escaped for a URL, `%255F` one that was escaped twice.
 #[expect(clippy::expect_used, reason = "the pattern is a constant, and every test uses it")]
 static SECRET: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"((?:[spr]k_(?:live|test)|kga)_[0-9A-Za-z_-]{4})[0-9A-Za-z_-]+")
-        .expect("the pattern is well formed")
+    const LINE: &str = "(?:_|%(?:25)*5[Ff])";
+    Regex::new(&format!(
+        "((?:[spr]k{LINE}(?:live|test)|kga){LINE}[0-9A-Za-z_-]{{4}})(?:[0-9A-Za-z-]|{LINE})+"
+    ))
+    .expect("the pattern is well formed")
 });
 
 /// The text with every key and admin token cut to its hint and `…`. Borrows when there is none.
@@ -138,6 +142,17 @@ mod tests {
             assert_eq!(mask(&format!("{key}{key}")), format!("{hint}…"));
             assert_eq!(mask(&format!("{hint}_-{key}")), format!("{hint}…"));
         }
+    }
+
+    #[test]
+    fn a_key_that_was_escaped_for_a_url_is_masked_too() {
+        for (key, hint) in keys() {
+            for line in ["%5F", "%5f", "%255F"] {
+                let masked = mask(&key.replace('_', line)).into_owned();
+                assert_eq!(masked, format!("{}…", hint.replace('_', line)));
+            }
+        }
+        assert_eq!(mask("kga%5F0123456789"), "kga%5F0123…");
     }
 
     #[test]

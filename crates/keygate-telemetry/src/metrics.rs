@@ -3,18 +3,18 @@
 //! Knows neither keys nor paths: nothing that a client sent can become a label.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use keygate_core::UnixMillis;
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::reading::{Kind, Readings};
+use crate::admin::AdminMetrics;
+use crate::reading::{Readings, Row};
 use crate::route::{RouteFamilies, RouteMetrics};
-use crate::timing::{DecisionTimer, STORE_BUCKETS, UPSTREAM_BUCKETS, UpstreamMetrics};
+use crate::store::{StoreFamilies, StoreOpMetrics};
+use crate::timing::{DecisionTimer, UPSTREAM_BUCKETS, UpstreamMetrics};
 
 /// The label of requests that no route claimed.
 const NO_ROUTE: &str = "none";
@@ -30,7 +30,8 @@ struct Families {
     decision: DecisionTimer,
     upstream_seconds: HistogramVec,
     in_flight: InFlight,
-    store: StoreMetrics,
+    store: StoreFamilies,
+    admin: AdminMetrics,
     keys: KeyMetrics,
     config_last_success: IntGauge,
 }
@@ -68,7 +69,8 @@ impl Metrics {
                 &registry,
                 IntGauge::new("keygate_inflight_requests", "Requests being worked on."),
             )),
-            store: StoreMetrics::new(&registry),
+            store: StoreFamilies::new(&registry),
+            admin: AdminMetrics::new(&registry),
             keys: KeyMetrics::new(&registry),
             config_last_success: register(
                 &registry,
@@ -84,6 +86,7 @@ impl Metrics {
     /// Everything in Prometheus' text format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
+        self.0.store.settle();
         let mut families = self.0.registry.gather();
         families.extend(self.0.readings.families());
         families.sort_by(|one, other| one.name().cmp(other.name()));
@@ -122,9 +125,15 @@ impl Metrics {
         self.0.in_flight.clone()
     }
 
+    /// The handles of one kind of call to the store, such as `find`.
     #[must_use]
-    pub fn store(&self) -> StoreMetrics {
-        self.0.store.clone()
+    pub fn store_op(&self, op: &'static str) -> StoreOpMetrics {
+        self.0.store.resolve(op)
+    }
+
+    #[must_use]
+    pub fn admin(&self) -> AdminMetrics {
+        self.0.admin.clone()
     }
 
     #[must_use]
@@ -146,7 +155,7 @@ impl Metrics {
         help: &'static str,
         read: Box<dyn Fn() -> u64 + Send + Sync>,
     ) {
-        self.0.readings.add(Kind::Counter, name, help, read);
+        self.0.readings.add(read, [Row::counter(name, help, |value| *value)]);
     }
 
     /// A gauge that is read at each scrape; otherwise as [`counter_fn`](Self::counter_fn).
@@ -156,7 +165,16 @@ impl Metrics {
         help: &'static str,
         read: Box<dyn Fn() -> u64 + Send + Sync>,
     ) {
-        self.0.readings.add(Kind::Gauge, name, help, read);
+        self.0.readings.add(read, [Row::gauge(name, help, |value| *value)]);
+    }
+
+    /// Several metrics of one snapshot, which is taken once at each scrape.
+    pub fn snapshot_fn<T: 'static, const N: usize>(
+        &self,
+        take: impl Fn() -> T + Send + Sync + 'static,
+        rows: [Row<T>; N],
+    ) {
+        self.0.readings.add(take, rows);
     }
 }
 
@@ -182,6 +200,12 @@ impl InFlight {
         self.0.inc();
         InFlightGuard(self.0.clone())
     }
+
+    /// How many are being worked on.
+    #[must_use]
+    pub fn count(&self) -> i64 {
+        self.0.get()
+    }
 }
 
 /// One request being worked on.
@@ -193,60 +217,11 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// How the store behaves, by operation.
-#[derive(Clone)]
-pub struct StoreMetrics {
-    seconds: HistogramVec,
-    errors: IntCounterVec,
-    up: IntGauge,
-}
-
-impl StoreMetrics {
-    fn new(registry: &Registry) -> Self {
-        let up = register(
-            registry,
-            IntGauge::new("keygate_store_up", "1 unless the last call to the store failed."),
-        );
-        up.set(1);
-        Self {
-            seconds: register(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new("keygate_store_seconds", "Time that store calls took.")
-                        .buckets(STORE_BUCKETS.to_vec()),
-                    &["op"],
-                ),
-            ),
-            errors: register(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("keygate_store_errors_total", "Store calls that failed."),
-                    &["op"],
-                ),
-            ),
-            up,
-        }
-    }
-
-    /// Reports one call. `failed` means an outage: a refusal such as a conflict is no failure.
-    pub fn call(&self, op: &'static str, took: Duration, failed: bool) {
-        // Labels are looked up per call here: next to a store's own work that is nothing, and the
-        // list of operations stays the store's. Both are touched, so that each op has both series.
-        #[expect(clippy::disallowed_methods, reason = "not on the path of a cached key")]
-        let (seconds, errors) =
-            (self.seconds.with_label_values(&[op]), self.errors.with_label_values(&[op]));
-        seconds.observe(took.as_secs_f64());
-        errors.inc_by(u64::from(failed));
-        self.up.set(i64::from(!failed));
-    }
-}
-
 /// Counts what becomes of keys.
 #[derive(Clone)]
 pub struct KeyMetrics {
     created: IntCounter,
     revoked: IntCounter,
-    rotated: IntCounter,
 }
 
 impl KeyMetrics {
@@ -255,7 +230,6 @@ impl KeyMetrics {
         Self {
             created: counter("keygate_keys_created_total", "Keys made."),
             revoked: counter("keygate_keys_revoked_total", "Keys revoked."),
-            rotated: counter("keygate_keys_rotated_total", "Keys replaced by a new one."),
         }
     }
 
@@ -266,14 +240,12 @@ impl KeyMetrics {
     pub fn revoked(&self) {
         self.revoked.inc();
     }
-
-    pub fn rotated(&self) {
-        self.rotated.inc();
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use keygate_core::Code;
 
     use super::*;
@@ -288,7 +260,8 @@ mod tests {
         let metrics = Metrics::new("1.2.3");
         metrics.route("orders.read").response(200);
         metrics.upstream("orders").observe(Duration::from_millis(3));
-        metrics.store().call("find", Duration::from_micros(30), false);
+        metrics.store_op("find").call(Duration::from_micros(30), false);
+        let _never_called = metrics.store_op("commit");
         metrics.config_loaded(UnixMillis(1_700_000_000_500));
         for line in [
             r#"keygate_build_info{version="1.2.3"} 1"#,
@@ -296,7 +269,7 @@ mod tests {
             r#"keygate_inflight_requests 0"#,
             r#"keygate_keys_created_total 0"#,
             r#"keygate_keys_revoked_total 0"#,
-            r#"keygate_keys_rotated_total 0"#,
+            r#"keygate_admin_requests_total{outcome="unauthorized"} 0"#,
             r#"keygate_requests_total{outcome="admitted",route="orders.read"} 0"#,
             r#"keygate_responses_total{class="2xx",route="orders.read"} 1"#,
             r#"keygate_request_seconds_count{route="orders.read"} 0"#,
@@ -304,6 +277,8 @@ mod tests {
             r#"keygate_decision_seconds_count 0"#,
             r#"keygate_store_seconds_count{op="find"} 1"#,
             r#"keygate_store_errors_total{op="find"} 0"#,
+            r#"keygate_store_seconds_count{op="commit"} 0"#,
+            r#"keygate_store_errors_total{op="commit"} 0"#,
             r#"keygate_store_up 1"#,
         ] {
             assert!(has_line(&metrics, line), "no line {line} in\n{}", metrics.render());
@@ -320,13 +295,30 @@ mod tests {
     }
 
     #[test]
-    fn the_store_is_down_from_a_failed_call_until_one_succeeds() {
+    fn the_store_is_down_from_a_failed_call_until_the_same_kind_of_call_succeeds() {
         let metrics = Metrics::new("1");
-        metrics.store().call("commit", Duration::ZERO, true);
-        assert!(has_line(&metrics, "keygate_store_up 0"));
-        assert!(has_line(&metrics, r#"keygate_store_errors_total{op="commit"} 1"#));
-        metrics.store().call("find", Duration::ZERO, false);
+        let (commit, find) = (metrics.store_op("commit"), metrics.store_op("find"));
         assert!(has_line(&metrics, "keygate_store_up 1"));
+        commit.call(Duration::ZERO, true);
+        commit.call(Duration::ZERO, true);
+        assert!(has_line(&metrics, "keygate_store_up 0"));
+        assert!(has_line(&metrics, r#"keygate_store_errors_total{op="commit"} 2"#));
+        find.call(Duration::ZERO, false);
+        assert!(has_line(&metrics, "keygate_store_up 0"), "reads work, writes still fail");
+        commit.call(Duration::ZERO, false);
+        assert!(has_line(&metrics, "keygate_store_up 1"));
+    }
+
+    #[test]
+    fn metrics_of_one_snapshot_take_it_once() {
+        let metrics = Metrics::new("1");
+        let taken = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let take = move || taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        let rows = [Row::counter("a_total", "A.", |n| *n), Row::gauge("b", "B.", |n| *n * 10)];
+        metrics.snapshot_fn(take, rows);
+        let text = metrics.render();
+        assert!(text.contains("\na_total 1\n") && text.contains("\nb 10\n"), "{text}");
+        assert!(has_line(&metrics, "b 20"));
     }
 
     #[test]

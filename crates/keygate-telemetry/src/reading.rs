@@ -5,65 +5,82 @@ use std::sync::{PoisonError, RwLock};
 
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 
-/// The readings by name.
+/// The readings, each under the name of its first row.
 #[derive(Default)]
 pub(crate) struct Readings(RwLock<BTreeMap<&'static str, Reading>>);
 
-struct Reading {
+type Reading = Box<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
+
+/// One metric of a snapshot.
+pub struct Row<T> {
     kind: Kind,
+    name: &'static str,
     help: &'static str,
-    read: Box<dyn Fn() -> u64 + Send + Sync>,
+    value: fn(&T) -> u64,
 }
 
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
+enum Kind {
     Counter,
     Gauge,
 }
 
+impl<T> Row<T> {
+    /// `name` ends in `_total`.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str, value: fn(&T) -> u64) -> Self {
+        Self { kind: Kind::Counter, name, help, value }
+    }
+
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str, value: fn(&T) -> u64) -> Self {
+        Self { kind: Kind::Gauge, name, help, value }
+    }
+}
+
 impl Readings {
-    pub(crate) fn add(
+    pub(crate) fn add<T: 'static, const N: usize>(
         &self,
-        kind: Kind,
-        name: &'static str,
-        help: &'static str,
-        read: Box<dyn Fn() -> u64 + Send + Sync>,
+        take: impl Fn() -> T + Send + Sync + 'static,
+        rows: [Row<T>; N],
     ) {
-        let mut readings = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        readings.insert(name, Reading { kind, help, read });
+        let Some(name) = rows.first().map(|row| row.name) else { return };
+        let read = move || {
+            let snapshot = take();
+            rows.iter().map(|row| gauge_or_counter(row, (row.value)(&snapshot))).collect()
+        };
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, Box::new(read));
     }
 
     /// Takes every reading.
     pub(crate) fn families(&self) -> Vec<MetricFamily> {
         let readings = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        readings.iter().map(|(name, reading)| reading.family(name)).collect()
+        readings.values().flat_map(|read| read()).collect()
     }
 }
 
-impl Reading {
-    fn family(&self, name: &str) -> MetricFamily {
-        #[expect(clippy::cast_precision_loss, reason = "the format's numbers are floats")]
-        let value = (self.read)() as f64;
-        let mut metric = Metric::default();
-        let kind = match self.kind {
-            Kind::Counter => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-                MetricType::COUNTER
-            }
-            Kind::Gauge => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-                MetricType::GAUGE
-            }
-        };
-        let mut family = MetricFamily::default();
-        family.set_name(name.to_owned());
-        family.set_help(self.help.to_owned());
-        family.set_field_type(kind);
-        family.set_metric(vec![metric]);
-        family
-    }
+fn gauge_or_counter<T>(row: &Row<T>, value: u64) -> MetricFamily {
+    #[expect(clippy::cast_precision_loss, reason = "the format's numbers are floats")]
+    let value = value as f64;
+    let mut metric = Metric::default();
+    let kind = match row.kind {
+        Kind::Counter => {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+            MetricType::COUNTER
+        }
+        Kind::Gauge => {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+            MetricType::GAUGE
+        }
+    };
+    let mut family = MetricFamily::default();
+    family.set_name(row.name.to_owned());
+    family.set_help(row.help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(vec![metric]);
+    family
 }

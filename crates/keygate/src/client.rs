@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use keygate_config::secrets;
 use serde_json::Value;
-use ureq::http::{Method, Request};
+use ureq::http::{Method, Request, Uri};
 use zeroize::Zeroizing;
 
 use crate::cli::{AdminOptions, DEFAULT_CONFIG};
@@ -22,6 +22,9 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Used when there is no configuration, and the same as its defaults.
 const DEFAULT_URL: &str = "http://127.0.0.1:9901";
 const DEFAULT_TOKEN_FILE: &str = "data/admin.token";
+
+const HTTP_ONLY: &str = "this version's commands speak http only: open a tunnel, such as \
+    `ssh -L 9901:127.0.0.1:9901 HOST`, and give --url http://127.0.0.1:9901";
 
 /// The admin API of one gateway.
 pub(crate) struct Client {
@@ -44,12 +47,21 @@ impl Client {
     pub(crate) fn new(options: &AdminOptions) -> Result<Self, Failure> {
         let from_environment = environment("KEYGATE_ADMIN_TOKEN");
         let url = options.url.clone().filter(|url| !url.is_empty());
+        if url.as_deref().is_some_and(is_https) {
+            return Err(Failure::new(Exit::Usage, HTTP_ONLY));
+        }
         // A gateway elsewhere needs no configuration here.
         let found = match (url, from_environment) {
             (Some(url), Some(token)) => (url, token),
             (url, token) => {
                 let local = Local::find(options.config.as_deref())?;
-                let token = token.map_or_else(|| local.token(), Ok)?;
+                let token = match (token, &url) {
+                    (Some(token), _) => token,
+                    (None, Some(url)) if *url != local.url && !is_loopback(url) => {
+                        return Err(local.not_for(url));
+                    }
+                    (None, _) => local.token()?,
+                };
                 (url.unwrap_or(local.url), token)
             }
         };
@@ -181,6 +193,16 @@ impl Local {
         Ok(Self { url: url_of(admin.listen), token_file: admin.token_file })
     }
 
+    /// The file's token is this machine's gateway's: whoever else is asked must not learn it.
+    fn not_for(&self, url: &str) -> Failure {
+        let why = format!(
+            "the token in {} is not sent to {url}, which is not this machine: set \
+             KEYGATE_ADMIN_TOKEN to the token of the gateway there",
+            self.token_file.display()
+        );
+        Failure::new(Exit::Usage, why)
+    }
+
     fn token(&self) -> Result<Zeroizing<String>, Failure> {
         let file = self.token_file.display();
         let token = secrets::load_token(&self.token_file)
@@ -194,6 +216,19 @@ impl Local {
             })?;
         Ok(Zeroizing::new(token.reveal().to_owned()))
     }
+}
+
+fn is_https(url: &str) -> bool {
+    url.get(.."https:".len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
+}
+
+/// Whether the URL's host is this machine by its very name. Read as the HTTP client reads it, so
+/// that `http://127.0.0.1@elsewhere` is elsewhere.
+fn is_loopback(url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
 }
 
 /// The URL of a listener as a program on the same machine reaches it.
@@ -234,6 +269,33 @@ mod tests {
         check(503, &text, Exit::Failed, "Not found");
         check(400, "<html>", Exit::Refused, "status 400");
         check(200, "<html>", Exit::Failed, "not JSON");
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for url in [
+            "http://127.0.0.1:9901",
+            "http://127.9.9.9",
+            "http://[::1]:9901",
+            "http://[::ffff:127.0.0.1]:1",
+            "http://localhost:9901",
+            "http://LocalHost/x",
+        ] {
+            assert!(is_loopback(url), "{url}");
+        }
+        for url in [
+            "http://192.0.2.1:9901",
+            "http://127.0.0.1.example",
+            "http://localhost.example",
+            "http://127.0.0.1@192.0.2.1",
+            "http://192.0.2.1/127.0.0.1",
+            "http://0.0.0.0:9901",
+            "localhost x",
+            "",
+        ] {
+            assert!(!is_loopback(url), "{url}");
+        }
+        assert!(is_https("HTTPS://a") && !is_https("http://a") && !is_https("h"));
     }
 
     #[test]

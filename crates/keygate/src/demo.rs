@@ -7,6 +7,7 @@ mod plan;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use keygate_config::{Config, LogLevel};
 use keygate_telemetry::logging;
 
@@ -19,15 +20,17 @@ use crate::{clock, listen, output, sample, serve};
 
 /// Runs the demo until it is told to stop. Starting it again shows the same keys.
 pub(crate) fn run(path: &Path) -> Result<(), Failure> {
-    let config = serve::load(path)?;
+    let mut config = serve::load(path)?;
+    let store = own_store(&mut config)?;
+    let config = Arc::new(config);
     let plan = Plan::of(&config).map_err(|why| Failure::new(Exit::Usage, why))?;
     // What is to be pasted must not drown in log lines.
     let level = quiet(config.log.level);
-    logging::init(level).map_err(|error| Failure::new(Exit::Failed, error))?;
+    let log = logging::init(level).context("cannot start the log")?;
     serve::block_on(async {
         let upstream = listen::bind(plan.upstream, "`targets` of the upstream")?;
         sample::start(upstream)?;
-        let serving = serve::start(Arc::clone(&config)).await?;
+        let serving = serve::start(Arc::clone(&config), &log).await?;
         let stage = Stage {
             keys: &serving.keys,
             peppers: &serving.peppers,
@@ -35,9 +38,32 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
             now: clock::now(),
         };
         let cast = Cast::assemble(&stage, &plan).await?;
-        output::print(&script(path, &config, &plan, &cast))?;
+        output::print(&script(path, &config, &plan, &cast, &store))?;
         serving.until_stopped().await
     })
+}
+
+/// Gives the demo a store of its own, beside the configured one: its keys are made from the pepper
+/// alone and printed for anybody to paste, so they must never work with `keygate run`.
+fn own_store(config: &mut Config) -> Result<PathBuf, Failure> {
+    let keygate_config::Store::Embedded(settings) = &mut config.store;
+    let own = settings.path.with_file_name("demo.db");
+    if own == settings.path {
+        let why = "demo.db is the demo's own store: give `[store] path` another name";
+        return Err(Failure::new(Exit::Usage, why));
+    }
+    // The demo does not open that store, and so cannot see which pepper its keys need.
+    let pepper = &config.keys.pepper_file;
+    if settings.path.exists() && !pepper.exists() {
+        let why = format!(
+            "{} does not exist, but {} does: restore the pepper, or see what `keygate run` says",
+            pepper.display(),
+            settings.path.display()
+        );
+        return Err(Failure::new(Exit::Failed, why));
+    }
+    settings.path.clone_from(&own);
+    Ok(own)
 }
 
 fn quiet(level: LogLevel) -> LogLevel {
@@ -48,7 +74,7 @@ fn quiet(level: LogLevel) -> LogLevel {
 }
 
 /// What is printed: where everything is, and the calls.
-fn script(path: &Path, config: &Config, plan: &Plan<'_>, cast: &Cast) -> String {
+fn script(path: &Path, config: &Config, plan: &Plan<'_>, cast: &Cast, store: &Path) -> String {
     let token_file = config.admin.token_file.display();
     let gateway = config.server.listen.first().map(|&at| url_of(at)).unwrap_or_default();
     let admin = url_of(config.admin.listen);
@@ -59,9 +85,11 @@ fn script(path: &Path, config: &Config, plan: &Plan<'_>, cast: &Cast) -> String 
          \x20 admin     {admin} (its token is in {token_file})\n\
          \x20 pepper    {}: keep a copy, no key works without it\n\
          \x20 upstream  http://{upstream}, a sample that answers with what it was sent\n\
+         \x20 store     {}, the demo's own: `keygate run` does not know these keys\n\
          \x20 log       warnings only; `keygate run` logs at `[log] level` of {}\n\n\
          Paste these into another terminal.\n\n",
         config.keys.pepper_file.display(),
+        store.display(),
         path.display()
     );
     let url = format!("{gateway}{}", plan.path());
@@ -77,6 +105,10 @@ fn script(path: &Path, config: &Config, plan: &Plan<'_>, cast: &Cast) -> String 
         "# Revoke the first key; from then on its call is a 401\n{}\n\n",
         command(path, &format!("keys revoke {}", cast.may.id))
     ));
+    text.push_str(
+        "# For keys of your own: stop the demo, start `keygate run`, and then\n\
+         # keygate accounts create, keygate apps create, keygate keys create\n\n",
+    );
     for note in &cast.notes {
         text.push_str(&format!("# Note: {note}\n"));
     }
@@ -122,6 +154,41 @@ mod tests {
         assert_eq!(quoted("http://127.0.0.1:8080/v1/orders"), "http://127.0.0.1:8080/v1/orders");
         assert_eq!(quoted("http://[::1]:8080/"), "'http://[::1]:8080/'");
         assert_eq!(quoted("http://h/a&b'c"), "'http://h/a&b%27c'");
+    }
+
+    fn config(folder: &Path, store: &str) -> Config {
+        let text = format!(
+            "[server]\nlisten = [\"127.0.0.1:1\"]\n[store]\nkind = \"embedded\"\npath = \"{store}\"\n\
+             [keys]\npepper_file = \"pepper\"\n[upstreams.a]\ntargets = [\"127.0.0.1:2\"]\n\
+             [[routes]]\nname = \"a\"\npath = \"/\"\nupstream = \"a\"\nauth = \"public\"\n"
+        );
+        let source = keygate_config::Source {
+            name: "gateway.toml",
+            text: &text,
+            folder,
+            environment: &|_| None,
+        };
+        keygate_config::parse(source).unwrap()
+    }
+
+    #[test]
+    fn the_demo_has_a_store_of_its_own_beside_the_real_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut real = config(folder.path(), "data/keygate.db");
+        let own = own_store(&mut real).unwrap();
+        assert_eq!(own, folder.path().join("data/demo.db"));
+        let keygate_config::Store::Embedded(settings) = &real.store;
+        assert_eq!(settings.path, own);
+        assert!(own_store(&mut config(folder.path(), "data/demo.db")).is_err());
+    }
+
+    #[test]
+    fn the_demo_makes_no_pepper_where_the_real_store_may_need_one_that_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("keygate.db"), "").unwrap();
+        assert!(own_store(&mut config(folder.path(), "keygate.db")).is_err());
+        std::fs::write(folder.path().join("pepper"), "").unwrap();
+        assert!(own_store(&mut config(folder.path(), "keygate.db")).is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The peppers and the admin token: read, or made on a first start. Refuses to make a pepper where
 //! the stored keys depend on one that is gone, for then every key would be refused for good.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -15,6 +16,8 @@ pub(crate) struct Secrets {
     pub(crate) token_sha256: [u8; 32],
     /// What was made just now. Paths may be told; what is in them, never.
     pub(crate) made: Vec<Made>,
+    /// Files that more than their owner may read.
+    pub(crate) exposed: Vec<PathBuf>,
 }
 
 /// A secret that did not exist before.
@@ -59,7 +62,16 @@ pub(crate) fn load_or_make(
         }
     };
     let peppers = Peppers::new(current, previous);
-    Ok(Secrets { peppers, token_sha256: token.sha256(), made })
+    let files = [&keys.pepper_file, &admin.token_file].into_iter();
+    let files = files.chain(&keys.previous_pepper_files);
+    let exposed = files.filter(|path| is_exposed(path)).cloned().collect();
+    Ok(Secrets { peppers, token_sha256: token.sha256(), made, exposed })
+}
+
+/// Whether the group or others may read the file. One that cannot be looked at was not read either.
+fn is_exposed(path: &Path) -> bool {
+    const READ_BY_GROUP_OR_OTHERS: u32 = 0o044;
+    std::fs::metadata(path).is_ok_and(|file| file.mode() & READ_BY_GROUP_OR_OTHERS != 0)
 }
 
 fn load_previous(path: &Path) -> anyhow::Result<Pepper> {
@@ -145,6 +157,21 @@ mod tests {
         assert_eq!(second.made, []);
         assert_eq!(second.peppers.current().id(), id);
         assert_eq!(second.token_sha256, first.token_sha256);
+        assert_eq!([first.exposed, second.exposed].concat(), [""; 0].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), "");
+        start(&config, &[]).unwrap();
+        let open = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(&config.keys.pepper_file, open(0o640)).unwrap();
+        let exposed = start(&config, &[]).unwrap().exposed;
+        assert_eq!(exposed, std::slice::from_ref(&config.keys.pepper_file));
+        fs::set_permissions(&config.admin.token_file, open(0o604)).unwrap();
+        assert_eq!(start(&config, &[]).unwrap().exposed.len(), 2);
     }
 
     #[test]

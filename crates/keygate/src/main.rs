@@ -22,6 +22,7 @@ mod shutdown;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::cli::{Cli, Mode};
 
@@ -29,6 +30,7 @@ use crate::cli::{Cli, Mode};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    no_core_dumps();
     let outcome = match Cli::parse().mode {
         Mode::Run(options) => serve::run(&options.config),
         Mode::Check { file } => check::run(&file),
@@ -42,5 +44,13 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+/// A core dump would hold peppers, tokens and keys.
+fn no_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        eprintln!("warning: cannot turn core dumps off: {error}");
     }
 }

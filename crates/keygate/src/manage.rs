@@ -158,7 +158,14 @@ fn key_from_input() -> Result<Zeroizing<String>, Failure> {
 }
 
 pub(crate) fn audit(audit: &Audit) -> Result<(), Failure> {
-    run(&audit.admin, &list("/v1/audit", &audit.page), Shape::Audit)
+    run(&audit.admin, &audit_call(audit), Shape::Audit)
+}
+
+fn audit_call(audit: &Audit) -> Call {
+    match audit.tail {
+        Some(count) => Call { query: vec![("tail", count.to_string())], ..get("/v1/audit") },
+        None => list("/v1/audit", &audit.page),
+    }
 }
 
 fn run(admin: &AdminOptions, call: &Call, shape: Shape) -> Result<(), Failure> {
@@ -251,6 +258,14 @@ mod tests {
             assert_eq!(exit, Exit::Usage);
             assert!(!error.to_string().contains("sk_live_"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_newest_audit_entries_are_asked_for_by_their_number() {
+        let Mode::Audit(audit) = parse("keygate audit --tail 20") else { panic!() };
+        assert_eq!(audit_call(&audit).query, [("tail", "20".to_owned())]);
+        let both = "keygate audit --tail 20 --limit 5";
+        assert!(Cli::try_parse_from(both.split_whitespace()).is_err());
     }
 
     #[test]

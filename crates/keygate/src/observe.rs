@@ -6,50 +6,66 @@ use std::time::Duration;
 use keygate_store::cached::{CacheCounts, CachedKeys};
 use keygate_store::keys::KeyStore;
 use keygate_store::observed::{CallOutcome, Observed, Observer, Op};
-use keygate_telemetry::{Metrics, StoreMetrics};
+use keygate_telemetry::{Metrics, Row, StoreOpMetrics};
 
-struct StoreObserver(StoreMetrics);
+/// By the operation's discriminant.
+struct StoreObserver([StoreOpMetrics; Op::ALL.len()]);
 
 impl Observer for StoreObserver {
     fn store_call(&self, op: Op, took: Duration, outcome: CallOutcome) {
-        self.0.call(op.as_str(), took, outcome == CallOutcome::Failed);
+        if let Some(metrics) = self.0.get(op as usize) {
+            metrics.call(took, outcome == CallOutcome::Failed);
+        }
     }
 }
 
 /// A store whose every call is counted and timed.
 pub(crate) fn observed<S: KeyStore>(store: S, metrics: &Metrics) -> Observed<S> {
-    Observed::new(store, Arc::new(StoreObserver(metrics.store())))
+    let ops = Op::ALL.map(|op| metrics.store_op(op.as_str()));
+    Observed::new(store, Arc::new(StoreObserver(ops)))
 }
 
 /// Publishes the cache's counts, read at each scrape.
 pub(crate) fn publish_cache<S: KeyStore>(keys: &Arc<CachedKeys<S>>, metrics: &Metrics) {
-    let counter = |name, help, count: fn(CacheCounts) -> u64| {
-        metrics.counter_fn(name, help, reading(keys, count));
-    };
-    counter("keygate_cache_hits_total", "Look-ups that found a key in the cache.", |c| c.hits);
-    counter("keygate_cache_misses_total", "Look-ups that found nothing in the cache.", |c| {
-        c.misses
-    });
-    counter(
-        "keygate_cache_unknown_hits_total",
-        "Look-ups that found a key remembered as unknown.",
-        |c| c.unknown_hits,
-    );
-    counter("keygate_cache_evictions_total", "Keys that had to make room for others.", |c| {
-        c.evictions
-    });
-    let gauge = |name, help, count: fn(CacheCounts) -> u64| {
-        metrics.gauge_fn(name, help, reading(keys, count));
-    };
-    gauge("keygate_cache_entries", "Keys in the cache.", |c| c.entries);
-    gauge("keygate_cache_unknown_entries", "Keys remembered as unknown.", |c| c.unknown_entries);
+    const ROWS: [Row<CacheCounts>; 6] = [
+        Row::counter("keygate_cache_hits_total", "Look-ups that found a key in the cache.", |c| {
+            c.hits
+        }),
+        Row::counter("keygate_cache_misses_total", "Look-ups that found nothing there.", |c| {
+            c.misses
+        }),
+        Row::counter(
+            "keygate_cache_unknown_hits_total",
+            "Look-ups that found a key remembered as unknown.",
+            |c| c.unknown_hits,
+        ),
+        Row::counter("keygate_cache_evictions_total", "Keys that made room for others.", |c| {
+            c.evictions
+        }),
+        Row::gauge("keygate_cache_entries", "Keys in the cache.", |c| c.entries),
+        Row::gauge("keygate_cache_unknown_entries", "Keys remembered as unknown.", |c| {
+            c.unknown_entries
+        }),
+    ];
+    // Does not keep the store open: the metrics may outlive it.
+    let keys: Weak<CachedKeys<S>> = Arc::downgrade(keys);
+    let take = move || keys.upgrade().map_or_else(CacheCounts::default, |keys| keys.counts());
+    metrics.snapshot_fn(take, ROWS);
 }
 
-/// Does not keep the store open: the metrics may outlive it.
-fn reading<S: KeyStore>(
-    keys: &Arc<CachedKeys<S>>,
-    count: fn(CacheCounts) -> u64,
-) -> Box<dyn Fn() -> u64 + Send + Sync> {
-    let keys: Weak<CachedKeys<S>> = Arc::downgrade(keys);
-    Box::new(move || keys.upgrade().map_or(0, |keys| count(keys.counts())))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_call_is_reported_under_its_own_name() {
+        let metrics = Metrics::new("1");
+        let observer = StoreObserver(Op::ALL.map(|op| metrics.store_op(op.as_str())));
+        for op in Op::ALL {
+            let series = format!("keygate_store_seconds_count{{op=\"{}\"}}", op.as_str());
+            assert!(metrics.render().contains(&format!("{series} 0\n")));
+            observer.store_call(op, Duration::ZERO, CallOutcome::Answered);
+            assert!(metrics.render().contains(&format!("{series} 1\n")));
+        }
+    }
 }

@@ -11,6 +11,7 @@ use anyhow::Context;
 use keygate_admin::{AdminParts, Readiness, Registry, RegistryParts};
 use keygate_config::Config;
 use keygate_core::Peppers;
+use keygate_core::limit::{Rate, Unit};
 use keygate_proxy::{Gateway, GatewayParts, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::embedded::EmbeddedStore;
@@ -31,12 +32,16 @@ const CORE_THREADS: usize = 2;
 /// How long what still runs may take to finish, once no client is left.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
+/// How often one client network may send a wrong admin token.
+const WRONG_TOKENS: Rate = Rate { count: 60, unit: Unit::Minute };
+const WRONG_TOKEN_ADDRESSES_MAX: u64 = 4_096;
+
 /// The one store that this binary is built with.
 pub(crate) type Store = Observed<EmbeddedStore>;
 
 /// Runs a gateway until it is told to stop.
 pub(crate) fn run(config: &Path) -> Result<(), Failure> {
-    let config = load(config)?;
+    let config = Arc::new(load(config)?);
     let log = logging::init(config.log.level).context("cannot start the log")?;
     block_on(async {
         let serving = start(config, &log).await?;
@@ -45,12 +50,12 @@ pub(crate) fn run(config: &Path) -> Result<(), Failure> {
 }
 
 /// Reads a configuration, and says on standard error what may not be meant.
-pub(crate) fn load(path: &Path) -> Result<Arc<Config>, Failure> {
+pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
     let config = keygate_config::load(path).map_err(Failure::Config)?;
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// Runs `future` on the core runtime. Clients' requests have threads of their own.
@@ -83,8 +88,8 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let store = open_store(&config)?;
     let in_use = store.peppers(clock::now()).await.context("cannot read the store")?;
     let secrets = first_start::load_or_make(&config.keys, &config.admin, &in_use)?;
-    log_first_start(&secrets);
-    let Secrets { peppers, token_sha256, made: _ } = secrets;
+    log_secrets(&secrets);
+    let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
     let peppers = Arc::new(peppers);
 
     let listeners = Listeners::bind(&config)?;
@@ -120,7 +125,14 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         metrics: metrics.keys(),
         clock: clock::now,
     });
-    let parts = AdminParts { registry, token_sha256, ready: readiness(&stopping), metrics };
+    let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
+    let parts = AdminParts {
+        registry,
+        token_sha256,
+        failures: Arc::new(wrong_tokens),
+        ready: readiness(&stopping),
+        metrics,
+    };
     let admin = Control::start(listeners.admin, keygate_admin::router(parts))?;
 
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -134,9 +146,12 @@ fn open_store(config: &Config) -> Result<EmbeddedStore, Failure> {
     Ok(EmbeddedStore::open(&settings.path).context("cannot open the store")?)
 }
 
-fn log_first_start(secrets: &Secrets) {
+fn log_secrets(secrets: &Secrets) {
     for made in &secrets.made {
         tracing::info!(path = %made.path.display(), "first start: made the {}", made.what);
+    }
+    for path in &secrets.exposed {
+        tracing::warn!(path = %path.display(), "others can read this secret: chmod 600 it");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The end of a gateway: what asks for it, and the wait for what still runs.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,10 +9,14 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// How often the wait looks whether anything is left to wait for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// SIGTERM and SIGINT, caught from the moment this is made.
+/// SIGTERM, SIGINT and SIGHUP, caught from the moment this is made.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    /// From a terminal, SIGHUP says that the terminal is gone; from anybody else, that the
+    /// configuration has changed.
+    has_terminal: bool,
 }
 
 impl Signals {
@@ -21,14 +25,27 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            has_terminal: io::stdin().is_terminal(),
         })
     }
 
-    /// Waits for the next of them.
+    /// Waits for the next one that asks for the end.
     pub(crate) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    if self.has_terminal {
+                        return "SIGHUP";
+                    }
+                    tracing::warn!(
+                        "SIGHUP changes nothing: reload comes with a later version; restart to \
+                         apply a changed configuration"
+                    );
+                }
+            }
         }
     }
 }

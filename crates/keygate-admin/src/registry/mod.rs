@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keygate_config::Config;
-use keygate_core::{Peppers, Scope, UnixMillis};
+use keygate_core::{AccountId, Peppers, Scope, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use keygate_store::records::AuditEntry;
@@ -73,6 +73,51 @@ impl<S: KeyStore> Registry<S> {
         page: Page<ChangeNumber>,
     ) -> Result<Vec<(ChangeNumber, AuditEntry)>, RegistryError> {
         Ok(self.store().audit(page).await?)
+    }
+
+    /// The newest audit entries, at most `count`, newest first.
+    ///
+    /// The store lists upwards only, so the log's end is searched for: each step asks whether there
+    /// is anything after a number, and doubles or halves, so that even a long log takes few.
+    ///
+    /// # Errors
+    /// [`RegistryError::Store`].
+    pub async fn audit_tail(
+        &self,
+        count: usize,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, RegistryError> {
+        let mut step: u64 = 1;
+        while self.has_entry_after(step).await? && step < u64::MAX / 2 {
+            step *= 2;
+        }
+        // Nothing comes after `end`; something does after whatever is below `low`.
+        let (mut low, mut end) = (0, step);
+        while low < end {
+            let middle = low + (end - low) / 2;
+            match self.has_entry_after(middle).await? {
+                true => low = middle + 1,
+                false => end = middle,
+            }
+        }
+        let before = end.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
+        let page = Page { after: Some(ChangeNumber(before)), limit: count };
+        let mut entries = self.audit(page).await?;
+        entries.reverse();
+        Ok(entries)
+    }
+
+    async fn has_entry_after(&self, number: u64) -> Result<bool, RegistryError> {
+        let page = Page { after: Some(ChangeNumber(number)), limit: 1 };
+        Ok(!self.audit(page).await?.is_empty())
+    }
+
+    /// Asks the store for something cheap, to see whether it answers at all.
+    ///
+    /// # Errors
+    /// [`RegistryError::Store`].
+    pub async fn check_store(&self) -> Result<(), RegistryError> {
+        self.store().account(AccountId::new(UnixMillis::default(), [0; 10])).await?;
+        Ok(())
     }
 
     fn store(&self) -> &S {

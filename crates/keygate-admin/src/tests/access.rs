@@ -126,3 +126,51 @@ async fn every_answer_has_a_request_id_and_a_usable_one_is_kept() {
     }
     assert_ne!(with("").await, with("").await);
 }
+
+#[tokio::test]
+async fn who_guesses_tokens_is_slowed_down_and_the_right_one_still_works() {
+    let api = Api::start().await.with_failures("60/hour").await;
+    let guess =
+        async || api.send("GET", "/v1/accounts", &[("authorization", "Bearer x")], "").await;
+    for _ in 0..60 {
+        assert_problem(&guess().await, 401, "unauthorized");
+    }
+    let slowed = guess().await;
+    assert_problem(&slowed, 429, "too_many_failures");
+    assert_eq!(slowed.header("retry-after"), "60");
+    assert_problem(&api.send("GET", "/v1/accounts", &[], "").await, 401, "unauthorized");
+    assert_eq!(api.get("/v1/accounts").await.status, 200);
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_how_they_ended_and_probes_are_not() {
+    let api = Api::start().await;
+    let before = api.metrics.render();
+    assert!(before.contains("keygate_admin_requests_total{outcome=\"failed\"} 0"), "{before}");
+    api.get("/v1/accounts").await;
+    api.send("GET", "/v1/accounts", &[("authorization", "Bearer x")], "").await;
+    api.send("GET", "/v1/accounts", &[], "").await;
+    api.get("/v1/nothing").await;
+    api.send("GET", "/healthz", &[], "").await;
+    api.cache.store().down.store(true, std::sync::atomic::Ordering::SeqCst);
+    api.get("/v1/accounts").await;
+    let text = api.metrics.render();
+    for (outcome, count) in [("ok", 1), ("unauthorized", 2), ("refused", 1), ("failed", 1)] {
+        let line = format!("keygate_admin_requests_total{{outcome=\"{outcome}\"}} {count}");
+        assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_refused_as_long_as_it_would_do_nothing() {
+    let api = Api::start().await;
+    let bearer = format!("Bearer {TOKEN}");
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+        ("idempotency-key", "a"),
+    ];
+    let answer = api.send("POST", "/v1/accounts", &headers, r#"{"name":"a"}"#).await;
+    assert!(assert_problem(&answer, 400, "bad_request").contains("Idempotency-Key"));
+    assert_eq!(api.get("/v1/accounts").await.json()["items"], json!([]));
+}

@@ -25,6 +25,7 @@ use keygate_core::key::sha256;
 use keygate_core::{Pepper, Peppers, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::embedded::EmbeddedStore;
+use keygate_store::failures::FailureLimiter;
 use keygate_telemetry::Metrics;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -79,12 +80,17 @@ fn config() -> Config {
     keygate_config::parse(source).unwrap_or_else(|report| panic!("{report}"))
 }
 
+fn limiter(rate: &str) -> Arc<FailureLimiter> {
+    Arc::new(FailureLimiter::new(rate.parse().unwrap(), 100))
+}
+
 /// A running admin API.
 struct Api {
     address: SocketAddr,
     client: Client<HttpConnector, Full<axum::body::Bytes>>,
     cache: Arc<CachedKeys<FaultyStore>>,
     metrics: Metrics,
+    failures: Arc<FailureLimiter>,
     /// What no answer may hold.
     secrets: Arc<Mutex<Vec<String>>>,
     _folder: Arc<TempDir>,
@@ -119,6 +125,8 @@ impl Api {
             client,
             cache,
             metrics,
+            // Most tests send more wrong tokens than anybody should.
+            failures: limiter("1000000/s"),
             secrets: Arc::new(Mutex::new(vec![TOKEN.to_owned()])),
             _folder: Arc::new(folder),
         };
@@ -136,12 +144,18 @@ impl Api {
         Self { address: self.serve(|| NOW, readiness).await, ..self.clone_parts() }
     }
 
+    async fn with_failures(&self, rate: &str) -> Self {
+        let api = Self { failures: limiter(rate), ..self.clone_parts() };
+        Self { address: api.serve(|| NOW, Readiness::Ready).await, ..api }
+    }
+
     fn clone_parts(&self) -> Self {
         Self {
             address: self.address,
             client: self.client.clone(),
             cache: Arc::clone(&self.cache),
             metrics: self.metrics.clone(),
+            failures: Arc::clone(&self.failures),
             secrets: Arc::clone(&self.secrets),
             _folder: Arc::clone(&self._folder),
         }
@@ -162,6 +176,7 @@ impl Api {
         let router = router(AdminParts {
             registry: self.registry(clock),
             token_sha256: sha256(TOKEN.as_bytes()),
+            failures: Arc::clone(&self.failures),
             ready: Arc::new(move || readiness.clone()),
             metrics: self.metrics.clone(),
         });

@@ -58,3 +58,26 @@ async fn a_key_in_the_cache_can_be_verified_without_the_store() {
     api.cache.store().down.store(true, Ordering::SeqCst);
     assert_eq!(api.post("/v1/keys/verify", body).await.json()["valid"], true);
 }
+
+#[tokio::test]
+async fn a_gateway_whose_store_is_away_is_not_ready_until_it_is_back() {
+    let api = Api::start().await;
+    let until = async |status: u16| {
+        let wait = async {
+            loop {
+                let answer = api.send("GET", "/readyz", &[], "").await;
+                if answer.status == status {
+                    return answer;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap()
+    };
+    until(200).await;
+    api.cache.store().down.store(true, Ordering::SeqCst);
+    let why = assert_problem(&until(503).await, 503, "not_ready");
+    assert!(why.contains("store"), "{why}");
+    api.cache.store().down.store(false, Ordering::SeqCst);
+    until(200).await;
+}

@@ -226,3 +226,24 @@ async fn every_change_is_logged_with_who_what_from_where_and_why() {
     let why = json!("left on a train");
     assert_eq!(items[3], entry("key.revoke", &key["id"], &key["hint"], why, 4));
 }
+
+#[tokio::test]
+async fn the_newest_audit_entries_come_first_when_the_tail_is_asked_for() {
+    let api = Api::start().await;
+    let numbers = async |tail: usize| -> Vec<u64> {
+        let list = api.get(&format!("/v1/audit?tail={tail}")).await.json();
+        assert_eq!(list["next"], json!(null));
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|entry| entry["number"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(numbers(3).await, [0_u64; 0]);
+    for count in 1..=9 {
+        api.account().await;
+        let newest: Vec<u64> = (1..=count).rev().take(3).collect();
+        assert_eq!(numbers(3).await, newest);
+    }
+    assert_eq!(numbers(200).await.len(), 9);
+    for wrong in ["tail=0", "tail=201", "tail=x", "tail=3&limit=2"] {
+        assert_problem(&api.get(&format!("/v1/audit?{wrong}")).await, 400, "bad_request");
+    }
+}
