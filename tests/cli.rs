@@ -243,3 +243,23 @@ fn no_configuration_brings_check_down() {
         assert!(!exit.stderr.contains("panicked"), "{exit:?}");
     }
 }
+
+#[test]
+fn the_token_file_of_this_machine_is_sent_to_no_other() {
+    let (gateway, _upstream) = start();
+    let ask = |url: &str, token: Option<&str>| {
+        let environment = token.map(|token| ("KEYGATE_ADMIN_TOKEN", token));
+        let arguments = ["accounts", "list", "--url", url];
+        run(gateway.folder(), &arguments, environment.as_slice())
+    };
+    for elsewhere in ["http://192.0.2.1:9901", "http://127.0.0.1@192.0.2.1:9901"] {
+        let exit = ask(elsewhere, None);
+        assert_eq!(exit.code, Some(2), "{exit:?}");
+        assert!(exit.complaint().contains("set KEYGATE_ADMIN_TOKEN"));
+    }
+    let here = format!("http://localhost:{}", gateway.admin_address.port());
+    ask(&here, None).success();
+    let exit = ask("https://127.0.0.1:9901", Some("kga_x"));
+    assert_eq!(exit.code, Some(2), "{exit:?}");
+    assert!(exit.complaint().contains("http only"));
+}

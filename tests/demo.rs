@@ -116,6 +116,36 @@ fn each_printed_line_does_what_it_says() {
 }
 
 #[test]
+fn the_demos_keys_do_not_work_with_the_real_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Demo::start(folder.path());
+    let (address, request) = read(&demo.calls[0].line);
+    let hint = demo.process.stdout();
+    assert!(hint.contains("demo.db") && hint.contains("keygate keys create"), "{hint}");
+    demo.stop();
+    let mut process = Process::start(folder.path(), &["run"]);
+    let mut gateway = eventually_within(patience(), || {
+        assert!(process.is_running(), "{}", process.stderr());
+        Connection::try_open(address.parse().unwrap()).ok()
+    });
+    let answer = gateway.as_mut().expect("a gateway").exchange(&request).unwrap();
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    assert_eq!(keys(folder.path()), 0);
+}
+
+#[test]
+fn a_key_of_the_demo_can_be_revoked_as_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Demo::start(folder.path());
+    let out = demo.process.stdout();
+    let line = out.lines().find(|line| line.contains("keys revoke")).expect("a line to paste");
+    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    run(folder.path(), &words, &[]).success();
+    assert_eq!(statuses(&demo.calls[0].line)[0], 401);
+    demo.stop();
+}
+
+#[test]
 fn starting_again_shows_the_same_keys_and_makes_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let first = Demo::start(folder.path());

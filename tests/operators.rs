@@ -1,8 +1,13 @@
 //! The operator's side from outside: who gets in, what is written down, and what is never shown.
 
+use std::fs;
+
 use serde_json::json;
 
-use crate::harness::{Connection, KeySpec, Request, Setup, Upstream, get, post, request};
+use crate::harness::{
+    Connection, KeySpec, Process, Request, Setup, Upstream, eventually, free_address, get, post,
+    request,
+};
 
 #[test]
 fn the_admin_api_opens_to_its_token_alone() {
@@ -143,4 +148,83 @@ fn an_app_has_no_more_live_keys_than_it_may() {
     assert!((400..500).contains(&refused.status), "{}", refused.text());
     admin.revoke(&first);
     admin.key_of(&account, &app, &spec);
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_requests_nor_the_end() {
+    // More than the pipe and the gateway's queue can hold, at one line each.
+    const CALLS: usize = 10_000;
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    let (proxy, admin) = (free_address(), free_address());
+    let toml = Setup::in_front_of(&upstream).log("debug").toml(proxy, admin);
+    fs::write(folder.path().join("gateway.toml"), toml).unwrap();
+    let mut process = Process::start_unread(folder.path(), &["run"]);
+    let mut operator = eventually("a gateway", || Connection::try_open(admin).ok());
+    for _ in 0..CALLS {
+        assert_eq!(operator.exchange(&get("/healthz")).unwrap().status, 200);
+    }
+    let client = Connection::open(proxy).exchange(&get("/public")).unwrap();
+    assert_eq!(client.status, 200);
+    let metrics = operator.exchange(&get("/metrics")).unwrap().text();
+    let dropped = metrics.lines().find(|line| line.starts_with("keygate_log_lines_dropped_total"));
+    assert!(dropped.is_some_and(|line| !line.ends_with(" 0")), "{dropped:?}");
+    process.terminate();
+    assert_eq!(process.wait_for_exit(), Some(Some(0)), "{}", process.stderr());
+    assert!(process.read_stdout().starts_with('{'));
+}
+
+#[test]
+fn no_key_reaches_the_log_through_a_path_of_the_admin_api() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::in_front_of(&upstream).start();
+    let key = gateway.key(&["read:orders"]);
+    let admin = gateway.admin();
+    for path in [
+        format!("/v1/keys/{key}"),
+        format!("/v1/keys/{}", key.replace('_', "%5F")),
+        format!("/v1/keys/{}", key.replace('_', "%5f")),
+        format!("/{}", key.replace('s', "%73")),
+    ] {
+        assert_eq!(admin.send(&get(&path)).status, 404);
+    }
+    gateway.process().terminate();
+    assert_eq!(gateway.process().wait_for_exit(), Some(Some(0)));
+    let log = gateway.output();
+    assert!(log.contains("\"route\":\"/v1/keys/{id}\"") && log.contains("\"route\":\"none\""));
+    // The part of the key that no way of escaping touches.
+    let tail = &key[key.len() - 20..];
+    assert!(!log.contains(&tail.replace('s', "%73")) && !log.contains(tail), "{log}");
+}
+
+#[test]
+fn guessing_the_admin_token_leaves_a_trace() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let mut stranger = Connection::open(gateway.admin_address);
+    let guess = get("/v1/accounts").bearer("kga_guess");
+    let mut statuses: Vec<u16> = Vec::new();
+    for _ in 0..100 {
+        statuses.push(stranger.exchange(&guess).unwrap().status);
+    }
+    assert_eq!(statuses[..60], [401; 60]);
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(gateway.admin().send(&get("/v1/accounts")).status, 200);
+    eventually("a line with the peer", || {
+        let output = gateway.output();
+        let line = output.lines().find(|line| line.contains("a wrong admin token was sent"))?;
+        assert!(line.contains("127.0.0.1"), "{line}");
+        Some(())
+    });
+    assert_eq!(gateway.metric("keygate_admin_requests_total{outcome=\"unauthorized\"}"), 100.0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_gateway_leaves_no_core_dump() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
 }

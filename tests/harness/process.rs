@@ -88,6 +88,23 @@ impl Process {
         Self::of(command(folder, arguments))
     }
 
+    /// Starts with a pipe for standard output that is never read until [`read_stdout`].
+    ///
+    /// [`read_stdout`]: Self::read_stdout
+    pub fn start_unread(folder: &Path, arguments: &[&str]) -> Self {
+        let mut child = command(folder, arguments).spawn().expect("the binary starts");
+        let stderr = Arc::default();
+        let readers = vec![collect(child.stderr.take().expect("piped"), Arc::clone(&stderr))];
+        Self { child, stdout: Arc::default(), stderr, readers }
+    }
+
+    /// Reads all that stands in the pipe of a process that was started unread and has ended.
+    pub fn read_stdout(&mut self) -> String {
+        let mut text = String::new();
+        self.child.stdout.take().expect("unread").read_to_string(&mut text).unwrap();
+        text
+    }
+
     fn of(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the binary starts");
         let (stdout, stderr) = (Arc::default(), Arc::default());
@@ -124,7 +141,11 @@ impl Process {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let kill = format!("kill -TERM {}", self.child.id());
+        self.signal("TERM");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
     }
 
