@@ -2,7 +2,8 @@
 # `make run` and `make test` install what else is needed.
 
 CARGO ?= cargo
-TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# Tests run in folders of their own, where a relative path would name nothing.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 .PHONY: help setup run test lint bench soak
 
