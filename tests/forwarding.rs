@@ -154,6 +154,32 @@ fn behind_a_trusted_proxy_the_client_is_the_last_address_that_is_not_one() {
 }
 
 #[test]
+fn a_hop_that_a_trusted_proxy_wrote_with_its_port_is_that_address() {
+    let upstream = Upstream::start();
+    let trusted = "trusted_proxies = [\"127.0.0.1/32\", \"10.0.0.0/8\"]";
+    let gateway = Setup::in_front_of(&upstream).server(trusted).start();
+    let cidrs = json!(["192.0.2.0/24", "2001:db8::/32"]);
+    let key = gateway.key_with(&KeySpec::new(&["read:orders"]).with("allowed_cidrs", cidrs)).key;
+    for (forwarded, status) in [
+        ("192.0.2.1:1234", 200),
+        ("[2001:db8::1]:80", 200),
+        ("[2001:db8::1]", 200),
+        ("192.0.2.1:1234, 10.1.2.3:80", 200),
+        ("203.0.113.9:1234", 403),
+        ("[2001:db9::1]:80", 403),
+        // The nearest that is no proxy of ours counts, with a port or without.
+        ("192.0.2.1:1234, 203.0.113.9:80", 403),
+        ("192.0.2.1:99999", 403),
+    ] {
+        for wire in Wire::BOTH {
+            let request = get("/v1/orders").bearer(&key).header("X-Forwarded-For", forwarded);
+            let answer = gateway.send_over(wire, &request);
+            assert_eq!(answer.status, status, "{forwarded} {wire:?}: {}", answer.text());
+        }
+    }
+}
+
+#[test]
 fn a_trace_goes_on_and_a_broken_one_begins_anew() {
     let (gateway, upstream) = start();
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";

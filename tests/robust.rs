@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use crate::harness::h2_raw::Client;
 use crate::harness::{
-    Answer, Broken, Connection, Setup, Upstream, eventually_within, get, patience, post,
+    Answer, Broken, Connection, Setup, Upstream, eventually, eventually_within, get, patience, post,
 };
 
 /// What mutations start from.
@@ -167,4 +168,34 @@ fn a_second_request_that_did_not_wait_is_answered_in_turn_or_dropped() {
         other => panic!("{other:?}"),
     }
     assert_eq!(upstream.only().target, "/v1/orders/1");
+}
+
+#[test]
+fn a_client_that_takes_its_request_back_is_nobodys_trouble() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.read_body()?;
+        // Until the gateway gives up.
+        exchange.read(&mut [0]).map(drop)
+    });
+    let mut gateway = Setup::in_front_of(&upstream).start();
+    for count in 1..=3 {
+        let mut client = Client::open(gateway.proxy);
+        client.send(&[
+            (":method", b"GET"),
+            (":scheme", b"http"),
+            (":path", b"/public"),
+            (":authority", b"gateway.test"),
+        ]);
+        upstream.wait_for(count);
+        assert_eq!(gateway.metric("keygate_inflight_requests"), 1.0);
+        client.cancel();
+        client.ping();
+        eventually("the request's end", || {
+            (gateway.metric("keygate_inflight_requests") == 0.0).then_some(())
+        });
+    }
+    gateway.is_alive_and_well();
+    let loud = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
+    let output = gateway.output();
+    assert_eq!(output.lines().filter(loud).collect::<Vec<_>>(), Vec::<&str>::new());
 }

@@ -9,7 +9,9 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -32,10 +34,8 @@ pub enum Rest<'a> {
 
 /// Sends one request with exactly these fields, and waits for its end.
 pub fn exchange(address: SocketAddr, fields: &[(&str, &[u8])], rest: Rest<'_>) -> Ending {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(patience())).unwrap();
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(SETTINGS, 0, 0, &[]));
+    let mut stream = Client::open(address).stream;
+    let mut bytes = Vec::new();
     match rest {
         Rest::Nothing => {
             bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields_of(fields)));
@@ -53,6 +53,60 @@ pub fn exchange(address: SocketAddr, fields: &[(&str, &[u8])], rest: Rest<'_>) -
     // The gateway may have closed before it has read everything.
     let _ = stream.write_all(&bytes);
     ending(&mut stream)
+}
+
+/// A client with one stream, frame by frame.
+pub struct Client {
+    stream: TcpStream,
+}
+
+impl Client {
+    /// Connects and says hello.
+    pub fn open(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
+        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        hello.extend(frame(SETTINGS, 0, 0, &[]));
+        stream.write_all(&hello).unwrap();
+        Self { stream }
+    }
+
+    /// Sends the one request, without a body.
+    pub fn send(&mut self, fields: &[(&str, &[u8])]) {
+        let flags = END_STREAM | END_HEADERS;
+        self.stream.write_all(&frame(HEADERS, flags, 1, &fields_of(fields))).unwrap();
+    }
+
+    /// Takes the request back.
+    pub fn cancel(&mut self) {
+        const CANCEL: u32 = 8;
+        self.stream.write_all(&frame(RST_STREAM, 0, 1, &CANCEL.to_be_bytes())).unwrap();
+    }
+
+    /// Waits until the gateway has read everything so far.
+    pub fn ping(&mut self) {
+        self.stream.write_all(&frame(PING, 0, 0, b"are you?")).unwrap();
+        loop {
+            let (kind, flags) = read_frame(&mut self.stream).expect("an answer to a ping");
+            if kind == PING && flags & ACK != 0 {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the request's end. A GOAWAY is none: what was sent before it may be answered.
+    pub fn ending(&mut self) -> Ending {
+        loop {
+            match read_frame(&mut self.stream) {
+                None => return Ending::Closed,
+                Some((RST_STREAM, _)) => return Ending::Reset,
+                Some((HEADERS | DATA, flags)) if flags & END_STREAM != 0 => {
+                    return Ending::Answered;
+                }
+                Some(_) => {}
+            }
+        }
+    }
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -93,20 +147,20 @@ fn push_text(block: &mut Vec<u8>, text: &[u8]) {
 
 fn ending(stream: &mut TcpStream) -> Ending {
     loop {
-        let mut head = [0; 9];
-        if stream.read_exact(&mut head).is_err() {
-            return Ending::Closed;
-        }
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        if stream.read_exact(&mut vec![0; length]).is_err() {
-            return Ending::Closed;
-        }
-        let (kind, flags) = (head[3], head[4]);
-        match kind {
-            GOAWAY => return Ending::Closed,
-            RST_STREAM => return Ending::Reset,
-            HEADERS | DATA if flags & END_STREAM != 0 => return Ending::Answered,
-            _ => {}
+        match read_frame(stream) {
+            None | Some((GOAWAY, _)) => return Ending::Closed,
+            Some((RST_STREAM, _)) => return Ending::Reset,
+            Some((HEADERS | DATA, flags)) if flags & END_STREAM != 0 => return Ending::Answered,
+            Some(_) => {}
         }
     }
+}
+
+/// The next frame's kind and flags; nothing at the connection's end.
+fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    stream.read_exact(&mut vec![0; length]).ok()?;
+    Some((head[3], head[4]))
 }

@@ -1,0 +1,92 @@
+//! What is between a request and its final answer: a `100 Continue`, an older client's idea of a
+//! body's end, a refusal in the middle of an upload.
+
+use std::io;
+
+use crate::harness::{Connection, Setup, Upstream, assert_refused, chunk, post};
+
+/// Sends a head that waits for `100 Continue`, and reads that.
+#[track_caller]
+fn expect_100(connection: &mut Connection, framing: &str) {
+    let head =
+        format!("POST /public HTTP/1.1\r\nHost: a\r\n{framing}\r\nExpect: 100-continue\r\n\r\n");
+    connection.send(head.as_bytes()).unwrap();
+    assert_eq!(connection.head().unwrap().status, 100);
+}
+
+#[test]
+fn an_upstream_that_leaves_after_its_100_is_an_upstream_error() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.write(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        // Closes.
+        Err(io::ErrorKind::ConnectionAborted.into())
+    });
+    let mut gateway = Setup::in_front_of(&upstream).start();
+    for body in [&b""[..], b"hello"] {
+        let mut connection = gateway.connect();
+        expect_100(&mut connection, "Content-Length: 5");
+        // The gateway may have given up by now.
+        let _ = connection.send(body);
+        let answer = connection.answer("POST").unwrap();
+        assert_refused(&answer, 502, "upstream_error");
+    }
+    gateway.is_alive_and_well();
+}
+
+#[test]
+fn a_body_that_grows_too_large_after_a_100_is_refused() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.write(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        exchange.read_body()?;
+        exchange.answer(200, &[], b"")
+    });
+    let gateway = Setup::in_front_of(&upstream).server("body_bytes_max = \"1KiB\"").start();
+    let mut connection = gateway.connect();
+    expect_100(&mut connection, "Transfer-Encoding: chunked");
+    let _ = connection.send(&[chunk(&[b'x'; 2_000]), chunk(b"")].concat());
+    let answer = connection.answer("POST").unwrap();
+    assert_refused(&answer, 413, "payload_too_large");
+    assert!(!upstream.only().body.complete);
+}
+
+#[test]
+fn an_http_1_0_client_gets_a_body_without_chunks_up_to_the_connections_end() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.read_body()?;
+        exchange.start(200, &[("Transfer-Encoding", "chunked")])?;
+        exchange.write(&chunk(b"hello "))?;
+        exchange.write(&[chunk(b"world"), chunk(&[b'.'; 20_000]), chunk(b"")].concat())
+    });
+    let gateway = Setup::in_front_of(&upstream).start();
+    let key = gateway.key(&["read:orders"]);
+    let expected = [&b"hello world"[..], &[b'.'; 20_000]].concat();
+    for path in ["/public", "/v1/orders"] {
+        for wish in ["", "Connection: keep-alive\r\n", "Connection: close\r\n"] {
+            let raw = format!("GET {path} HTTP/1.0\r\nHost: a\r\nX-API-Key: {key}\r\n{wish}\r\n");
+            let answer = gateway.send_raw(raw.as_bytes()).expect("the connection's end");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.header("transfer-encoding"), None);
+            assert_eq!(answer.header("content-length"), None);
+            let kept = answer.header("connection").unwrap_or_default();
+            assert!(!kept.eq_ignore_ascii_case("keep-alive"), "{answer:?}");
+            assert_eq!(answer.text(), String::from_utf8_lossy(&expected), "{wish:?}");
+        }
+    }
+}
+
+#[test]
+fn over_http_1_1_a_grpc_content_type_is_refused_like_any_other() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    for content_type in ["application/grpc", "application/grpc+proto", "application/grpc-web"] {
+        let call = |length| post("/any", vec![b'x'; length]).header("Content-Type", content_type);
+        assert_refused(&gateway.send(&call(5)), 401, "api_key_missing");
+        for upload in [call(900_000), call(900_000).streamed()] {
+            let mut connection = gateway.connect();
+            connection.send(&upload.to_h1()).expect("the whole body can be sent");
+            let answer = connection.answer("POST").expect("no reset");
+            assert_refused(&answer, 401, "api_key_missing");
+        }
+    }
+    upstream.saw_nothing();
+}
