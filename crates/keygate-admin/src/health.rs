@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::Readiness;
-use crate::problem::{Problem, ProblemCode};
+use crate::problem::{Problem, ProblemCode, chain};
 use crate::registry::{Registry, RegistryError};
 
 /// How long one answer of the store stands for all who ask: whoever can reach the listener may ask.
@@ -87,7 +87,11 @@ impl<S: KeyStore> Probe<S> {
         let mut question = last.pending.take().unwrap_or_else(ask);
         let readiness = match timeout(STORE_TIMEOUT, &mut question).await {
             Ok(Ok(Ok(()))) => Readiness::Ready,
-            Ok(Ok(Err(_)) | Err(_)) => Readiness::NotReady("The store cannot be read.".into()),
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(cause = chain(&error), "not ready: the store cannot be read");
+                Readiness::NotReady("The store cannot be read.".into())
+            }
+            Ok(Err(_broke_off)) => Readiness::NotReady("The store cannot be asked.".into()),
             Err(_late) => {
                 last.pending = Some(question);
                 Readiness::NotReady("The store does not answer in time.".into())

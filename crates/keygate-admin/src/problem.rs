@@ -169,7 +169,7 @@ impl Problem {
 }
 
 /// An error with everything that led to it.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
