@@ -21,14 +21,17 @@ fn ends_promptly(gateway: &mut Gateway) {
     assert!(took < PROMPT, "it took {took:?}");
 }
 
+/// A request for a public route, as HTTP/2 says it.
+const PUBLIC: [(&str, &[u8]); 4] = [
+    (":method", b"GET"),
+    (":scheme", b"http"),
+    (":path", b"/public"),
+    (":authority", b"gateway.test"),
+];
+
 fn public_over_h2(gateway: &Gateway) -> Client {
     let mut client = Client::open(gateway.proxy);
-    client.send(&[
-        (":method", b"GET"),
-        (":scheme", b"http"),
-        (":path", b"/public"),
-        (":authority", b"gateway.test"),
-    ]);
+    client.send(&PUBLIC);
     client
 }
 
@@ -71,10 +74,15 @@ fn a_request_sent_just_before_the_signal_is_answered() {
     let mut gateway = Setup::in_front_of(&upstream).start();
     for round in 0..ROUNDS {
         let mut connections: Vec<_> = (0..4).map(|_| gateway.connect()).collect();
+        let mut h2 = public_over_h2(&gateway);
+        // Answered after the others were accepted: there is one queue.
+        assert_eq!(h2.ending(), Ending::Answered);
+        let mut h2 = Client::open(gateway.proxy);
+        h2.ping();
         for connection in &mut connections {
             connection.send(&get("/public").to_h1()).unwrap();
         }
-        let mut h2 = public_over_h2(&gateway);
+        h2.send(&PUBLIC);
         gateway.process().terminate();
         for connection in &mut connections {
             let answer = connection.answer("GET").map(|answer| answer.status);
