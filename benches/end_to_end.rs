@@ -140,7 +140,7 @@ scopes = ["read:orders"]
     let account = api.post("/v1/accounts", r#"{"name":"bench"}"#);
     let app = api.post(
         &format!("/v1/accounts/{}/apps", text(&account, "id")),
-        r#"{"name":"bench","granted_scopes":["read:orders","write:orders"]}"#,
+        r#"{"name":"bench","environment":"live","granted_scopes":["read:orders","write:orders"]}"#,
     );
     let path = format!("/v1/apps/{}/keys", text(&app, "id"));
     let keys = (0..KEYS).map(|_| {
