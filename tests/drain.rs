@@ -94,3 +94,32 @@ fn a_request_sent_just_before_the_signal_is_answered() {
         gateway.start_again();
     }
 }
+
+#[test]
+fn a_connection_that_waits_to_be_accepted_at_the_signal_is_answered() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::in_front_of(&upstream).start();
+    for round in 0..10 {
+        let mut connection = gateway.connect();
+        connection.send(&get("/public").to_h1()).unwrap();
+        gateway.process().terminate();
+        assert_eq!(connection.answer("GET").map(|a| a.status), Ok(200), "round {round}");
+        assert_eq!(gateway.process().wait_for_exit(), Some(Some(0)), "{}", gateway.output());
+        gateway.start_again();
+    }
+}
+
+#[test]
+fn a_next_request_that_is_on_its_way_at_the_signal_is_answered() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::in_front_of(&upstream).start();
+    for round in 0..10 {
+        let mut connection = gateway.connect();
+        assert_eq!(connection.exchange(&get("/public")).map(|a| a.status), Ok(200));
+        connection.send(&get("/public").to_h1()).unwrap();
+        gateway.process().terminate();
+        assert_eq!(connection.answer("GET").map(|a| a.status), Ok(200), "round {round}");
+        assert_eq!(gateway.process().wait_for_exit(), Some(Some(0)), "{}", gateway.output());
+        gateway.start_again();
+    }
+}

@@ -3,6 +3,8 @@
 
 use std::future::Future;
 use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,9 +18,10 @@ use keygate_core::Denial;
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::{InFlight, Outcome, RouteMetrics};
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession as Http1Session;
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 // Pingora's timers cost next to nothing when they do not fire, which is nearly always.
@@ -40,11 +43,21 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection that was just accepted may take to say something while we shut down.
 const FIRST_BYTES_GRACE: Duration = Duration::from_millis(500);
 
+/// The same for a next request: one that was on its way finds us there.
+const NEXT_BYTES_GRACE: Duration = Duration::from_millis(50);
 /// From the listeners' closing until every accepted connection has been counted as open.
 const LAST_ACCEPT_GRACE: Duration = Duration::from_millis(50);
 
 /// Every client connection of the data plane.
-pub(crate) struct Connections<S: KeyStore> {
+pub(crate) struct Connections<S: KeyStore>(Arc<Inner<S>>);
+
+impl<S: KeyStore> Clone for Connections<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<S: KeyStore> {
     proxy: Arc<HttpProxy<Gateway<S>>>,
     limits: HeadLimits,
     header_timeout: Duration,
@@ -60,69 +73,110 @@ impl<S: KeyStore> Connections<S> {
         unrouted: RouteMetrics,
         open: OpenConnections,
     ) -> Self {
-        Self {
+        Self(Arc::new(Inner {
             proxy: Arc::new(proxy),
             limits: server.into(),
             header_timeout: server.header_timeout,
             keepalive_timeout: server.keepalive_timeout,
             unrouted,
             open,
+        }))
+    }
+
+    /// Serves what waits to be accepted when the accept loop has ended: its clients are connected
+    /// and may have sent a request. Then closes the listener.
+    pub(crate) fn serve_the_rest(&self, listener: TcpListener, shutdown: &ShutdownWatch) {
+        // Non-blocking: an error means that there is nobody, or no more.
+        while let Ok((stream, _)) = listener.accept() {
+            let (connections, shutdown) = (self.clone(), shutdown.clone());
+            drop(tokio::spawn(async move {
+                match accepted(stream) {
+                    Ok(stream) => connections.0.serve(stream, &shutdown).await,
+                    Err(error) => tracing::warn!(%error, "the last connection was not accepted"),
+                }
+            }));
         }
     }
+
+    /// To be called when no listener can bring anything new.
+    pub(crate) async fn listeners_closed(&self) {
+        // What was accepted last may not have been counted yet.
+        tokio::time::sleep(LAST_ACCEPT_GRACE).await;
+        self.0.open.listeners_closed();
+    }
+}
+
+/// A connection as Pingora's own listener would have handed it over.
+fn accepted(stream: TcpStream) -> io::Result<Stream> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    let mut stream = L4Stream::from(tokio::net::TcpStream::from_std(stream)?);
+    stream.set_socket_digest(digest);
+    Ok(Box::new(stream))
 }
 
 #[async_trait]
 impl<S: KeyStore> ServerApp for Connections<S> {
     async fn process_new(
         self: &Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
+        self.0.serve(stream, shutdown).await;
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.0.proxy.http_cleanup().await;
+    }
+}
+
+impl<S: KeyStore> Inner<S> {
+    /// Serves a connection to its end.
+    async fn serve(&self, mut stream: Stream, shutdown: &ShutdownWatch) {
         let open = self.open.enter();
         let mut watch = shutdown.clone();
         let mut stopping = pin!(async move { drop(watch.wait_for(|stop| *stop).await) });
         let mut idle = pin!(IdleTimer::new(self.header_timeout, self.keepalive_timeout));
         let mut stopping_grace = FIRST_BYTES_GRACE;
         loop {
-            let wait = Wait { idle: idle.as_mut(), stopping_grace };
+            let stopped = *shutdown.borrow();
+            let wait = Wait { idle: idle.as_mut(), stopped, stopping_grace };
             match self.read_head(&mut stream, stopping.as_mut(), wait).await {
                 Head::Http1(bytes) => {
                     let mut session = Http1Session::new(stream);
                     session.set_pipelined_prefix(bytes);
                     let mut session = ServerSession::H1(session);
                     session.set_keepalive(Some(self.keepalive_timeout.as_secs().max(1)));
-                    let reusable = self.proxy.process_new_http(session, shutdown).await?;
-                    if *shutdown.borrow() {
-                        return None;
+                    match self.proxy.process_new_http(session, shutdown).await {
+                        Some(reusable) => (stream, _) = reusable.consume(),
+                        None => return,
                     }
-                    (stream, _) = reusable.consume();
                 }
                 Head::Http2(bytes) => {
-                    // An HTTP/2 client may stay as long as it likes. Its requests count; it does not.
-                    drop(open);
                     let timeout = self.header_timeout;
                     let replay = Box::new(Replay { bytes, stream, timeout });
-                    return self.proxy.process_new(replay, shutdown).await;
+                    // An HTTP/2 client may stay as long as it likes. Its requests count; it does not,
+                    // once it has had time to send the first.
+                    let settled = async {
+                        tokio::time::sleep(FIRST_BYTES_GRACE).await;
+                        drop(open);
+                    };
+                    tokio::join!(self.proxy.process_new(replay, shutdown), settled);
+                    return;
                 }
                 Head::Refused(denial) => {
                     self.unrouted.count(Outcome::Refused(denial.code()));
                     self.unrouted.response(denial.code().status());
                     tracing::debug!(reason = ?denial, "a request's head was refused");
-                    refuse(stream, &denial).await;
-                    return None;
+                    return refuse(stream, &denial).await;
                 }
-                Head::None => return None,
+                Head::None => return,
             }
             idle.as_mut().restart(self.keepalive_timeout);
-            stopping_grace = Duration::ZERO;
+            stopping_grace = NEXT_BYTES_GRACE;
         }
-    }
-
-    async fn cleanup(&self) {
-        self.proxy.http_cleanup().await;
-        // What was accepted last may not have been counted yet.
-        tokio::time::sleep(LAST_ACCEPT_GRACE).await;
-        self.open.listeners_closed();
     }
 }
 
@@ -140,7 +194,9 @@ enum Head {
 /// How long to wait for a request to begin.
 struct Wait<'a> {
     idle: Pin<&'a mut IdleTimer>,
-    /// How long once the gateway is stopping.
+    /// Whether the gateway is stopping already.
+    stopped: bool,
+    /// How long once it is.
     stopping_grace: Duration,
 }
 
@@ -187,7 +243,7 @@ impl Future for IdleTimer {
     }
 }
 
-impl<S: KeyStore> Connections<S> {
+impl<S: KeyStore> Inner<S> {
     async fn read_head(
         &self,
         stream: &mut Stream,
@@ -195,13 +251,17 @@ impl<S: KeyStore> Connections<S> {
         wait: Wait<'_>,
     ) -> Head {
         let mut buffer = BytesMut::with_capacity(HEAD_BUFFER_BYTES);
-        let began = tokio::select! {
+        let began = if wait.stopped {
+            has_read(&timeout(wait.stopping_grace, stream.read_buf(&mut buffer)).await)
+        } else {
+            tokio::select! {
             // Biased: a request that is here already is served, even if we are stopping.
             biased;
             read = stream.read_buf(&mut buffer) => matches!(read, Ok(1..)),
             () = wait.idle => false,
             () = stopping => {
                 has_read(&timeout(wait.stopping_grace, stream.read_buf(&mut buffer)).await)
+            }
             }
         };
         if !began {
@@ -248,7 +308,7 @@ impl<S: KeyStore> Connections<S> {
         let mut may_be_empty = true;
         let mut scan = HeadScan::default();
         let mut seen = 0;
-        let deadline = tokio::time::Instant::now() + self.header_timeout;
+        let mut deadline = None;
         loop {
             match scan.advance(buffer, seen, self.limits)? {
                 Progress::Complete(2) if may_be_empty => {
@@ -260,7 +320,10 @@ impl<S: KeyStore> Connections<S> {
                 Progress::Complete(length) => return Ok(Some(length)),
                 Progress::NeedMore => seen = buffer.len(),
             }
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            // Set only when a head does not come whole: reading the clock is not free.
+            let now = Instant::now();
+            let deadline = *deadline.get_or_insert(now + self.header_timeout);
+            let left = deadline.saturating_duration_since(now);
             if !has_read(&timeout(left, stream.read_buf(buffer)).await) {
                 return Ok(None);
             }

@@ -79,7 +79,7 @@ pub fn start<S: KeyStore>(
     server.bootstrap();
     let open = OpenConnections::new(gateway.in_flight());
     let connections = connections(gateway, &server.configuration, open.clone());
-    let mut service = Service::new("proxy".to_owned(), connections);
+    let mut service = Service::new("proxy".to_owned(), connections.clone());
     let mut bound = Vec::new();
     for listener in listeners {
         listener.set_nonblocking(true).map_err(ProxyError::Listener)?;
@@ -88,7 +88,7 @@ pub fn start<S: KeyStore>(
         service.add_listener(ListenerConfig::tcp(&address).l4_buffer(buffer));
         bound.push((address, listener));
     }
-    server.add_service(Bound { service, listeners: bound });
+    server.add_service(Bound { service, connections, listeners: bound });
     let (stop, stopped) = watch::channel(false);
     let run = move || server.run(RunArgs { shutdown_signal: Box::new(StopSignal(stopped)) });
     let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(run);
@@ -130,7 +130,26 @@ fn server_conf(config: &Config) -> ServerConf {
 /// The proxy service with sockets that were bound before it.
 struct Bound<S: KeyStore> {
     service: Service<Connections<S>>,
+    connections: Connections<S>,
     listeners: Vec<(String, TcpListener)>,
+}
+
+impl<S: KeyStore> Bound<S> {
+    /// Puts the sockets where Pingora looks before it binds, and keeps a second handle to each:
+    /// closing the only one would reset whoever waits to be accepted.
+    fn hand_over(&mut self, fds: Option<&ListenFds>) -> Vec<TcpListener> {
+        let Some(table) = fds else { return Vec::new() };
+        let mut table = table.lock();
+        let mut kept = Vec::new();
+        for (address, listener) in self.listeners.drain(..) {
+            match listener.try_clone() {
+                Ok(second) => kept.push(second),
+                Err(error) => tracing::warn!(%error, "a listener has no second handle"),
+            }
+            table.add(address, listener.into_raw_fd());
+        }
+        kept
+    }
 }
 
 #[async_trait]
@@ -142,15 +161,20 @@ impl<S: KeyStore> ServiceWithDependents for Bound<S> {
         listeners_per_fd: usize,
         ready: ServiceReadyNotifier,
     ) {
-        if let Some(table) = &fds {
-            // Pingora looks here before it binds: the same way in which it inherits sockets.
-            let mut table = table.lock();
-            for (address, listener) in self.listeners.drain(..) {
-                table.add(address, listener.into_raw_fd());
-            }
-        }
+        let listeners = self.hand_over(fds.as_ref());
         let service = &mut self.service;
-        ServiceWithDependents::start_service(service, fds, shutdown, listeners_per_fd, ready).await;
+        let accepting = ServiceWithDependents::start_service(
+            service,
+            fds,
+            shutdown.clone(),
+            listeners_per_fd,
+            ready,
+        );
+        accepting.await;
+        for listener in listeners {
+            self.connections.serve_the_rest(listener, &shutdown);
+        }
+        self.connections.listeners_closed().await;
     }
 
     fn name(&self) -> &'static str {
