@@ -18,7 +18,10 @@ use keygate_core::{
 use keygate_proxy::{Gateway, GatewayParts};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
-use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use keygate_store::coherence::Coherence;
+use keygate_store::keys::{
+    ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write,
+};
 use keygate_store::records::{
     Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, OwnedKey, Version,
 };
@@ -183,12 +186,15 @@ impl KeyStore for KeyRing {
     async fn peppers(&self, _: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         Ok(vec![self.pepper])
     }
+    async fn import(&self, _: Vec<StoredRecord>, _: AuditEntry) -> Result<Imported, StoreError> {
+        refused()
+    }
 }
 
 /// A cache in front of `ring`, with every key loaded.
 pub(crate) fn warm_cache(ring: KeyRing, settings: &Cache) -> Arc<CachedKeys<KeyRing>> {
     let digests = ring.digests.clone();
-    let keys = Arc::new(CachedKeys::new(ring, settings));
+    let keys = Arc::new(CachedKeys::new(ring, Arc::new(Coherence::alone()), settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime can be made").block_on(async {
         for digest in digests {

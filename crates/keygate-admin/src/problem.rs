@@ -340,7 +340,8 @@ fn store_problem(error: &StoreError) -> Problem {
         | StoreError::Conflict
         | StoreError::AlreadyExists
         | StoreError::NotFound(_)
-        | StoreError::TooManyLiveKeys { .. } => Problem::new(
+        | StoreError::TooManyLiveKeys { .. }
+        | StoreError::NotDurable { .. } => Problem::new(
             ProblemCode::StoreUnavailable,
             "A change may or may not have been made. Look, or try again shortly.",
         ),

@@ -30,8 +30,8 @@ use toml::de::DeTable;
 use crate::reader::{Findings, Reader, Section};
 pub use report::{Colours, Problem, Report};
 pub use settings::{
-    Admin, Cache, Config, EmbeddedStore, FailedAuth, Keys, Log, LogLevel, Server, Store, Target,
-    Tier, Upstream,
+    Admin, Cache, Config, EmbeddedStore, FailedAuth, Keys, Log, LogLevel, RedisClientCertificate,
+    RedisLogin, RedisMode, RedisStore, RedisTls, Server, Store, Target, Tier, Upstream,
 };
 
 /// The longest configuration, in bytes: ten thousand routes with comments fit.

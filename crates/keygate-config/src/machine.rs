@@ -117,12 +117,13 @@ pub(crate) fn refuse_shared_files(
     admin: &Admin,
     store: &Store,
 ) {
-    let Store::Embedded(EmbeddedStore { path }) = store;
-    let named = [
+    let mut named = vec![
         ("keys", "pepper_file", &keys.pepper_file),
         ("admin", "token_file", &admin.token_file),
-        ("store", "path", path),
     ];
+    if let Store::Embedded(EmbeddedStore { path }) = store {
+        named.push(("store", "path", path));
+    }
     let refuse = |span: Option<Range<usize>>, table: &str, key: &str| {
         if let Some(span) = span {
             let message = format!("this file is `[{table}] {key}` already");
@@ -205,6 +206,7 @@ pub(crate) fn read_cache(root: &Section<'_, '_>) -> Option<Cache> {
     Some(Cache {
         keys_max: keys_max?,
         ttl: ttl?,
+        stale_max: std::time::Duration::from_secs(600),
         unknown_max: unknown_max?,
         unknown_ttl: unknown_ttl?,
     })

@@ -93,7 +93,15 @@ fn read_route(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option<Ro
         (None, None) => None,
         (None, Some(_)) => return None,
     };
-    Some(Route { name, host, path: path?, methods: methods?, access: access?, upstream: upstream? })
+    Some(Route {
+        name,
+        host,
+        path: path?,
+        methods: methods?,
+        access: access?,
+        upstream: upstream?,
+        ends_when_revoked: true,
+    })
 }
 
 fn read_methods(section: &Section<'_, '_>) -> Option<Methods> {

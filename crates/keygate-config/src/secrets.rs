@@ -63,6 +63,41 @@ impl Token {
     }
 }
 
+/// A password or a private key from the configuration, or from a file that it names: cannot be
+/// printed, copied or serialised, and is wiped.
+///
+/// ```compile_fail
+/// fn print(secret: &keygate_config::secrets::Secret) {
+///     println!("{secret}");
+/// }
+/// ```
+/// ```compile_fail
+/// fn copy(secret: &keygate_config::secrets::Secret) -> keygate_config::secrets::Secret {
+///     secret.clone()
+/// }
+/// ```
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself, for whoever asks for it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Says that there is one, and nothing of it.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
 /// Reads a pepper; nothing if there is no such file.
 ///
 /// # Errors

@@ -10,6 +10,8 @@ use keygate_core::limit::Rate;
 use keygate_core::network::Networks;
 use keygate_core::route::RouteTable;
 
+use crate::secrets::Secret;
+
 /// One whole, valid `gateway.toml`.
 #[derive(Debug)]
 pub struct Config {
@@ -78,6 +80,7 @@ pub struct Keys {
 #[derive(Debug)]
 pub enum Store {
     Embedded(EmbeddedStore),
+    Redis(Box<RedisStore>),
 }
 
 /// `kind = "embedded"`: one file on this machine.
@@ -86,11 +89,78 @@ pub struct EmbeddedStore {
     pub path: PathBuf,
 }
 
+/// `kind = "redis"`: a Redis or Valkey that a fleet of gateways shares.
+#[derive(Debug)]
+pub struct RedisStore {
+    pub mode: RedisMode,
+    /// From `urls`: the server, the sentinels, or some nodes of the cluster. At least one.
+    pub servers: Vec<Target>,
+    /// Given if the `urls` begin with `rediss:`; for the sentinels too.
+    pub tls: Option<RedisTls>,
+    pub login: RedisLogin,
+    pub database: u32,
+    /// What the names of all our keys begin with, in braces, so that one hash slot holds them.
+    pub key_prefix: Box<str>,
+    /// Connections for look-ups. One serves hundreds of thousands a second.
+    pub connections: usize,
+    pub connect_timeout: Duration,
+    /// How long a look-up may take.
+    pub find_timeout: Duration,
+    /// How long a write, or a list for the admin API, may take.
+    pub write_timeout: Duration,
+    /// Replicas that must have a change before it is acknowledged.
+    pub wait_replicas: u32,
+    /// How long they are waited for.
+    pub wait_timeout: Duration,
+    /// Changes that the log keeps, which is the audit log too.
+    pub log_max: u64,
+}
+
+/// How the primary is found.
+#[derive(Debug)]
+pub enum RedisMode {
+    /// It is the one server.
+    Single,
+    /// The sentinels know.
+    Sentinel {
+        /// What the sentinels call it.
+        service: Box<str>,
+        login: RedisLogin,
+    },
+    /// The nodes of the cluster know.
+    Cluster,
+}
+
+/// An ACL user, or the password of the default one, or neither.
+#[derive(Debug, Default)]
+pub struct RedisLogin {
+    pub username: Option<Box<str>>,
+    pub password: Option<Secret>,
+}
+
+/// The files are read when the configuration is.
+#[derive(Debug)]
+pub struct RedisTls {
+    /// Certificates in PEM to trust instead of the system's.
+    pub ca: Option<Vec<u8>>,
+    pub client: Option<RedisClientCertificate>,
+}
+
+#[derive(Debug)]
+pub struct RedisClientCertificate {
+    /// In PEM, and so is the key.
+    pub certificate: Vec<u8>,
+    pub key: Secret,
+}
+
 /// `[cache]`: what is kept in memory of what the store said.
 #[derive(Debug)]
 pub struct Cache {
     pub keys_max: u64,
+    /// How old a record gets before its next use makes the gateway read it again.
     pub ttl: Duration,
+    /// How long known keys work when the store cannot be followed.
+    pub stale_max: Duration,
     /// The most keys that are remembered as unknown, apart from those that are known.
     pub unknown_max: u64,
     pub unknown_ttl: Duration,

@@ -20,6 +20,8 @@ pub struct Route {
     pub access: Access,
     /// The upstream's place in the configuration's list.
     pub upstream: usize,
+    /// Whether a request that still runs when its key is no longer good is cut off.
+    pub ends_when_revoked: bool,
 }
 
 /// Who may use a route.
@@ -312,6 +314,7 @@ mod tests {
             },
             access: Access::Public(PublicAccess::default()),
             upstream: 0,
+            ends_when_revoked: true,
         }
     }
 

@@ -13,11 +13,11 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use crate::boil::boil;
-use crate::epochs::Epochs;
-use crate::flights::{BrokenOff, Flights};
+use crate::coherence::Coherence;
+use crate::flights::Flights;
 use crate::keys::{ChangeNumber, KeyStore, StoreError, Subject, Write};
-use crate::known::KnownKeys;
-use crate::records::{AuditEntry, OwnedKey};
+use crate::known::{Ages, KnownKeys};
+use crate::records::AuditEntry;
 
 /// The longest that a look-up in the store is waited for. A request may wait for two of them: see
 /// [`CachedKeys::load`].
@@ -28,7 +28,11 @@ pub const FIND_TIMEOUT: Duration = Duration::from_secs(2);
 /// store busy, so that a burst of keys that are not cached waits rather than fails.
 pub const LOADS_MAX: usize = 4_096;
 
-/// A store with a cache in front. Cheap to ask, and coherent: see [`Epochs`] for the argument.
+/// A store with a cache in front. Cheap to ask, and coherent: see `epochs.rs` for the argument.
+///
+/// A known key is answered from memory for as long as the store can be followed and for `stale_max`
+/// after that. One that is older than its `ttl` is read again beside the request that uses it, so
+/// that no request with a known key ever waits for the store.
 pub struct CachedKeys<S: KeyStore> {
     shared: Arc<Shared<S>>,
 }
@@ -38,10 +42,10 @@ struct Shared<S> {
     known: KnownKeys,
     /// Holds the `read_at` of the load that found nothing.
     unknown: Cache<KeyDigest, u64, DigestHasher>,
-    epochs: Epochs,
+    coherence: Arc<Coherence>,
     flights: Arc<Flights<Loaded>>,
     /// One permit for each look-up that may still begin.
-    loads_left: Arc<Semaphore>,
+    loads_left: Semaphore,
     counters: Counters,
 }
 
@@ -87,7 +91,7 @@ struct Counters {
 
 impl<S: KeyStore> CachedKeys<S> {
     #[must_use]
-    pub fn new(store: S, settings: &CacheSettings) -> Self {
+    pub fn new(store: S, coherence: Arc<Coherence>, settings: &CacheSettings) -> Self {
         let counters = Counters::default();
         let on_eviction = || {
             let evictions = Arc::clone(&counters.evictions);
@@ -95,7 +99,11 @@ impl<S: KeyStore> CachedKeys<S> {
                 evictions.fetch_add(1, Relaxed);
             }
         };
-        let known = KnownKeys::new(settings.keys_max, settings.ttl, on_eviction());
+        // Long enough that a key in use, read at most twice its `ttl` before an outage began, works
+        // for all of `stale_max`.
+        let end = settings.stale_max.saturating_add(settings.ttl.saturating_mul(2));
+        let ages = Ages { due: settings.ttl, end };
+        let known = KnownKeys::new(settings.keys_max, ages, on_eviction());
         let unknown_evicted = on_eviction();
         let unknown = Cache::builder()
             .max_capacity(settings.unknown_max)
@@ -110,9 +118,9 @@ impl<S: KeyStore> CachedKeys<S> {
             store,
             known,
             unknown,
-            epochs: Epochs::new(),
+            coherence,
             flights: Arc::new(Flights::new()),
-            loads_left: Arc::new(Semaphore::new(LOADS_MAX)),
+            loads_left: Semaphore::new(LOADS_MAX),
             counters,
         };
         Self { shared: Arc::new(shared) }
@@ -121,29 +129,47 @@ impl<S: KeyStore> CachedKeys<S> {
     /// What is known about a key without asking the store; nothing if that has to be asked.
     #[must_use]
     pub fn cached(&self, digest: &KeyDigest) -> Option<Cached> {
-        let counters = &self.shared.counters;
-        match self.shared.look_up(digest) {
-            Some(Answer::Known(key)) => {
-                counters.hits.fetch_add(1, Relaxed);
-                self.shared.known.used(digest);
-                Some(Cached::Known(key))
+        let Shared { coherence, known, counters, .. } = &*self.shared;
+        let now = coherence.now();
+        let holds = |key: &KeyRecord| {
+            coherence.may_use(now) && coherence.holds(digest, key.app, key.account, key.read_at)
+        };
+        if let Some(found) = known.get(digest, now).filter(|found| holds(&found.key)) {
+            counters.hits.fetch_add(1, Relaxed);
+            known.used(digest);
+            if found.is_due {
+                self.refresh(*digest);
             }
-            Some(Answer::Unknown { .. }) => {
-                counters.unknown_hits.fetch_add(1, Relaxed);
-                Some(Cached::Unknown)
-            }
-            None => {
-                counters.misses.fetch_add(1, Relaxed);
-                None
-            }
+            return Some(Cached::Known(found.key));
         }
+        if self.shared.is_unknown(digest, now) {
+            counters.unknown_hits.fetch_add(1, Relaxed);
+            return Some(Cached::Unknown);
+        }
+        counters.misses.fetch_add(1, Relaxed);
+        None
+    }
+
+    /// Whether a record that was given out is still the truth, as far as this cache knows: cheap,
+    /// for whoever goes on acting on it.
+    #[must_use]
+    pub fn still_holds(&self, digest: &KeyDigest, key: &KeyRecord) -> bool {
+        let coherence = &self.shared.coherence;
+        coherence.is_usable() && coherence.holds(digest, key.app, key.account, key.read_at)
+    }
+
+    /// Reads a key again while others go on with what is cached.
+    #[cold]
+    fn refresh(&self, digest: KeyDigest) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.flights.launch(digest, || async move { shared.read_again(digest).await });
     }
 
     /// Asks the store about a key, together with everybody else who asks about it now, and keeps
     /// the answer. Reflects every change that was acknowledged before the call.
     ///
     /// Waits no longer than twice [`FIND_TIMEOUT`]: for a look-up that is under way, and for one
-    /// more if that began too early.
+    /// more if that began too early. A look-up itself goes on until the store is done with it.
     ///
     /// # Errors
     /// What the store said, shared by all who waited. [`StoreError::Unavailable`] if it does not
@@ -165,9 +191,11 @@ impl<S: KeyStore> CachedKeys<S> {
             let shared = Arc::clone(&self.shared);
             async move { shared.load_and_keep(digest).await }
         };
-        match self.shared.flights.join(digest, load).await {
-            Ok(loaded) => loaded,
-            Err(broken_off) => Err(Arc::new(unavailable(broken_off))),
+        let landed = self.shared.flights.join(digest, load);
+        match tokio::time::timeout(FIND_TIMEOUT, landed).await {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(broken_off)) => Err(Arc::new(unavailable(broken_off))),
+            Err(_) => Err(Arc::new(unavailable(FindTimedOut))),
         }
     }
 
@@ -200,7 +228,13 @@ impl<S: KeyStore> CachedKeys<S> {
     /// Makes the cache forget about `subject`, at once and in constant time, loads under way
     /// included.
     pub fn invalidate(&self, subject: Subject) {
-        self.shared.epochs.invalidate(subject);
+        self.shared.coherence.invalidate(subject);
+    }
+
+    /// What this cache and its store's follower share.
+    #[must_use]
+    pub fn coherence(&self) -> &Coherence {
+        &self.shared.coherence
     }
 
     #[must_use]
@@ -225,63 +259,74 @@ impl<S: KeyStore> CachedKeys<S> {
 }
 
 impl<S: KeyStore> Shared<S> {
+    /// A key is unknown only while changes are followed: otherwise it may have been made since, and
+    /// nobody may be told that it was not.
+    fn is_unknown(&self, digest: &KeyDigest, now: u64) -> bool {
+        let holds = |read_at| self.coherence.holds_unknown(digest, read_at);
+        self.coherence.may_keep(now) && self.unknown.get(digest).is_some_and(holds)
+    }
+
     fn look_up(&self, digest: &KeyDigest) -> Option<Answer> {
-        let holds = |answer: &Answer| self.holds(digest, answer);
-        let known = || self.known.get(digest).map(Answer::Known).filter(holds);
-        let unknown =
-            || self.unknown.get(digest).map(|read_at| Answer::Unknown { read_at }).filter(holds);
-        known().or_else(unknown)
+        let now = self.coherence.now();
+        if !self.coherence.may_use(now) {
+            return None;
+        }
+        let known = self.known.get(digest, now).map(|found| Answer::Known(found.key));
+        let unknown = || self.unknown.get(digest).map(|read_at| Answer::Unknown { read_at });
+        let unknown = || unknown().filter(|_| self.coherence.may_keep(now));
+        known.or_else(unknown).filter(|answer| self.holds(digest, answer))
     }
 
     /// The work of one flight.
-    async fn load_and_keep(self: &Arc<Self>, digest: KeyDigest) -> Loaded {
+    async fn load_and_keep(&self, digest: KeyDigest) -> Loaded {
         // Another flight may have landed between this request's look and its take-off.
         if let Some(answer) = self.look_up(&digest) {
             return Ok(answer);
         }
         let answer = self.read(digest).await?;
-        if self.holds(&digest, &answer) {
-            match &answer {
-                Answer::Known(key) => self.known.insert(digest, Arc::clone(key)),
-                Answer::Unknown { read_at } => self.unknown.insert(digest, *read_at),
-            }
-        }
+        self.keep(digest, &answer);
         Ok(answer)
     }
 
-    async fn read(self: &Arc<Self>, digest: KeyDigest) -> Loaded {
+    /// The work of a flight that nobody need wait for: the cache has an answer already.
+    async fn read_again(&self, digest: KeyDigest) -> Loaded {
+        let answer = self.read(digest).await?;
+        if matches!(answer, Answer::Unknown { .. }) {
+            // It was known. No change said so: the store has lost it.
+            self.coherence.invalidate(Subject::Key(digest));
+        }
+        self.keep(digest, &answer);
+        Ok(answer)
+    }
+
+    fn keep(&self, digest: KeyDigest, answer: &Answer) {
+        let now = self.coherence.now();
+        if !self.coherence.may_keep(now) || !self.holds(&digest, answer) {
+            return;
+        }
+        match answer {
+            Answer::Known(key) => self.known.insert(digest, Arc::clone(key), now),
+            Answer::Unknown { read_at } => self.unknown.insert(digest, *read_at),
+        }
+    }
+
+    async fn read(&self, digest: KeyDigest) -> Loaded {
+        // Held until the store is done with the look-up, however long nobody has waited for it.
+        let Ok(_permit) = self.loads_left.try_acquire() else {
+            return Err(Arc::new(unavailable(TooManyLoads)));
+        };
         // Before the read, or a change in between would go unseen.
-        let read_at = self.epochs.now();
-        Ok(match self.find(digest).await? {
+        let read_at = self.coherence.epoch();
+        Ok(match self.store.find(digest).await? {
             Some(owned) => Answer::Known(Arc::new(boil(owned, read_at))),
             None => Answer::Unknown { read_at },
         })
     }
 
-    /// Asks the store, for a bounded time.
-    async fn find(self: &Arc<Self>, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
-        let Ok(permit) = Arc::clone(&self.loads_left).try_acquire_owned() else {
-            return Err(unavailable(TooManyLoads));
-        };
-        let shared = Arc::clone(self);
-        // A task of its own, so that the permit comes back when the store is done with the look-up
-        // and not when nobody waits for it any more.
-        let finding = tokio::spawn(async move {
-            let found = shared.store.find(digest).await;
-            drop(permit);
-            found
-        });
-        match tokio::time::timeout(FIND_TIMEOUT, finding).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => Err(unavailable(BrokenOff)),
-            Err(_) => Err(unavailable(FindTimedOut)),
-        }
-    }
-
     fn holds(&self, digest: &KeyDigest, answer: &Answer) -> bool {
         match answer {
-            Answer::Known(key) => self.epochs.hold(digest, key.app, key.account, key.read_at),
-            Answer::Unknown { read_at } => self.epochs.holds_unknown(digest, *read_at),
+            Answer::Known(key) => self.coherence.holds(digest, key.app, key.account, key.read_at),
+            Answer::Unknown { read_at } => self.coherence.holds_unknown(digest, *read_at),
         }
     }
 }
@@ -319,7 +364,7 @@ struct Invalidation<'a, S> {
 
 impl<S> Drop for Invalidation<'_, S> {
     fn drop(&mut self) {
-        self.shared.epochs.invalidate(self.subject);
+        self.shared.coherence.invalidate(self.subject);
     }
 }
 

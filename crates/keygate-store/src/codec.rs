@@ -320,6 +320,11 @@ mod option_millis {
     }
 }
 
+/// A digest from 64 hex digits.
+pub(crate) fn digest_from_hex(text: &str) -> Option<KeyDigest> {
+    hex::parse(text)
+}
+
 mod hex {
     use super::*;
 
@@ -340,7 +345,7 @@ mod hex {
         parse(&text).ok_or_else(|| D::Error::custom("expected 64 hex digits"))
     }
 
-    fn parse(text: &str) -> Option<KeyDigest> {
+    pub(super) fn parse(text: &str) -> Option<KeyDigest> {
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();
         let mut digest = [0; 32];
         if pairs.len() != digest.len() || !rest.is_empty() {

@@ -64,6 +64,7 @@ fn kind(error: &StoreError) -> &'static str {
         StoreError::AlreadyExists => "already exists",
         StoreError::NotFound(_) => "not found",
         StoreError::TooManyLiveKeys { .. } => "too many live keys",
+        StoreError::NotDurable { .. } => "not durable",
         StoreError::Unreadable(_) => "unreadable",
     }
 }

@@ -48,6 +48,17 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         result.clone().ok_or(BrokenOff)
     }
 
+    /// Starts `load` for this key unless a load of it is under way, and waits for neither. Does
+    /// nothing outside a runtime.
+    pub(crate) fn launch<F>(self: &Arc<Self>, digest: KeyDigest, load: impl FnOnce() -> F)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            drop(self.board(digest, load));
+        }
+    }
+
     fn board<F>(
         self: &Arc<Self>,
         digest: KeyDigest,

@@ -5,6 +5,7 @@ use std::future::Future;
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 
+use crate::fleet::Fleet;
 use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
 
 /// A store of accounts, apps and keys.
@@ -65,6 +66,45 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         now: UnixMillis,
     ) -> impl Future<Output = Result<Vec<PepperId>, StoreError>> + Send;
+
+    /// Writes records as they are, parents before children, without a cap on live keys. What is
+    /// there already stays as it is. If anything was written, that is one change, to
+    /// [`Subject::All`], with this entry in the log. May be called again with the same records.
+    fn import(
+        &self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> impl Future<Output = Result<Imported, StoreError>> + Send;
+
+    /// Returns once everything that was read from this store is as durable as an acknowledged write.
+    /// A caller whose write turns out to be done already, by an earlier try that ended in
+    /// [`StoreError::NotDurable`], has to ask before it says so.
+    fn settle(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// The gateways that use this store. None for a store that only one can use.
+    fn fleet(&self) -> impl Future<Output = Result<Option<Fleet>, StoreError>> + Send {
+        async { Ok(None) }
+    }
+}
+
+/// A record to be written as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredRecord {
+    Account(Account),
+    App(App),
+    Key(Key),
+}
+
+/// What became of records that were imported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    pub created: u64,
+    /// They were there, the same.
+    pub unchanged: u64,
+    /// Ids of those that are there and differ; they were left as they are.
+    pub different: Vec<String>,
 }
 
 /// The place of a change in the store's log. The first change is 1.
@@ -141,6 +181,10 @@ pub enum StoreError {
     NotFound(&'static str),
     #[error("the app has {live} live keys, the most it may have")]
     TooManyLiveKeys { live: u32 },
+    /// The change was made, but fewer replicas have it than have to: it may be lost yet. To try
+    /// again does no harm.
+    #[error("{replicas} of {wanted} replicas have the change")]
+    NotDurable { replicas: u64, wanted: u32 },
     /// Written by a newer version, or damaged. The record is left as it is.
     #[error("a stored record cannot be read")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -4,46 +4,69 @@
 //! frequency would hear of too few uses to ever admit a new key among busy ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use keygate_core::{KeyDigest, KeyRecord};
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use quanta::Instant;
 
 use crate::cached::DigestHasher;
+use crate::coherence::nanos;
 
 /// Of so many uses of a record moka hears of one.
 const USES_PER_TOUCH: u8 = 16;
+
+/// How long after a record was found to be due the next use may find it so again, if it has not
+/// been replaced by then: in an outage each key is asked for this often and no oftener.
+const DUE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Records by digest, at most so many, each for at most so long.
 pub(crate) struct KnownKeys {
     index: Arc<Index>,
     /// Holds what `index` holds, and empties it: an entry leaves both or neither.
     policy: Cache<KeyDigest, Arc<KeyRecord>, DigestHasher>,
-    ttl: Duration,
+    ages: Ages,
+}
+
+/// How old records may get.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ages {
+    /// From here on the next use is a reason to read the record again.
+    pub(crate) due: Duration,
+    /// From here on the record is of no use.
+    pub(crate) end: Duration,
 }
 
 type Index = papaya::HashMap<KeyDigest, Entry, DigestHasher>;
 
 struct Entry {
     key: Arc<KeyRecord>,
-    expires_at: Instant,
+    /// In nanoseconds of the cache's clock, as every time here.
+    due_at: AtomicU64,
+    ends_at: u64,
+}
+
+/// A record that was found.
+pub(crate) struct Found {
+    pub(crate) key: Arc<KeyRecord>,
+    /// It is time to read it again, and this use is the one to see to it.
+    pub(crate) is_due: bool,
 }
 
 impl KnownKeys {
     /// `on_eviction` is called for each record that had to make room for another.
     pub(crate) fn new(
         keys_max: u64,
-        ttl: Duration,
+        ages: Ages,
         on_eviction: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let index = Arc::new(Index::with_hasher(DigestHasher::default()));
         let removed_from = Arc::clone(&index);
         let policy = Cache::builder()
             .max_capacity(keys_max)
-            .time_to_live(ttl)
+            .time_to_live(ages.end)
             .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(move |digest: Arc<KeyDigest>, key, cause| {
                 if cause == RemovalCause::Size {
@@ -56,14 +79,20 @@ impl KnownKeys {
                 }
             })
             .build_with_hasher(DigestHasher::default());
-        Self { index, policy, ttl }
+        Self { index, policy, ages }
     }
 
     /// The record, if there is one that has not outlived its time.
-    pub(crate) fn get(&self, digest: &KeyDigest) -> Option<Arc<KeyRecord>> {
+    pub(crate) fn get(&self, digest: &KeyDigest, now: u64) -> Option<Found> {
         let index = self.index.pin();
-        let entry = index.get(digest).filter(|entry| Instant::now() < entry.expires_at)?;
-        Some(Arc::clone(&entry.key))
+        let entry = index.get(digest).filter(|entry| now < entry.ends_at)?;
+        let due_at = entry.due_at.load(Relaxed);
+        // Of all who find it due at the same time one does.
+        let is_due = now >= due_at && {
+            let again = now.saturating_add(nanos(DUE_AGAIN));
+            entry.due_at.compare_exchange(due_at, again, Relaxed, Relaxed).is_ok()
+        };
+        Some(Found { key: Arc::clone(&entry.key), is_due })
     }
 
     /// Notes that a record was used. Telling moka costs more than [`get`](Self::get), so a sample
@@ -75,8 +104,12 @@ impl KnownKeys {
         }
     }
 
-    pub(crate) fn insert(&self, digest: KeyDigest, key: Arc<KeyRecord>) {
-        let entry = Entry { key: Arc::clone(&key), expires_at: Instant::now() + self.ttl };
+    pub(crate) fn insert(&self, digest: KeyDigest, key: Arc<KeyRecord>, now: u64) {
+        let entry = Entry {
+            key: Arc::clone(&key),
+            due_at: AtomicU64::new(now.saturating_add(nanos(self.ages.due))),
+            ends_at: now.saturating_add(nanos(self.ages.end)),
+        };
         // First the index: moka may remove what it is given at once, and must find it there.
         self.index.pin().insert(digest, entry);
         self.policy.insert(digest, key);
@@ -91,12 +124,12 @@ impl KnownKeys {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
     use super::*;
     use crate::boil::boil;
     use crate::records::OwnedKey;
     use crate::testing::{account, app, digest, key};
+
+    const AGES: Ages = Ages { due: Duration::from_secs(60), end: Duration::from_secs(600) };
 
     fn record(n: u64) -> (KeyDigest, Arc<KeyRecord>) {
         let account = account(1);
@@ -112,10 +145,10 @@ mod tests {
         let count = move || {
             counter.fetch_add(1, Relaxed);
         };
-        let known = KnownKeys::new(10, Duration::from_secs(60), count);
+        let known = KnownKeys::new(10, AGES, count);
         for n in 0..500 {
             let (digest, key) = record(n);
-            known.insert(digest, key);
+            known.insert(digest, key, 0);
         }
         assert!(known.count() <= 10);
         assert_eq!(known.index.len() as u64, known.count());
@@ -124,39 +157,55 @@ mod tests {
 
     #[test]
     fn keys_used_in_a_rhythm_are_all_seen_to_be_in_use() {
-        let known = KnownKeys::new(17, Duration::from_secs(60), || {});
+        let known = KnownKeys::new(17, AGES, || {});
         for n in 0..17 {
             let (digest, key) = record(n);
-            known.insert(digest, key);
+            known.insert(digest, key, 0);
         }
         // All but the last one, in turns. A key goes unseen once in 10^28 tests.
         for n in (0..16).cycle().take(16 * 1_000) {
             known.used(&digest(n));
         }
         let (new, key) = record(17);
-        known.insert(new, key);
+        known.insert(new, key, 0);
         assert_eq!(known.count(), 17);
-        assert!(known.get(&digest(16)).is_none(), "the idle one makes room");
-        assert!(known.get(&new).is_some());
-        assert!((0..16).all(|n| known.get(&digest(n)).is_some()));
+        assert!(known.get(&digest(16), 0).is_none(), "the idle one makes room");
+        assert!(known.get(&new, 0).is_some());
+        assert!((0..16).all(|n| known.get(&digest(n), 0).is_some()));
     }
 
     #[test]
-    fn a_record_outlives_no_ttl() {
-        let known = KnownKeys::new(10, Duration::ZERO, || {});
+    fn a_record_outlives_no_end() {
+        let known = KnownKeys::new(10, AGES, || {});
         let (digest, key) = record(1);
-        known.insert(digest, key);
-        assert!(known.get(&digest).is_none());
+        known.insert(digest, key, 7);
+        let end = 7 + nanos(AGES.end);
+        assert!(known.get(&digest, end - 1).is_some());
+        assert!(known.get(&digest, end).is_none());
+    }
+
+    #[test]
+    fn one_use_of_many_finds_a_record_due_and_the_next_only_after_a_while() {
+        let known = KnownKeys::new(10, AGES, || {});
+        let (digest, key) = record(1);
+        known.insert(digest, key, 0);
+        let is_due = |now| known.get(&digest, now).is_some_and(|found| found.is_due);
+        let due = nanos(AGES.due);
+        assert!(!is_due(due - 1));
+        assert!(is_due(due));
+        let again = due + nanos(DUE_AGAIN);
+        assert!(!is_due(due) && !is_due(again - 1));
+        assert!(is_due(again));
     }
 
     #[test]
     fn a_record_can_be_replaced() {
-        let known = KnownKeys::new(10, Duration::from_secs(60), || {});
+        let known = KnownKeys::new(10, AGES, || {});
         let (digest, first) = record(1);
         let second = record(1).1;
-        known.insert(digest, first);
-        known.insert(digest, Arc::clone(&second));
+        known.insert(digest, first, 0);
+        known.insert(digest, Arc::clone(&second), 0);
         assert_eq!(known.count(), 1);
-        assert!(known.get(&digest).is_some_and(|found| Arc::ptr_eq(&found, &second)));
+        assert!(known.get(&digest, 0).is_some_and(|found| Arc::ptr_eq(&found.key, &second)));
     }
 }

@@ -3,15 +3,19 @@
 mod boil;
 pub mod cached;
 mod codec;
+pub mod coherence;
 #[cfg(test)]
 mod contract;
 pub mod embedded;
 mod epochs;
 pub mod failures;
+pub mod fleet;
 mod flights;
 pub mod keys;
 mod known;
 pub mod observed;
 pub mod records;
+pub mod redis;
+pub mod store;
 #[cfg(test)]
 mod testing;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 
-use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::fleet::Fleet;
+use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
 use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
 
 /// Who wants to know about the calls to a store. Called on the caller's task: it must not block.
@@ -83,7 +84,11 @@ fn outcome<T>(result: &Result<T, StoreError>) -> CallOutcome {
             | StoreError::NotFound(_)
             | StoreError::TooManyLiveKeys { .. },
         ) => CallOutcome::Answered,
-        Err(StoreError::Unavailable(_) | StoreError::Unreadable(_)) => CallOutcome::Failed,
+        Err(
+            StoreError::Unavailable(_)
+            | StoreError::Unreadable(_)
+            | StoreError::NotDurable { .. },
+        ) => CallOutcome::Failed,
     }
 }
 
@@ -129,6 +134,22 @@ impl<S: KeyStore> KeyStore for Observed<S> {
 
     async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         self.watch(Op::List, self.store.peppers(now)).await
+    }
+
+    async fn import(
+        &self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        self.watch(Op::Commit, self.store.import(records, audit)).await
+    }
+
+    async fn settle(&self) -> Result<(), StoreError> {
+        self.watch(Op::Commit, self.store.settle()).await
+    }
+
+    async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
+        self.watch(Op::List, self.store.fleet()).await
     }
 }
 

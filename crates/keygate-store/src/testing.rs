@@ -1,13 +1,14 @@
 //! For tests: sample records, and a store in memory that says what every store should do, slowly
 //! and plainly.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, UnixMillis};
 
-use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
 use crate::records::{
     Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, OwnedKey, Version,
 };
@@ -194,6 +195,38 @@ impl Tables {
         }
     }
 
+    fn import(&mut self, records: Vec<StoredRecord>, audit: AuditEntry) -> Imported {
+        let mut imported = Imported::default();
+        for record in records {
+            let (id, is_same, is_new) = match record {
+                StoredRecord::Account(account) => {
+                    let stored = self.accounts.entry(account.id);
+                    let is_new = matches!(stored, Entry::Vacant(_));
+                    (account.id.to_string(), *stored.or_insert(account.clone()) == account, is_new)
+                }
+                StoredRecord::App(app) => {
+                    let stored = self.apps.entry(app.id);
+                    let is_new = matches!(stored, Entry::Vacant(_));
+                    (app.id.to_string(), *stored.or_insert(app.clone()) == app, is_new)
+                }
+                StoredRecord::Key(key) => {
+                    let stored = self.keys.entry(key.id);
+                    let is_new = matches!(stored, Entry::Vacant(_));
+                    (key.id.to_string(), *stored.or_insert(key.clone()) == key, is_new)
+                }
+            };
+            match (is_new, is_same) {
+                (true, _) => imported.created += 1,
+                (false, true) => imported.unchanged += 1,
+                (false, false) => imported.different.push(id),
+            }
+        }
+        if imported.created > 0 {
+            self.changes.push(audit);
+        }
+        imported
+    }
+
     fn create_key(&mut self, key: Key, live_max: u32, now: UnixMillis) -> Result<(), StoreError> {
         if self.apps.get(&key.app).is_none_or(|app| app.account != key.account) {
             return Err(StoreError::NotFound("the app"));
@@ -319,5 +352,13 @@ impl KeyStore for MemoryStore {
             tables.keys.values().filter(|key| is_live(key, now)).map(|key| key.pepper).collect()
         });
         Ok(peppers.into_iter().collect())
+    }
+
+    async fn import(
+        &self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        self.with(|tables| Ok(tables.import(records, audit)))
     }
 }

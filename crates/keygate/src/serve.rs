@@ -14,10 +14,12 @@ use keygate_core::Peppers;
 use keygate_core::limit::{Rate, Unit};
 use keygate_proxy::{Gateway, GatewayParts, Running};
 use keygate_store::cached::CachedKeys;
+use keygate_store::coherence::Coherence;
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::observed::Observed;
+use keygate_store::store::Store as AnyStore;
 use keygate_telemetry::Metrics;
 use keygate_telemetry::logging::{self, Log};
 
@@ -37,7 +39,7 @@ const WRONG_TOKENS: Rate = Rate { count: 60, unit: Unit::Minute };
 const WRONG_TOKEN_ADDRESSES_MAX: u64 = 4_096;
 
 /// The one store that this binary is built with.
-pub(crate) type Store = Observed<EmbeddedStore>;
+pub(crate) type Store = Observed<AnyStore>;
 
 /// Runs a gateway until it is told to stop.
 pub(crate) fn run(config: &Path) -> Result<(), Failure> {
@@ -85,6 +87,7 @@ pub(crate) struct Serving {
 /// Brings a gateway up. When this fails, nothing was served.
 pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
+    let coherence = Arc::new(Coherence::alone());
     let store = open_store(&config)?;
     let in_use = store.peppers(clock::now()).await.context("cannot read the store")?;
     let secrets = first_start::load_or_make(&config.keys, &config.admin, &in_use)?;
@@ -101,7 +104,8 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         "Lines of the log that nobody read in time.",
         log.dropped_lines(),
     );
-    let keys = Arc::new(CachedKeys::new(observe::observed(store, &metrics), &config.cache));
+    let keys =
+        Arc::new(CachedKeys::new(observe::observed(store, &metrics), coherence, &config.cache));
     observe::publish_cache(&keys, &metrics);
     let failed_auth = &config.server.failed_auth;
     let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
@@ -140,10 +144,16 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     Ok(Serving { config, keys, peppers, proxy, admin, stopping, signals })
 }
 
-fn open_store(config: &Config) -> Result<EmbeddedStore, Failure> {
-    let keygate_config::Store::Embedded(settings) = &config.store;
-    // Blocks, but nothing else runs yet.
-    Ok(EmbeddedStore::open(&settings.path).context("cannot open the store")?)
+fn open_store(config: &Config) -> Result<AnyStore, Failure> {
+    match &config.store {
+        // Blocks, but nothing else runs yet.
+        keygate_config::Store::Embedded(settings) => Ok(AnyStore::Embedded(
+            EmbeddedStore::open(&settings.path).context("cannot open the store")?,
+        )),
+        keygate_config::Store::Redis(_) => {
+            Err(Failure::new(Exit::Failed, "Redis is not in this version"))
+        }
+    }
 }
 
 fn log_secrets(secrets: &Secrets) {

@@ -198,7 +198,9 @@ impl From<StoreError> for RegistryError {
             StoreError::Conflict => Self::Conflict,
             StoreError::AlreadyExists => Self::AlreadyExists,
             StoreError::TooManyLiveKeys { live } => Self::TooManyLiveKeys { live },
-            StoreError::Unavailable(_) | StoreError::Unreadable(_) => Self::Store(Arc::new(error)),
+            StoreError::Unavailable(_)
+            | StoreError::Unreadable(_)
+            | StoreError::NotDurable { .. } => Self::Store(Arc::new(error)),
         }
     }
 }

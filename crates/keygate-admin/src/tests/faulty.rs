@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 use keygate_store::embedded::EmbeddedStore;
-use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use keygate_store::keys::{
+    ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write,
+};
 use keygate_store::records::{Account, App, AuditEntry, Key, OwnedKey};
 
 pub(super) struct FaultyStore {
@@ -74,5 +76,13 @@ impl KeyStore for FaultyStore {
 
     async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         self.up()?.peppers(now).await
+    }
+
+    async fn import(
+        &self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        self.up()?.import(records, audit).await
     }
 }

@@ -24,6 +24,7 @@ use keygate_config::{Config, Source};
 use keygate_core::key::sha256;
 use keygate_core::{Pepper, Peppers, UnixMillis};
 use keygate_store::cached::CachedKeys;
+use keygate_store::coherence::Coherence;
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::failures::FailureLimiter;
 use keygate_telemetry::Metrics;
@@ -117,7 +118,7 @@ impl Api {
     async fn start() -> Self {
         let folder = TempDir::new().unwrap();
         let store = EmbeddedStore::open(&folder.path().join("keygate.db")).unwrap();
-        let cache = Arc::new(CachedKeys::new(FaultyStore::new(store), &config().cache));
+        let cache = Arc::new(CachedKeys::new(FaultyStore::new(store), Arc::new(Coherence::alone()), &config().cache));
         let metrics = Metrics::new("test");
         let client = Client::builder(TokioExecutor::new()).build_http();
         let mut api = Self {

@@ -22,16 +22,21 @@ fn settings() -> CacheSettings {
     CacheSettings {
         keys_max: 10_000,
         ttl: Duration::from_secs(3_600),
+        stale_max: Duration::from_secs(600),
         unknown_max: 10_000,
         unknown_ttl: Duration::from_secs(3_600),
     }
+}
+
+fn alone() -> Arc<Coherence> {
+    Arc::new(Coherence::alone())
 }
 
 /// A cache whose store holds account 1, app 1 and key 1, with its gates open.
 async fn seeded() -> (Keys, Account, App, Key) {
     let store = MemoryStore::default();
     let (account, app, key) = seed(&store).await;
-    (Arc::new(CachedKeys::new(Gated::new(store), &settings())), account, app, key)
+    (Arc::new(CachedKeys::new(Gated::new(store), alone(), &settings())), account, app, key)
 }
 
 fn shut(gate: &Semaphore) {
@@ -357,7 +362,7 @@ async fn a_new_key_finds_room_in_a_cache_full_of_busy_ones() {
         let write = Write::CreateKey { key: key(n, &app), live_max: 1_000, now: UnixMillis(0) };
         store.commit(write, audit("create")).await.unwrap();
     }
-    let keys = CachedKeys::new(store, &CacheSettings { keys_max: ROOM, ..settings() });
+    let keys = CachedKeys::new(store, alone(), &CacheSettings { keys_max: ROOM, ..settings() });
     let use_once = async |n| match keys.cached(&digest(n)) {
         Some(_) => true,
         None => {
@@ -402,7 +407,7 @@ async fn both_kinds_of_entries_are_bounded_apart_and_evictions_are_counted() {
         store.commit(write, audit("create")).await.unwrap();
     }
     let settings = CacheSettings { keys_max: 20, unknown_max: 10, ..settings() };
-    let keys = CachedKeys::new(store, &settings);
+    let keys = CachedKeys::new(store, alone(), &settings);
     for n in 1..200 {
         assert!(keys.load(digest(n)).await.unwrap().is_some());
         assert!(keys.load(digest(1_000 + n)).await.unwrap().is_none());
@@ -417,7 +422,7 @@ async fn entries_end_with_their_ttl() {
     let store = MemoryStore::default();
     seed(&store).await;
     let ttl = Duration::from_millis(5);
-    let keys = CachedKeys::new(store, &CacheSettings { ttl, unknown_ttl: ttl, ..settings() });
+    let keys = CachedKeys::new(store, alone(), &CacheSettings { ttl, unknown_ttl: ttl, ..settings() });
     for n in [1, 2] {
         keys.load(digest(n)).await.unwrap();
         until(async || keys.cached(&digest(n)).is_none()).await;

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 pub use open::OpenError;
 use slot::Slot;
 
-use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
 use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
 
 /// A store in one file. One process at a time has it open.
@@ -114,6 +114,14 @@ impl KeyStore for EmbeddedStore {
 
     async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         self.blocking(move |db| read::peppers(db, now)).await
+    }
+
+    async fn import(
+        &self,
+        _records: Vec<StoredRecord>,
+        _audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        Err(StoreError::Unavailable(Box::new(BrokenOff)))
     }
 }
 

@@ -302,7 +302,7 @@ mod tests {
         fn open() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let store = EmbeddedStore::open(&folder.path().join("db")).unwrap();
-            Self { keys: CachedKeys::new(store, &config("read:o").cache), _folder: folder }
+            Self { keys: CachedKeys::new(store, Arc::new(Coherence::alone()), &config("read:o").cache), _folder: folder }
         }
 
         async fn start(&self, config: &Config, peppers: &Peppers) -> Cast {

@@ -7,7 +7,7 @@ use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 use tokio::sync::{Semaphore, watch};
 
-use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
 use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
 use crate::testing::MemoryStore;
 
@@ -110,5 +110,13 @@ impl KeyStore for Gated {
 
     async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         self.store.peppers(now).await
+    }
+
+    async fn import(
+        &self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        self.store.import(records, audit).await
     }
 }

@@ -1,0 +1,145 @@
+//! The store that a fleet shares: a Redis or Valkey, alone, under Sentinel or in a cluster. Knows the
+//! client library; no other part of the program does.
+//!
+//! `layout.rs` says where things lie, `read.rs` and `write.rs` are the store's calls, `primary.rs`
+//! carries them, `link.rs` keeps the connections up and follows the changes that others make.
+
+mod change;
+mod dial;
+mod layout;
+mod link;
+mod primary;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keygate_config::RedisStore as Settings;
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+
+pub use self::dial::SetupError;
+use self::layout::Names;
+use self::link::Link;
+use self::primary::{Primary, Times};
+use crate::coherence::Coherence;
+use crate::fleet::{Fleet, Gateway, LinkState};
+use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
+use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+
+/// Who wants to know how well the changes of others come through. Must not block.
+pub trait LinkObserver: Send + Sync + 'static {
+    fn link(&self, state: LinkState);
+    /// How long after it was made a change took effect here.
+    fn change_applied(&self, lag: Duration);
+}
+
+/// A store in Redis. Dropping it ends its connections.
+pub struct RedisStore {
+    primary: Arc<Primary>,
+    names: Names,
+    log_max: u64,
+    link: Link,
+}
+
+impl RedisStore {
+    /// Begins to connect, and goes on trying for as long as the store lives: calls fail with
+    /// [`StoreError::Unavailable`] meanwhile. To be called within a runtime, which then carries the
+    /// connections.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the certificates cannot be used.
+    pub fn start(
+        settings: &Settings,
+        gateway: Gateway,
+        coherence: Arc<Coherence>,
+        observer: Arc<dyn LinkObserver>,
+    ) -> Result<Self, SetupError> {
+        let primary = Arc::new(Primary::new(Times {
+            find: settings.find_timeout,
+            write: settings.write_timeout,
+            wait_replicas: settings.wait_replicas,
+            wait: settings.wait_timeout,
+        }));
+        let names = Names::new(&settings.key_prefix);
+        let dialer = dial::Dialer::new(settings, &names)?;
+        let link =
+            Link::start(dialer, Arc::clone(&primary), names.clone(), gateway, coherence, observer);
+        Ok(Self { primary, names, log_max: settings.log_max, link })
+    }
+
+    /// Waits until the store was reached, or not for so long.
+    pub async fn reached(&self, within: Duration) -> bool {
+        tokio::time::timeout(within, self.link.reached()).await.is_ok()
+    }
+
+    /// What is heard of the changes of others.
+    #[must_use]
+    pub fn link(&self) -> LinkState {
+        self.link.state()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("not yet")]
+struct NotYet;
+
+fn not_yet<T>(_: &Names, _: u64, _: &Primary) -> Result<T, StoreError> {
+    Err(primary::unavailable(NotYet))
+}
+
+impl KeyStore for RedisStore {
+    async fn find(&self, _digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn commit(&self, _write: Write, _audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn account(&self, _id: AccountId) -> Result<Option<Account>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn app(&self, _id: AppId) -> Result<Option<App>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn key(&self, _id: KeyId) -> Result<Option<Key>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn accounts(&self, _page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn apps(&self, _account: AccountId, _page: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn keys(&self, _app: AppId, _page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn audit(
+        &self,
+        _page: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn peppers(&self, _now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn import(
+        &self,
+        _records: Vec<StoredRecord>,
+        _audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+
+    async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
+        not_yet(&self.names, self.log_max, &self.primary)
+    }
+}

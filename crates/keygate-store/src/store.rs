@@ -1,0 +1,87 @@
+//! Whichever store the configuration names, as one type: the program is built once for both.
+
+use keygate_core::key::PepperId;
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+
+use crate::embedded::EmbeddedStore;
+use crate::fleet::Fleet;
+use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
+use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::redis::RedisStore;
+
+/// A store of either kind.
+pub enum Store {
+    Embedded(EmbeddedStore),
+    Redis(RedisStore),
+}
+
+/// Asks the store that it is.
+macro_rules! ask {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            Self::Embedded($store) => $call.await,
+            Self::Redis($store) => $call.await,
+        }
+    };
+}
+
+impl KeyStore for Store {
+    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        ask!(self, store => store.find(digest))
+    }
+
+    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        ask!(self, store => store.commit(write, audit))
+    }
+
+    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        ask!(self, store => store.account(id))
+    }
+
+    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        ask!(self, store => store.app(id))
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        ask!(self, store => store.key(id))
+    }
+
+    async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        ask!(self, store => store.accounts(page))
+    }
+
+    async fn apps(&self, account: AccountId, page: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        ask!(self, store => store.apps(account, page))
+    }
+
+    async fn keys(&self, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        ask!(self, store => store.keys(app, page))
+    }
+
+    async fn audit(
+        &self,
+        page: Page<ChangeNumber>,
+    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+        ask!(self, store => store.audit(page))
+    }
+
+    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+        ask!(self, store => store.peppers(now))
+    }
+
+    async fn import(
+        &self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        ask!(self, store => store.import(records, audit))
+    }
+
+    async fn settle(&self) -> Result<(), StoreError> {
+        ask!(self, store => store.settle())
+    }
+
+    async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
+        ask!(self, store => store.fleet())
+    }
+}
