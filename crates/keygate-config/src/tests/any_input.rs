@@ -209,6 +209,6 @@ fn paths_are_relative_to_the_files_folder() {
     let file = folder.path().join("gateway.toml");
     std::fs::write(&file, EXAMPLE).unwrap();
     let config = load(&file).unwrap();
-    let Store::Embedded(store) = config.store;
+    let Store::Embedded(store) = config.store else { panic!("not the embedded store") };
     assert_eq!(store.path, folder.path().join("data/keygate.db"));
 }
