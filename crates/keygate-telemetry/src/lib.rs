@@ -4,6 +4,7 @@
 //! [`logging::mask`], so that no key reaches it whole.
 
 mod admin;
+mod link;
 pub mod logging;
 mod mask;
 mod metrics;
@@ -13,6 +14,7 @@ mod store;
 mod timing;
 
 pub use admin::{AdminMetrics, AdminOutcome};
+pub use link::LinkMetrics;
 pub use metrics::{InFlight, InFlightGuard, KeyMetrics, Metrics};
 pub use reading::Row;
 pub use route::{Outcome, RouteMetrics};

@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::admin::AdminMetrics;
+use crate::link::LinkMetrics;
 use crate::reading::{Readings, Row};
 use crate::route::{RouteFamilies, RouteMetrics};
 use crate::store::{StoreFamilies, StoreOpMetrics};
@@ -33,6 +34,7 @@ struct Families {
     store: StoreFamilies,
     admin: AdminMetrics,
     keys: KeyMetrics,
+    link: LinkMetrics,
     config_last_success: IntGauge,
 }
 
@@ -72,6 +74,7 @@ impl Metrics {
             store: StoreFamilies::new(&registry),
             admin: AdminMetrics::new(&registry),
             keys: KeyMetrics::new(&registry),
+            link: LinkMetrics::new(&registry),
             config_last_success: register(
                 &registry,
                 IntGauge::new(
@@ -139,6 +142,12 @@ impl Metrics {
     #[must_use]
     pub fn keys(&self) -> KeyMetrics {
         self.0.keys.clone()
+    }
+
+    /// The handles of the link to the changes of other gateways.
+    #[must_use]
+    pub fn link(&self) -> LinkMetrics {
+        self.0.link.clone()
     }
 
     /// Says that the configuration was loaded at `at`.
@@ -280,6 +289,8 @@ mod tests {
             r#"keygate_store_seconds_count{op="commit"} 0"#,
             r#"keygate_store_errors_total{op="commit"} 0"#,
             r#"keygate_store_up 1"#,
+            r#"keygate_link_up 1"#,
+            r#"keygate_revocation_lag_seconds_count 0"#,
         ] {
             assert!(has_line(&metrics, line), "no line {line} in\n{}", metrics.render());
         }

@@ -25,6 +25,13 @@ pub(crate) const REQUEST_BUCKETS: [f64; 17] = [
     2.5, 5.0, 15.0, 60.0,
 ];
 
+/// From a message that comes through at once, past one that is found by asking, to the longest
+/// outage that what is cached may outlast by default.
+pub(crate) const LAG_BUCKETS: [f64; 18] = [
+    100e-6, 250e-6, 500e-6, 1e-3, 2e-3, 3e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
+    1.0, 5.0, 30.0, 120.0, 600.0,
+];
+
 /// Takes the time of decisions, from a request's head to its permit or denial.
 #[derive(Clone)]
 pub struct DecisionTimer(Histogram);
