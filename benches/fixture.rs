@@ -56,8 +56,7 @@ scopes = ["write:orders"]
 "#;
 
 pub(crate) fn config() -> Arc<Config> {
-    let source =
-        Source { name: "bench.toml", text: CONFIG, folder: Path::new(""), environment: &|_| None };
+    let source = Source::alone("bench.toml", CONFIG, Path::new(""));
     Arc::new(keygate_config::parse(source).expect("the bench's config is valid"))
 }
 

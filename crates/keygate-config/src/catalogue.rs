@@ -413,13 +413,7 @@ mod tests {
 
     #[test]
     fn every_default_is_one_that_a_file_may_hold() {
-        let source = Source {
-            name: "default",
-            text: "",
-            folder: Path::new(""),
-            environment: &|_: &str| None,
-        };
-        let reader = Reader::new(source);
+        let reader = Reader::new(Source::alone("default", "", Path::new("")));
         for setting in TABLES.iter().flat_map(|table| table.settings) {
             assert!(setting.default_is_valid(&reader), "{}", setting.key());
         }

@@ -22,7 +22,7 @@ mod value;
 mod word;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -47,6 +47,18 @@ pub struct Source<'a> {
     pub folder: &'a Path,
     /// Looks up an environment variable.
     pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// Reads a file that the text names. One that is longer than the number is read no further
+    /// than one byte beyond it.
+    pub files: &'a dyn Fn(&Path, usize) -> io::Result<Vec<u8>>,
+}
+
+impl<'a> Source<'a> {
+    /// A text with nothing around it: no variable is set, and no file is there.
+    #[must_use]
+    pub fn alone(name: &'a str, text: &'a str, folder: &'a Path) -> Self {
+        let files = &|_: &Path, _: usize| Err(io::ErrorKind::NotFound.into());
+        Self { name, text, folder, environment: &|_| None, files }
+    }
 }
 
 /// Reads the configuration file at `path`, with the process's environment.
@@ -55,7 +67,7 @@ pub struct Source<'a> {
 /// Every problem of the file, or the one that it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Report> {
     let name = path.display().to_string();
-    let bytes = read_file(path)
+    let bytes = read_file(path, FILE_BYTES_MAX)
         .map_err(|error| Report::of_file(&name, format!("cannot read the file: {error}")))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
@@ -65,7 +77,7 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     #[expect(clippy::disallowed_methods, reason = "this crate is the one that reads it")]
     let environment = |variable: &str| std::env::var(variable).ok();
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    parse(Source { name: &name, text, folder, environment: &environment })
+    parse(Source { name: &name, text, folder, environment: &environment, files: &read_file })
 }
 
 /// Parses a whole configuration.
@@ -92,14 +104,17 @@ pub fn parse(source: Source<'_>) -> Result<Config, Report> {
     }
 }
 
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+/// A longer file is read no further than one byte beyond `bytes_max`, which shows that it is.
+fn read_file(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     // Before it is opened: opening a pipe waits until somebody writes to it.
-    if !path.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
+    let kind = path.metadata()?;
+    if !kind.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
     }
-    let mut bytes = Vec::new();
-    // One byte more than is allowed shows that there is more.
-    let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    // Room for everything from the start: a vector that grows leaves copies of secrets behind.
+    let length = usize::try_from(kind.len()).unwrap_or(usize::MAX).min(bytes_max);
+    let mut bytes = Vec::with_capacity(length.saturating_add(64));
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -27,7 +27,8 @@ fn environment(name: &str) -> Option<String> {
 
 fn parsed(text: &str) -> Result<Config, Report> {
     let folder = Path::new("/etc/keygate");
-    parse(Source { name: "gateway.toml", text, folder, environment: &environment })
+    let source = Source::alone("gateway.toml", text, folder);
+    parse(Source { environment: &environment, ..source })
 }
 
 fn report(text: &str) -> String {

@@ -133,8 +133,7 @@ mod tests {
 
     fn config(folder: &Path, previous: &str) -> Config {
         let text = TOML.replace("PREVIOUS", previous);
-        let source = Source { name: "gateway.toml", text: &text, folder, environment: &|_| None };
-        keygate_config::parse(source).unwrap()
+        keygate_config::parse(Source::alone("gateway.toml", &text, folder)).unwrap()
     }
 
     fn start(config: &Config, in_use: &[PepperId]) -> anyhow::Result<Secrets> {

@@ -76,8 +76,7 @@ auth = "public"
 "#;
 
 fn config() -> Config {
-    let folder = Path::new("/nowhere");
-    let source = Source { name: "gateway.toml", text: CONFIG, folder, environment: &|_| None };
+    let source = Source::alone("gateway.toml", CONFIG, Path::new("/nowhere"));
     keygate_config::parse(source).unwrap_or_else(|report| panic!("{report}"))
 }
 

@@ -283,9 +283,7 @@ mod tests {
 
     fn config(scope: &str) -> Config {
         let text = TOML.replace("SCOPE", scope);
-        let name = "gateway.toml";
-        let source = Source { name, text: &text, folder: Path::new(""), environment: &|_| None };
-        keygate_config::parse(source).unwrap()
+        keygate_config::parse(Source::alone("gateway.toml", &text, Path::new(""))).unwrap()
     }
 
     fn peppers(current: u8, previous: Option<u8>) -> Peppers {

@@ -108,13 +108,7 @@ mod tests {
             "[server]\nlisten = [\"127.0.0.1:8080\"]\n\
              [upstreams.orders]\ntargets = [\"127.0.0.1:9000\"]\n{routes}"
         );
-        let source = Source {
-            name: "gateway.toml",
-            text: &text,
-            folder: Path::new(""),
-            environment: &|_| None,
-        };
-        keygate_config::parse(source).unwrap()
+        keygate_config::parse(Source::alone("gateway.toml", &text, Path::new(""))).unwrap()
     }
 
     fn route(name: &str, rest: &str) -> String {
