@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use keygate_core::{AccountId, AppId, KeyDigest};
+use keygate_core::{AccountId, AppId};
 
 use crate::keys::{ChangeNumber, Subject};
 
@@ -56,7 +56,7 @@ impl FromStr for Change {
         let mark = word()?.parse()?;
         let after = word()?.parse()?;
         let at_micros = word()?.parse().map_err(|_| NotAChange)?;
-        let SubjectText(subject) = word()?.parse().unwrap_or(SubjectText(Subject::All));
+        let subject = subject(word()?);
         let place = Place { number: ChangeNumber(number), mark };
         Ok(Self { place, after, at_micros, subject })
     }
@@ -77,6 +77,12 @@ impl FromStr for Mark {
         let value = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
         value.map(Self).ok_or(NotAChange)
     }
+}
+
+/// What a text of the log or of a message is about.
+pub(super) fn subject(text: &str) -> Subject {
+    let Ok(SubjectText(subject)) = text.parse();
+    subject
 }
 
 /// A subject as text: a digest in hex, an id, or `*` for everything.
@@ -102,13 +108,9 @@ impl FromStr for SubjectText {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let app = || text.parse::<AppId>().ok().map(Subject::App);
         let account = || text.parse::<AccountId>().ok().map(Subject::Account);
-        let key = digest_from_hex(text).map(Subject::Key);
+        let key = crate::codec::digest_from_hex(text).map(Subject::Key);
         Ok(Self(key.or_else(app).or_else(account).unwrap_or(Subject::All)))
     }
-}
-
-fn digest_from_hex(text: &str) -> Option<KeyDigest> {
-    crate::codec::digest_from_hex(text)
 }
 
 #[cfg(test)]

@@ -1,21 +1,316 @@
 //! Finds the primary and connects to it: the one server, whom the sentinels name, or the cluster's
 //! node that serves our hash slot. Writes nothing.
 
-use keygate_config::RedisStore as Settings;
-use redis::RedisError;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use keygate_config::{RedisLogin, RedisMode, RedisStore as Settings, Target};
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, FromRedisValue,
+    IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult,
+    TlsCertificates, Value,
+};
 
 use super::layout::Names;
+use super::primary::Connections;
+
+/// Data that was sent and not acknowledged for so long ends a connection: the other side is gone.
+const SILENT_PEER_MAX: Duration = Duration::from_secs(5);
+/// Calls that may be handed to a connection before it takes up the first of them.
+const PIPELINE_MAX: usize = 1_024;
 
 /// The settings do not make a client.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificates for the connection to Redis cannot be used")]
 pub struct SetupError(#[source] RedisError);
 
+/// Why the primary was not reached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("{target} cannot be reached")]
+    Unreachable { target: Target, source: RedisError },
+    #[error("{target} did not answer within {timeout:?}")]
+    TimedOut { target: Target, timeout: Duration },
+    #[error("{target} is not a primary")]
+    Replica { target: Target },
+    #[error("{target} does not know a primary called `{service}`; check `sentinel_service`")]
+    UnknownService { target: Target, service: Box<str> },
+    #[error("{target} does not know who serves our hash slot")]
+    UnknownSlot { target: Target },
+    #[error("there is no server to ask")]
+    NoServer,
+}
+
 /// Knows how to get to the primary.
-pub(super) struct Dialer {}
+pub(super) struct Dialer {
+    mode: Mode,
+    servers: Vec<Target>,
+    certificates: Option<TlsCertificates>,
+    login: RedisConnectionInfo,
+    finds: usize,
+    connect_timeout: Duration,
+    /// A name in our hash slot.
+    any_name: Vec<u8>,
+}
+
+enum Mode {
+    Single,
+    Sentinel { service: Box<str>, login: RedisConnectionInfo },
+    Cluster,
+}
 
 impl Dialer {
-    pub(super) fn new(_settings: &Settings, _names: &Names) -> Result<Self, SetupError> {
-        Ok(Self {})
+    pub(super) fn new(settings: &Settings, names: &Names) -> Result<Self, SetupError> {
+        let certificates = settings.tls.as_ref().map(|tls| TlsCertificates {
+            root_cert: tls.ca.clone(),
+            client_tls: tls.client.as_ref().map(|client| ClientTlsConfig {
+                client_cert: client.certificate.clone(),
+                client_key: client.key.reveal().as_bytes().to_vec(),
+            }),
+        });
+        if certificates.is_some() {
+            // Others in this process may have chosen one already; any will do.
+            drop(rustls::crypto::ring::default_provider().install_default());
+        }
+        let dialer = Self {
+            mode: match &settings.mode {
+                RedisMode::Single => Mode::Single,
+                RedisMode::Sentinel { service, login } => {
+                    Mode::Sentinel { service: service.clone(), login: connection_info(login, 0) }
+                }
+                RedisMode::Cluster => Mode::Cluster,
+            },
+            servers: settings.servers.clone(),
+            certificates,
+            login: connection_info(&settings.login, settings.database),
+            finds: settings.connections.max(1),
+            connect_timeout: settings.connect_timeout,
+            any_name: names.meta(),
+        };
+        // Certificates that cannot be read are an error now and not at each try.
+        for server in &dialer.servers {
+            dialer.client(server, &dialer.login).map_err(SetupError)?;
+        }
+        Ok(dialer)
+    }
+
+    /// Whether the primary may become another server.
+    pub(super) fn may_move(&self) -> bool {
+        match self.mode {
+            Mode::Single => false,
+            Mode::Sentinel { .. } | Mode::Cluster => true,
+        }
+    }
+
+    /// Where the primary is now.
+    ///
+    /// # Errors
+    /// What the last of those who could know said.
+    pub(super) async fn find_primary(&self) -> Result<Target, DialError> {
+        let mut last = DialError::NoServer;
+        for server in &self.servers {
+            let found = match &self.mode {
+                Mode::Single => Ok(server.clone()),
+                Mode::Sentinel { service, login } => self.ask_sentinel(server, service, login).await,
+                Mode::Cluster => self.ask_node(server).await,
+            };
+            match found {
+                Ok(primary) => return Ok(primary),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Connects all that calls need.
+    ///
+    /// # Errors
+    /// Each kind of [`DialError`] but those about finding it.
+    pub(super) async fn connect(&self, primary: &Target) -> Result<Connections, DialError> {
+        let mut lists = self.open(primary, &self.login).await?;
+        let role: Vec<Value> = self.ask(primary, &mut lists, &redis::cmd("ROLE")).await?;
+        let is_primary = match role.first() {
+            Some(Value::BulkString(role)) => role == b"master",
+            Some(Value::SimpleString(role)) => role == "master",
+            _ => false,
+        };
+        if !is_primary {
+            return Err(DialError::Replica { target: primary.clone() });
+        }
+        let mut finds = Vec::with_capacity(self.finds);
+        for _ in 0..self.finds {
+            finds.push(self.open(primary, &self.login).await?);
+        }
+        let writes = self.open(primary, &self.login).await?;
+        Ok(Connections { finds: finds.into(), lists, writes, next: AtomicUsize::new(0) })
+    }
+
+    /// A connection whose pushed messages, and whose end, go to `pushed`.
+    ///
+    /// # Errors
+    /// [`DialError::Unreachable`] or [`DialError::TimedOut`].
+    pub(super) async fn listen(
+        &self,
+        primary: &Target,
+        pushed: impl AsyncPushSender,
+    ) -> Result<MultiplexedConnection, DialError> {
+        self.open_with(primary, &self.login, self.config().set_push_sender(pushed)).await
+    }
+
+    async fn ask_sentinel(
+        &self,
+        sentinel: &Target,
+        service: &str,
+        login: &RedisConnectionInfo,
+    ) -> Result<Target, DialError> {
+        let mut connection = self.open(sentinel, login).await?;
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+        let address: Option<(String, u16)> = self.ask(sentinel, &mut connection, &question).await?;
+        match address {
+            Some((host, port)) => Ok(Target { host: host.into(), port }),
+            None => Err(DialError::UnknownService {
+                target: sentinel.clone(),
+                service: service.into(),
+            }),
+        }
+    }
+
+    async fn ask_node(&self, node: &Target) -> Result<Target, DialError> {
+        let mut connection = self.open(node, &self.login).await?;
+        let mut question = redis::cmd("CLUSTER");
+        question.arg("KEYSLOT").arg(&self.any_name);
+        let slot: u64 = self.ask(node, &mut connection, &question).await?;
+        let mut question = redis::cmd("CLUSTER");
+        question.arg("SLOTS");
+        let ranges: Vec<SlotRange> = self.ask(node, &mut connection, &question).await?;
+        let range = ranges.into_iter().find(|range| (range.first..=range.last).contains(&slot));
+        let Some(SlotRange { host, port, .. }) = range else {
+            return Err(DialError::UnknownSlot { target: node.clone() });
+        };
+        // A node that does not know its own address yet leaves it out.
+        let host = if host.is_empty() { node.host.clone() } else { host };
+        Ok(Target { host, port })
+    }
+
+    async fn ask<T: FromRedisValue>(
+        &self,
+        target: &Target,
+        connection: &mut MultiplexedConnection,
+        question: &redis::Cmd,
+    ) -> Result<T, DialError> {
+        self.within(target, question.query_async(connection)).await
+    }
+
+    async fn open(
+        &self,
+        target: &Target,
+        login: &RedisConnectionInfo,
+    ) -> Result<MultiplexedConnection, DialError> {
+        self.open_with(target, login, self.config()).await
+    }
+
+    async fn open_with(
+        &self,
+        target: &Target,
+        login: &RedisConnectionInfo,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, DialError> {
+        let unreachable = |source| DialError::Unreachable { target: target.clone(), source };
+        let client = self.client(target, login).map_err(unreachable)?;
+        // The library's own timeout does not cover what is said first on a connection.
+        self.within(target, client.get_multiplexed_async_connection_with_config(&config)).await
+    }
+
+    async fn within<T>(
+        &self,
+        target: &Target,
+        call: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, DialError> {
+        let timeout = self.connect_timeout;
+        match tokio::time::timeout(timeout, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(DialError::Unreachable { target: target.clone(), source }),
+            Err(_) => Err(DialError::TimedOut { target: target.clone(), timeout }),
+        }
+    }
+
+    fn client(&self, target: &Target, login: &RedisConnectionInfo) -> RedisResult<Client> {
+        let Target { host, port } = target;
+        let tcp = TcpSettings::default().set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(SILENT_PEER_MAX);
+        let info = (host.to_string(), *port)
+            .into_connection_info()?
+            .set_tcp_settings(tcp)
+            .set_redis_settings(login.clone());
+        match &self.certificates {
+            None => Client::open(info),
+            Some(certificates) => {
+                let (host, port) = (host.to_string(), *port);
+                let address =
+                    ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
+                Client::build_with_tls(info.set_addr(address), certificates.clone())
+            }
+        }
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            // Calls have times of their own.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE_MAX)
+    }
+}
+
+fn connection_info(login: &RedisLogin, database: u32) -> RedisConnectionInfo {
+    let mut info = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_db(i64::from(database))
+        .set_lib_name("keygate", env!("CARGO_PKG_VERSION"));
+    if let Some(username) = &login.username {
+        info = info.set_username(username);
+    }
+    if let Some(password) = &login.password {
+        info = info.set_password(password.reveal());
+    }
+    info
+}
+
+/// One entry of `CLUSTER SLOTS`: slots, and the node that serves them.
+struct SlotRange {
+    first: u64,
+    last: u64,
+    host: Box<str>,
+    port: u16,
+}
+
+impl FromRedisValue for SlotRange {
+    fn from_redis_value(value: Value) -> Result<Self, redis::ParsingError> {
+        let not_slots = || redis::ParsingError::from("not an entry of CLUSTER SLOTS");
+        let Value::Array(parts) = value else { return Err(not_slots()) };
+        let mut parts = parts.into_iter();
+        let mut part = || parts.next().ok_or_else(not_slots);
+        let (first, last) = (u64::from_redis_value(part()?)?, u64::from_redis_value(part()?)?);
+        let Value::Array(node) = part()? else { return Err(not_slots()) };
+        let mut node = node.into_iter();
+        let host = Option::<String>::from_redis_value(node.next().ok_or_else(not_slots)?)?;
+        let port = u16::from_redis_value(node.next().ok_or_else(not_slots)?)?;
+        Ok(Self { first, last, host: host.unwrap_or_default().into(), port })
+    }
+}
+
+/// Whether an error says that the password or the user is wrong: trying again will not help.
+pub(super) fn is_refusal(error: &DialError) -> bool {
+    match error {
+        DialError::Unreachable { source, .. } => source.kind() == ErrorKind::AuthenticationFailed,
+        DialError::TimedOut { .. }
+        | DialError::Replica { .. }
+        | DialError::UnknownService { .. }
+        | DialError::UnknownSlot { .. }
+        | DialError::NoServer => false,
     }
 }

@@ -1,35 +1,523 @@
-//! Keeps the connections to the primary up and follows the changes that others make.
+//! Keeps the connections to the primary up, and follows the changes that others make: told of each
+//! by a subscription, and certain of it by asking every [`ASK_EVERY`] where the store is. What a
+//! sign of a change means is `follow.rs`'s.
 
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use super::LinkObserver;
-use super::dial::Dialer;
-use super::layout::Names;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use quanta::Instant;
+use redis::aio::MultiplexedConnection;
+use redis::streams::StreamRangeReply;
+use redis::{PushInfo, PushKind, RedisError, RedisResult, Script, Value};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::change::{Change, Mark, Place};
+use super::dial::{DialError, Dialer, is_refusal};
+use super::follow::{Follower, Meta, Next};
+use super::layout::{FORMAT, Names};
 use super::primary::Primary;
+use super::{LinkObserver, fleet};
 use crate::coherence::Coherence;
 use crate::fleet::{Gateway, LinkState};
+use crate::keys::ChangeNumber;
+
+/// How often the store is asked where it is. A change that nobody told us of waits this long.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// So many questions in a row without an answer end the connections: a dead one never says so.
+const UNANSWERED_MAX: u32 = 4;
+/// How often those who know the primary are asked whether it still is the one.
+const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_secs(1);
+/// How often the fleet is told of this gateway.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// The longest wait between two tries to connect: what has come back is found within it.
+const RETRY_MAX: Duration = Duration::from_millis(500);
+const RETRY_MIN: Duration = Duration::from_millis(25);
+/// Entries of the log that are read at a time.
+const LOG_PART: usize = 1_000;
+/// Messages that may wait for us; more are dropped, which their numbers show.
+const MESSAGES_MAX: usize = 4_096;
 
 /// The task that does it. Dropping this ends it.
-pub(super) struct Link {}
+pub(super) struct Link {
+    shown: Arc<Shown>,
+    reached: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What others may see of it.
+#[derive(Default)]
+struct Shown {
+    state: AtomicU8,
+    applied: AtomicU64,
+}
 
 impl Link {
     pub(super) fn start(
-        _dialer: Dialer,
-        _primary: Arc<Primary>,
-        _names: Names,
-        _gateway: Gateway,
-        _coherence: Arc<Coherence>,
-        _observer: Arc<dyn LinkObserver>,
+        dialer: Dialer,
+        primary: Arc<Primary>,
+        names: Names,
+        gateway: Gateway,
+        coherence: Arc<Coherence>,
+        observer: Arc<dyn LinkObserver>,
     ) -> Self {
-        Self {}
+        let shown = Arc::new(Shown::default());
+        let (reached, was_reached) = watch::channel(false);
+        observer.link(LinkState::Down);
+        let keeper = Keeper {
+            dialer: Arc::new(dialer),
+            primary,
+            names,
+            gateway,
+            follower: Follower::new(Arc::clone(&coherence), Arc::clone(&observer)),
+            coherence,
+            observer,
+            shown: Arc::clone(&shown),
+            reached,
+            retries: retries(),
+            said: None,
+        };
+        Self { shown, reached: was_reached, task: tokio::spawn(keeper.keep()) }
     }
 
     /// Waits until the store was reached for the first time.
     pub(super) async fn reached(&self) {
-        std::future::pending().await
+        if self.reached.clone().wait_for(|reached| *reached).await.is_err() {
+            // The task is gone, so it never will be.
+            std::future::pending::<()>().await;
+        }
     }
 
     pub(super) fn state(&self) -> LinkState {
-        LinkState::Down
+        match self.shown.state.load(Relaxed) {
+            LIVE => LinkState::Live,
+            POLLING => LinkState::Polling,
+            _ => LinkState::Down,
+        }
     }
+
+    pub(super) fn applied(&self) -> ChangeNumber {
+        ChangeNumber(self.shown.applied.load(Relaxed))
+    }
+}
+
+const LIVE: u8 = 2;
+const POLLING: u8 = 1;
+const DOWN: u8 = 0;
+
+/// Why there is no connection, or no more.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the store does not say where it is")]
+    Asking(#[source] RedisError),
+    #[error("the store did not answer {UNANSWERED_MAX} times in a row")]
+    Unanswered,
+    #[error("the connection broke, or its server is no primary any more")]
+    Lost,
+    #[error("the primary is another server now")]
+    Elsewhere,
+    #[error("the store is empty where its description was")]
+    Emptied,
+    #[error("the store was written by a newer version of keygate (layout {found}); upgrade this one")]
+    Newer { found: u64 },
+}
+
+struct Keeper {
+    dialer: Arc<Dialer>,
+    primary: Arc<Primary>,
+    names: Names,
+    gateway: Gateway,
+    follower: Follower,
+    coherence: Arc<Coherence>,
+    observer: Arc<dyn LinkObserver>,
+    shown: Arc<Shown>,
+    reached: watch::Sender<bool>,
+    retries: ExponentialBackoff,
+    /// Why the store was out of reach when that was last said.
+    said: Option<String>,
+}
+
+fn retries() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(RETRY_MIN)
+        .with_max_delay(RETRY_MAX / 2)
+        // Adds up to as much again.
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        loop {
+            let Err(error) = self.connect_and_follow().await;
+            self.primary.disconnect();
+            self.show(LinkState::Down);
+            self.say(&error);
+            sleep(self.retries.next().unwrap_or(RETRY_MAX)).await;
+        }
+    }
+
+    /// Says each reason once: tries come several times a second.
+    fn say(&mut self, error: &LinkError) {
+        let reason = chain(error);
+        if self.said.as_ref() == Some(&reason) {
+            return;
+        }
+        match error {
+            LinkError::Newer { .. } => tracing::error!(reason, "the store cannot be used"),
+            LinkError::Dial(dial) if is_refusal(dial) => {
+                tracing::error!(reason, "the store refuses us: check `username` and `password_file`");
+            }
+            _ => tracing::warn!(reason, "the store is out of reach; known keys go on working"),
+        }
+        self.said = Some(reason);
+    }
+
+    fn show(&self, state: LinkState) {
+        let shown = match state {
+            LinkState::Live => LIVE,
+            LinkState::Polling => POLLING,
+            LinkState::Down => DOWN,
+        };
+        if self.shown.state.swap(shown, Relaxed) != shown {
+            self.observer.link(state);
+            tracing::debug!(state = state.as_str(), "link to the store");
+        }
+    }
+
+    /// One connection's life.
+    async fn connect_and_follow(&mut self) -> Result<Infallible, LinkError> {
+        let target = self.dialer.find_primary().await?;
+        let connections = self.dialer.connect(&target).await?;
+        let mut lists = connections.lists.clone();
+        let asked_at = Instant::now();
+        let meta = self.hello(&mut lists).await?;
+        self.catch_up(&mut lists, meta, asked_at).await?;
+        self.primary.connect(connections);
+        self.show(LinkState::Polling);
+        self.reached.send_replace(true);
+        self.retries = retries();
+        self.said = None;
+        tracing::info!(%target, change = self.follower.place().number.0, "connected to the store");
+
+        let mut told = Told::start(Arc::clone(&self.dialer), target.clone(), self.names.channel());
+        let elsewhere = pin!(elsewhere(Arc::clone(&self.dialer), target));
+        self.follow(&mut lists, &mut told, elsewhere).await
+    }
+
+    async fn follow(
+        &mut self,
+        lists: &mut MultiplexedConnection,
+        told: &mut Told,
+        mut elsewhere: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Infallible, LinkError> {
+        let primary = Arc::clone(&self.primary);
+        let mut ask_again = interval(ASK_EVERY);
+        ask_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut report_again = interval(REPORT_EVERY);
+        report_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut question = pin!(None::<Question>);
+        let mut unanswered = 0;
+        loop {
+            tokio::select! {
+                // Messages first: each ends the validity of something.
+                biased;
+                sign = told.signs.recv() => match sign {
+                    Some(Sign::Change(change)) => match self.follower.heard(&change) {
+                        Next::UpToDate => self.note_place(),
+                        Next::Ask | Next::ReadFrom(_) => ask_again.reset_immediately(),
+                    },
+                    Some(Sign::Listening) => {
+                        self.show(LinkState::Live);
+                        // What was published before that went by unheard.
+                        ask_again.reset_immediately();
+                    }
+                    Some(Sign::Garbled) => ask_again.reset_immediately(),
+                    Some(Sign::Silent) | None => {
+                        self.show(LinkState::Polling);
+                        ask_again.reset_immediately();
+                    }
+                },
+                () = primary.lost.notified() => return Err(LinkError::Lost),
+                () = elsewhere.as_mut() => return Err(LinkError::Elsewhere),
+                answer = answered(question.as_mut()), if question.is_some() => {
+                    question.set(None);
+                    match answer {
+                        Ok(Answer { asked_at, meta }) => {
+                            unanswered = 0;
+                            self.catch_up(lists, meta?, asked_at).await?;
+                            primary.close();
+                        }
+                        Err(()) => {
+                            unanswered += 1;
+                            if unanswered >= UNANSWERED_MAX {
+                                return Err(LinkError::Unanswered);
+                            }
+                        }
+                    }
+                }
+                _ = ask_again.tick(), if question.is_none() => {
+                    question.set(Some(self.ask(lists.clone())));
+                }
+                _ = report_again.tick() => self.report(),
+            }
+        }
+    }
+
+    fn note_place(&self) {
+        self.shown.applied.store(self.follower.place().number.0, Relaxed);
+    }
+
+    /// Applies what was changed since, and then says that nothing is missing.
+    async fn catch_up(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        meta: Meta,
+        asked_at: Instant,
+    ) -> Result<(), LinkError> {
+        let mut next = self.follower.met(&meta, asked_at);
+        while let Next::ReadFrom(place) = next {
+            let limit = self.primary.list_timeout();
+            let read = timeout(limit, read_log(connection, &self.names, place));
+            let entries = read.await.map_err(|_| LinkError::Unanswered)?;
+            next = self.follower.read(&entries.map_err(LinkError::Asking)?, &meta);
+        }
+        self.note_place();
+        self.coherence.confirm(asked_at);
+        Ok(())
+    }
+
+    async fn hello(&self, connection: &mut MultiplexedConnection) -> Result<Meta, LinkError> {
+        static HELLO: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("hello.lua")));
+        let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let mut call = HELLO.key(self.names.meta());
+        call.arg(id).arg(FORMAT);
+        let said = timeout(self.primary.list_timeout(), call.invoke_async(connection)).await;
+        let said: Said = said.map_err(|_| LinkError::Unanswered)?.map_err(LinkError::Asking)?;
+        meta(said)
+    }
+
+    fn ask(&self, mut connection: MultiplexedConnection) -> Question {
+        let name = self.names.meta();
+        let limit = self.primary.find_timeout();
+        Box::pin(async move {
+            let asked_at = Instant::now();
+            let mut questions = redis::pipe();
+            questions.cmd("HMGET").arg(name).arg(&["format", "id", "seq", "mark"]).cmd("TIME");
+            match timeout(limit, questions.query_async::<Said>(&mut connection)).await {
+                Ok(said) => {
+                    let meta = said.map_err(LinkError::Asking).and_then(meta);
+                    Ok(Answer { asked_at, meta })
+                }
+                Err(_) => Err(()),
+            }
+        })
+    }
+
+    /// Tells the fleet of this gateway. It is a write: a server that is a replica by now says so.
+    fn report(&self) {
+        let primary = Arc::clone(&self.primary);
+        let (names, gateway) = (self.names.clone(), self.gateway.clone());
+        let (state, applied) = (self.shown_state(), self.follower.place().number);
+        drop(tokio::spawn(async move {
+            let report = async |connection: &mut MultiplexedConnection| {
+                fleet::report(connection, &names, &gateway, state, applied).await
+            };
+            if let Err(error) = primary.read(report).await {
+                tracing::debug!(reason = chain(&error), "the fleet was not told of this gateway");
+            }
+        }));
+    }
+
+    fn shown_state(&self) -> LinkState {
+        match self.shown.state.load(Relaxed) {
+            LIVE => LinkState::Live,
+            _ => LinkState::Polling,
+        }
+    }
+}
+
+/// A question that is under way. No answer in time is an error.
+type Question = Pin<Box<dyn Future<Output = Result<Answer, ()>> + Send>>;
+
+struct Answer {
+    asked_at: Instant,
+    meta: Result<Meta, LinkError>,
+}
+
+async fn answered(question: Pin<&mut Option<Question>>) -> Result<Answer, ()> {
+    match question.as_pin_mut() {
+        Some(question) => question.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The fields of `meta` and the time.
+type Said = ((Option<u64>, Option<String>, Option<u64>, Option<String>), (u64, u64));
+
+fn meta(((format, id, number, mark), (seconds, micros)): Said) -> Result<Meta, LinkError> {
+    let mark = mark.and_then(|mark| mark.parse::<Mark>().ok());
+    let (Some(format), Some(id), Some(number), Some(mark)) = (format, id, number, mark) else {
+        return Err(LinkError::Emptied);
+    };
+    if format > FORMAT {
+        return Err(LinkError::Newer { found: format });
+    }
+    let newest = Place { number: ChangeNumber(number), mark };
+    Ok(Meta { id, newest, micros: seconds.saturating_mul(1_000_000).saturating_add(micros) })
+}
+
+/// The part of the log that begins with this change.
+async fn read_log(
+    connection: &mut MultiplexedConnection,
+    names: &Names,
+    from: Place,
+) -> RedisResult<Vec<Change>> {
+    let mut read = redis::cmd("XRANGE");
+    read.arg(names.log()).arg(format!("{}-0", from.number.0)).arg("+").arg("COUNT").arg(LOG_PART);
+    let part: StreamRangeReply = read.query_async(connection).await?;
+    // One that cannot be read is a gap to whoever follows.
+    Ok(part.ids.iter().filter_map(entry).collect())
+}
+
+fn entry(entry: &redis::streams::StreamId) -> Option<Change> {
+    let field = |name: &str| entry.get::<String>(name);
+    let number = entry.id.split_once('-')?.0.parse().ok()?;
+    let mark = field("m")?.parse().ok()?;
+    Some(Change {
+        place: Place { number: ChangeNumber(number), mark },
+        after: field("p")?.parse().ok()?,
+        at_micros: field("t")?.parse().ok()?,
+        subject: super::change::subject(&field("s")?),
+    })
+}
+
+/// Ends when those who know the primary name another one.
+async fn elsewhere(dialer: Arc<Dialer>, target: keygate_config::Target) {
+    if !dialer.may_move() {
+        std::future::pending::<()>().await;
+    }
+    loop {
+        sleep(LOOK_ELSEWHERE_EVERY).await;
+        if dialer.find_primary().await.is_ok_and(|primary| primary != target) {
+            return;
+        }
+    }
+}
+
+/// The subscription: a connection of its own, made again whenever it breaks. Dropping this ends it.
+struct Told {
+    signs: mpsc::Receiver<Sign>,
+    task: JoinHandle<()>,
+}
+
+/// What comes of a subscription.
+enum Sign {
+    /// From now on each change is told.
+    Listening,
+    Change(Change),
+    /// Something was published that is no change.
+    Garbled,
+    /// Nothing is told any more.
+    Silent,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Told {
+    fn start(dialer: Arc<Dialer>, target: keygate_config::Target, channel: Vec<u8>) -> Self {
+        let (sender, signs) = mpsc::channel(MESSAGES_MAX);
+        let task = tokio::spawn(async move {
+            let mut retries = retries();
+            loop {
+                match listen(&dialer, &target, &channel, &sender).await {
+                    Ok(()) => retries = self::retries(),
+                    Err(error) => {
+                        tracing::debug!(reason = chain(&error), "no subscription to changes");
+                    }
+                }
+                if sender.send(Sign::Silent).await.is_err() {
+                    return;
+                }
+                sleep(retries.next().unwrap_or(RETRY_MAX)).await;
+            }
+        });
+        Self { signs, task }
+    }
+}
+
+/// Listens until the connection is silent. An error means that it never began.
+async fn listen(
+    dialer: &Dialer,
+    target: &keygate_config::Target,
+    channel: &[u8],
+    signs: &mpsc::Sender<Sign>,
+) -> Result<(), LinkError> {
+    let pushed = signs.clone();
+    let push = move |push: PushInfo| {
+        if let Some(sign) = sign(&push) {
+            // If there is no room the numbers will show that something is missing.
+            drop(pushed.try_send(sign));
+        }
+        Ok::<(), redis::aio::SendError>(())
+    };
+    let mut connection = dialer.listen(target, push).await?;
+    let limit = ASK_EVERY * UNANSWERED_MAX;
+    let subscribed = timeout(limit, connection.subscribe(channel)).await;
+    subscribed.map_err(|_| LinkError::Unanswered)?.map_err(LinkError::Asking)?;
+    if signs.send(Sign::Listening).await.is_err() {
+        return Ok(());
+    }
+    // A connection that nothing comes through looks like one with nothing to tell.
+    loop {
+        sleep(ASK_EVERY).await;
+        let ping = redis::cmd("PING");
+        match timeout(limit, ping.query_async::<Value>(&mut connection)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return Ok(()),
+        }
+    }
+}
+
+fn sign(push: &PushInfo) -> Option<Sign> {
+    match push.kind {
+        PushKind::Message => {
+            let payload = push.data.get(1).and_then(|payload| match payload {
+                Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+                _ => None,
+            });
+            Some(payload.and_then(|text| text.parse().ok()).map_or(Sign::Garbled, Sign::Change))
+        }
+        PushKind::Disconnection => Some(Sign::Silent),
+        _ => None,
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

@@ -6,6 +6,8 @@
 
 mod change;
 mod dial;
+mod fleet;
+mod follow;
 mod layout;
 mod link;
 mod primary;

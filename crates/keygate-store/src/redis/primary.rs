@@ -131,9 +131,9 @@ impl Primary {
         }
     }
 
-    /// Whether calls go through.
-    pub(super) fn is_up(&self) -> bool {
-        self.connections().is_ok()
+    /// How long a list may take.
+    pub(super) fn list_timeout(&self) -> Duration {
+        self.times.write
     }
 
     /// How long a look-up may take.
@@ -228,7 +228,12 @@ fn is_no_primary(error: &RedisError) -> bool {
                 | ServerErrorKind::ClusterDown
                 | ServerErrorKind::MasterDown
         )
-    )
+    ) || is_read_only_in_script(error)
+}
+
+/// Redis 6 reports what failed within a script as an error of the script.
+fn is_read_only_in_script(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("READONLY"))
 }
 
 fn away() -> StoreError {
