@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use keygate_config::{Config, LogLevel};
+use keygate_config::{Config, EmbeddedStore, LogLevel, Store};
 use keygate_telemetry::logging;
 
 use crate::cli::DEFAULT_CONFIG;
@@ -46,23 +46,29 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
 /// Gives the demo a store of its own, beside the configured one: its keys are made from the pepper
 /// alone and printed for anybody to paste, so they must never work with `keygate run`.
 fn own_store(config: &mut Config) -> Result<PathBuf, Failure> {
-    let keygate_config::Store::Embedded(settings) = &mut config.store;
-    let own = settings.path.with_file_name("demo.db");
-    if own == settings.path {
+    let pepper = &config.keys.pepper_file;
+    // The demo does not open the real store, and so cannot see which pepper its keys need.
+    let (own, needs_pepper) = match &config.store {
+        Store::Embedded(settings) => {
+            let real = &settings.path;
+            (real.with_file_name("demo.db"), real.exists().then(|| real.display().to_string()))
+        }
+        Store::Redis(_) => (pepper.with_file_name("demo.db"), Some("a store in Redis".to_owned())),
+    };
+    if matches!(&config.store, Store::Embedded(settings) if settings.path == own) {
         let why = "demo.db is the demo's own store: give `[store] path` another name";
         return Err(Failure::new(Exit::Usage, why));
     }
-    // The demo does not open that store, and so cannot see which pepper its keys need.
-    let pepper = &config.keys.pepper_file;
-    if settings.path.exists() && !pepper.exists() {
+    if let Some(real) = needs_pepper
+        && !pepper.exists()
+    {
         let why = format!(
-            "{} does not exist, but {} does: restore the pepper, or see what `keygate run` says",
+            "{} does not exist, but {real} does: restore the pepper, or see what `keygate run` says",
             pepper.display(),
-            settings.path.display()
         );
         return Err(Failure::new(Exit::Failed, why));
     }
-    settings.path.clone_from(&own);
+    config.store = Store::Embedded(EmbeddedStore { path: own.clone() });
     Ok(own)
 }
 
@@ -157,17 +163,16 @@ mod tests {
     }
 
     fn config(folder: &Path, store: &str) -> Config {
+        config_with(folder, &format!("kind = \"embedded\"\npath = \"{store}\""))
+    }
+
+    fn config_with(folder: &Path, store: &str) -> Config {
         let text = format!(
-            "[server]\nlisten = [\"127.0.0.1:1\"]\n[store]\nkind = \"embedded\"\npath = \"{store}\"\n\
+            "[server]\nlisten = [\"127.0.0.1:1\"]\n[store]\n{store}\n\
              [keys]\npepper_file = \"pepper\"\n[upstreams.a]\ntargets = [\"127.0.0.1:2\"]\n\
              [[routes]]\nname = \"a\"\npath = \"/\"\nupstream = \"a\"\nauth = \"public\"\n"
         );
-        let source = keygate_config::Source {
-            name: "gateway.toml",
-            text: &text,
-            folder,
-            environment: &|_| None,
-        };
+        let source = keygate_config::Source::alone("gateway.toml", &text, folder);
         keygate_config::parse(source).unwrap()
     }
 
@@ -177,8 +182,7 @@ mod tests {
         let mut real = config(folder.path(), "data/keygate.db");
         let own = own_store(&mut real).unwrap();
         assert_eq!(own, folder.path().join("data/demo.db"));
-        let keygate_config::Store::Embedded(settings) = &real.store;
-        assert_eq!(settings.path, own);
+        assert!(matches!(&real.store, Store::Embedded(settings) if settings.path == own));
         assert!(own_store(&mut config(folder.path(), "data/demo.db")).is_err());
     }
 
@@ -189,6 +193,36 @@ mod tests {
         assert!(own_store(&mut config(folder.path(), "keygate.db")).is_err());
         std::fs::write(folder.path().join("pepper"), "").unwrap();
         assert!(own_store(&mut config(folder.path(), "keygate.db")).is_ok());
+    }
+
+    fn redis() -> Store {
+        let second = std::time::Duration::from_secs(1);
+        Store::Redis(Box::new(keygate_config::RedisStore {
+            mode: keygate_config::RedisMode::Single,
+            servers: Vec::new(),
+            tls: None,
+            login: keygate_config::RedisLogin::default(),
+            database: 0,
+            key_prefix: "keygate".into(),
+            connections: 1,
+            connect_timeout: second,
+            find_timeout: second,
+            write_timeout: second,
+            wait_replicas: 0,
+            wait_timeout: second,
+            log_max: 1_000,
+        }))
+    }
+
+    #[test]
+    fn the_demo_of_a_fleet_has_a_store_of_its_own_and_makes_no_pepper() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut fleet = config_with(folder.path(), "kind = \"embedded\"\npath = \"x\"");
+        fleet.store = redis();
+        assert!(own_store(&mut fleet).is_err(), "the fleet's pepper must be there");
+        std::fs::write(folder.path().join("pepper"), "").unwrap();
+        assert_eq!(own_store(&mut fleet).unwrap(), folder.path().join("demo.db"));
+        assert!(matches!(fleet.store, Store::Embedded(_)));
     }
 
     #[test]

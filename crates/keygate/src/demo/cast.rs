@@ -259,9 +259,11 @@ fn id_entropy() -> anyhow::Result<[u8; 10]> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use keygate_config::Source;
     use keygate_core::Pepper;
+    use keygate_store::coherence::Coherence;
     use keygate_store::embedded::EmbeddedStore;
     use keygate_store::keys::Page;
 
@@ -300,7 +302,8 @@ mod tests {
         fn open() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let store = EmbeddedStore::open(&folder.path().join("db")).unwrap();
-            Self { keys: CachedKeys::new(store, Arc::new(Coherence::alone()), &config("read:o").cache), _folder: folder }
+            let alone = Arc::new(Coherence::alone());
+            Self { keys: CachedKeys::new(store, alone, &config("read:o").cache), _folder: folder }
         }
 
         async fn start(&self, config: &Config, peppers: &Peppers) -> Cast {
