@@ -78,19 +78,124 @@ impl FromText for Target {
             Ok(port) if port > 0 && !text.ends_with(']') => port,
             Ok(_) | Err(_) => return Err(wrong("a target needs a port from 1 to 65535")),
         };
-        match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => Ok(Self { host: v6.into(), port }),
-            Some(_) => Err(wrong("not an IPv6 address")),
-            None if host.contains(':') => {
-                Err(Wrong::new("an IPv6 address needs brackets")
-                    .help("write `\"[2001:db8::1]:9000\"`"))
+        match read_host(host) {
+            Ok(host) => Ok(Self { host, port }),
+            Err(not @ NotAHost::LacksBrackets) => {
+                Err(Wrong::new(not.message()).help("write `\"[2001:db8::1]:9000\"`"))
             }
-            None => match canonical_host(host) {
-                Ok(name) if !name.is_empty() && name.len() <= HOST_LENGTH_MAX => {
-                    Ok(Self { host: name.into(), port })
-                }
-                Ok(_) | Err(_) => Err(wrong("not a host name")),
-            },
+            Err(not @ (NotAHost::BadV6 | NotAHost::BadName)) => Err(wrong(not.message())),
         }
+    }
+}
+
+/// Why a text is not the host of a server.
+#[derive(Clone, Copy)]
+enum NotAHost {
+    BadV6,
+    LacksBrackets,
+    BadName,
+}
+
+impl NotAHost {
+    const fn message(self) -> &'static str {
+        match self {
+            Self::BadV6 => "not an IPv6 address",
+            Self::LacksBrackets => "an IPv6 address needs brackets",
+            Self::BadName => "not a host name",
+        }
+    }
+}
+
+/// A name in its one form or an address, in brackets if it is of IPv6; without them afterwards.
+fn read_host(host: &str) -> Result<Box<str>, NotAHost> {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => Ok(v6.into()),
+        Some(_) => Err(NotAHost::BadV6),
+        None if host.contains(':') => Err(NotAHost::LacksBrackets),
+        None => match canonical_host(host) {
+            Ok(name) if !name.is_empty() && name.len() <= HOST_LENGTH_MAX => Ok(name.into()),
+            Ok(_) | Err(_) => Err(NotAHost::BadName),
+        },
+    }
+}
+
+/// Where a Redis, or one of its sentinels, is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RedisUrl {
+    pub(crate) scheme: RedisScheme,
+    pub(crate) host: Box<str>,
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RedisScheme {
+    Plain,
+    Tls,
+}
+
+impl RedisUrl {
+    /// Whether what is sent there stays on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => ip.to_canonical().is_loopback(),
+            Err(_) => &*self.host == "localhost",
+        }
+    }
+}
+
+impl FromText for RedisUrl {
+    const TYPE: &'static str = "URL";
+    const RULE: &'static str = "`redis://host:port`, or `rediss://host:port` for TLS";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        const EXAMPLE: &str =
+            "write `\"redis://127.0.0.1:6379\"`, or `\"rediss://127.0.0.1:6379\"` for TLS";
+        let wrong = |message: &str| Wrong::new(message).help(EXAMPLE);
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("redis", rest)) => (RedisScheme::Plain, rest),
+            Some(("rediss", rest)) => (RedisScheme::Tls, rest),
+            Some(_) | None => return Err(wrong("not the URL of a Redis")),
+        };
+        refuse_more_than_an_address(rest)?;
+        let has_port = rest.rsplit_once(']').map_or(rest, |(_, after)| after).contains(':');
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if has_port => (host, Some(port)),
+            Some(_) | None => (rest, None),
+        };
+        let host = read_host(host).map_err(|not| match not {
+            NotAHost::LacksBrackets => {
+                Wrong::new(not.message()).help("write `\"redis://[2001:db8::1]:6379\"`")
+            }
+            NotAHost::BadV6 | NotAHost::BadName => wrong(not.message()),
+        })?;
+        let port = match port.map(str::parse) {
+            None => None,
+            Some(Ok(port)) if port > 0 => Some(port),
+            Some(Ok(_) | Err(_)) => return Err(wrong("a port is a number from 1 to 65535")),
+        };
+        Ok(Self { scheme, host, port })
+    }
+}
+
+/// Other programs take more from the URL. Here each of those things is a setting.
+fn refuse_more_than_an_address(rest: &str) -> Result<(), Wrong> {
+    if rest.contains('@') {
+        return Err(Wrong::new("a URL here holds no user and no password").help(
+            "write `username`, and `password_file` or `password = \"${NAME}\"`; \
+             for sentinels `sentinel_username` and `sentinel_password_file`",
+        ));
+    }
+    if rest.contains(['?', '#']) {
+        return Err(Wrong::new("a URL here holds no query and no fragment")
+            .help("timeouts, certificates and all else are settings of `[store]`"));
+    }
+    match rest.split_once('/') {
+        None => Ok(()),
+        Some((_, number)) if number.parse::<u16>().is_ok() => {
+            Err(Wrong::new("a URL here holds no database")
+                .help_telling_text(format!("write `database = {number}` under `[store]`")))
+        }
+        Some(_) => Err(Wrong::new("a URL here holds no path")
+            .help("end it with the port; the database is the setting `database`")),
     }
 }

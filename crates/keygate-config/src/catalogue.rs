@@ -14,10 +14,13 @@ use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::settings::{LogLevel, Target};
 use crate::value::Bytes;
-use crate::word::{Auth, Host, KeySource, Method, Name, QueryParam, StoreKind, UpstreamName};
+use crate::word::{Auth, Host, KeySource, Method, Name, QueryParam, UpstreamName};
+
+pub(crate) mod store;
 
 const SECOND_MS: u64 = 1_000;
-const HOUR_MS: u64 = 3_600 * SECOND_MS;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -204,31 +207,24 @@ pub(crate) mod keys {
     };
 }
 
-pub(crate) mod store {
-    use super::*;
-
-    pub(crate) const KIND: Setting<StoreKind> =
-        Setting::new("kind", Default("\"embedded\""), "one file on this machine");
-    pub(crate) const PATH: Setting<PathBuf> =
-        Setting::new("path", Default("\"data/keygate.db\""), "the file; made on first start");
-
-    pub(crate) static TABLE: Table = Table {
-        header: "[store]",
-        meaning: "Where accounts, apps and keys are kept.",
-        settings: &[&KIND, &PATH],
-        tables: &[],
-    };
-}
-
 pub(crate) mod cache {
     use super::*;
 
     pub(crate) const KEYS_MAX: Setting<u64> =
         Setting::new("keys_max", Default("1_000_000"), "the most keys in memory")
             .within(1, 100_000_000);
-    pub(crate) const TTL: Setting<Duration> =
-        Setting::new("ttl", Default("\"60s\""), "how long a key is served from memory")
-            .within(1, DAY_MS);
+    pub(crate) const TTL: Setting<Duration> = Setting::new(
+        "ttl",
+        Default("\"60s\""),
+        "how old a key gets before its next use has it read again",
+    )
+    .within(1, DAY_MS);
+    pub(crate) const STALE_MAX: Setting<Duration> = Setting::new(
+        "stale_max",
+        Default("\"10m\""),
+        "how long known keys work when Redis cannot be followed",
+    )
+    .within(SECOND_MS, DAY_MS);
     pub(crate) const UNKNOWN_MAX: Setting<u64> =
         Setting::new("unknown_max", Default("100_000"), "the most keys remembered as unknown")
             .within(1, 100_000_000);
@@ -239,7 +235,7 @@ pub(crate) mod cache {
     pub(crate) static TABLE: Table = Table {
         header: "[cache]",
         meaning: "What is kept in memory of what the store said.",
-        settings: &[&KEYS_MAX, &TTL, &UNKNOWN_MAX, &UNKNOWN_TTL],
+        settings: &[&KEYS_MAX, &TTL, &STALE_MAX, &UNKNOWN_MAX, &UNKNOWN_TTL],
         tables: &[],
     };
 }
@@ -351,6 +347,11 @@ pub(crate) mod route {
         Optional("none"),
         "the query parameter that may carry the key, besides the headers",
     );
+    pub(crate) const END_WHEN_REVOKED: Setting<bool> = Setting::new(
+        "end_when_revoked",
+        Default("true"),
+        "whether a request that still runs is cut off when its key stops being good",
+    );
 
     const SCOPES_MAX: u64 = 64;
     const _: () = assert!(SCOPES_MAX == keygate_core::scope::SCOPES_MAX as u64);
@@ -358,7 +359,7 @@ pub(crate) mod route {
     pub(crate) static TABLE: Table = Table {
         header: "[[routes]]",
         meaning: "What a request needs and where it goes. At most 10000. \
-                  `environment`, `scopes`, `any_scopes` and `query_param` need `auth = \"key\"`.",
+                  From `environment` on, all need `auth = \"key\"`.",
         settings: &[
             &NAME,
             &HOST,
@@ -370,6 +371,7 @@ pub(crate) mod route {
             &SCOPES,
             &ANY_SCOPES,
             &QUERY_PARAM,
+            &END_WHEN_REVOKED,
         ],
         tables: &[],
     };

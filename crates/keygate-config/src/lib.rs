@@ -5,6 +5,7 @@
 
 mod address;
 mod catalogue;
+mod confidential;
 mod environment;
 mod lines;
 mod machine;
@@ -15,6 +16,7 @@ pub mod secrets;
 mod services;
 mod setting;
 mod settings;
+mod store;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -127,11 +129,15 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
         machine::refuse_shared_address(&root, server, admin);
     }
     let keys = machine::read_keys(&root);
-    let store = machine::read_store(&root);
+    let store = store::read_store(&root);
     if let (Some(keys), Some(admin), Some(store)) = (&keys, &admin, &store) {
         machine::refuse_shared_files(&root, keys, admin, store);
+        store::refuse_own_files(&root, keys, admin);
     }
     let cache = machine::read_cache(&root);
+    if let (Some(cache), Some(store)) = (&cache, &store) {
+        machine::warn_of_short_stale_max(&root, cache, store);
+    }
     let log = machine::read_log(&root);
     let tiers = services::read_tiers(&root);
     let upstreams = services::Upstreams::read(&root);

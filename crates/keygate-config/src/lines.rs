@@ -1,4 +1,5 @@
-//! Where in a text a span is: its line, its column, and what of the line to underline.
+//! Where in a text a span is: its line, its column, and what of the line to underline. A line that
+//! may hold a password is never shown.
 
 use std::ops::Range;
 
@@ -56,8 +57,63 @@ impl<'a> Lines<'a> {
         // What spans lines, such as a list, is underlined to the end of its first.
         let wanted_end = span.end.saturating_sub(line_start).min(text.len());
         let underline_end = text.ceil_char_boundary(wanted_end).max(underline_start);
-        let shown = (text.len() <= SHOWN_LINE_BYTES_MAX)
+        let shown = (text.len() <= SHOWN_LINE_BYTES_MAX && !may_tell_secret(text))
             .then(|| Shown { line: text.to_owned(), underlined: underline_start..underline_end });
         Place { line, column: before.chars().count() + 1, shown }
+    }
+}
+
+/// Whether a line of a file holds what looks like a password that should not be there. It goes by
+/// the text alone: where a secret stands in the wrong place, the file may well be broken too.
+fn may_tell_secret(line: &str) -> bool {
+    let assigns_password = line.match_indices('=').any(|(at, _)| {
+        let before = line.get(..at).unwrap_or_default().trim_end();
+        let value = line.get(at + 1..).unwrap_or_default().trim_start();
+        // Misspelt keys count too.
+        let key = before.trim_end_matches(['"', '\'']).rsplit([' ', '\t', '.', ',', '{']).next();
+        let key = key.unwrap_or_default().to_ascii_lowercase();
+        let is_reference = value.starts_with("\"${") || value.starts_with("'${");
+        key.contains("pas") && !key.ends_with("_file") && !is_reference
+    });
+    let names_user = line.split("://").skip(1).any(|rest| {
+        let url = rest.split(['"', '\'']).next().unwrap_or_default();
+        url.contains('@')
+    });
+    assigns_password || names_user
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_may_tell_a_password_are_known() {
+        for line in [
+            "password = \"hunter2\"",
+            "password=hunter2",
+            "  \"password\" = 'hunter2",
+            "pasword = \"hunter2\"",
+            "Password = \"\"\"hunter2",
+            "sentinel_password = \"hunter2\"",
+            "store.password = \"hunter2\"",
+            "store = { kind = \"redis\",password = \"hunter2\" }",
+            "password = \"x${WORDS}\"",
+            "urls = [\"redis://a:1\", \"redis://:hunter2@b:1\"]",
+            "targets = ['http://hunter2:@b",
+        ] {
+            assert!(may_tell_secret(line), "{line}");
+        }
+        for line in [
+            "password_file = \"data/redis.password\"",
+            "\"password_file\" = 'x'",
+            "password = \"${WORDS}\"",
+            "name = \"password.reset\"",
+            "urls = [\"redis://a:1\"] # not @",
+            "listen = [\"a@b\"]",
+            "",
+            "=",
+        ] {
+            assert!(!may_tell_secret(line), "{line}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the tables about the gateway itself: listeners, keys, store, cache and log.
+//! Reads the tables about the gateway itself: listeners, keys, cache and log.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -8,11 +8,11 @@ use keygate_core::network::Networks;
 use toml::Spanned;
 
 use crate::address::clash;
-use crate::catalogue::{admin, cache, failed_auth, keys, log, server, store};
+use crate::catalogue::{admin, cache, failed_auth, keys, log, server};
 use crate::reader::Section;
 use crate::settings::{Admin, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store};
 use crate::value::Bytes;
-use crate::word::{KeySource, StoreKind};
+use crate::word::KeySource;
 
 pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let section = root.child("server", &server::TABLE)?;
@@ -188,28 +188,33 @@ pub(crate) fn read_keys(root: &Section<'_, '_>) -> Option<Keys> {
     })
 }
 
-pub(crate) fn read_store(root: &Section<'_, '_>) -> Option<Store> {
-    let section = root.child("store", &store::TABLE)?;
-    let kind = section.get(&store::KIND);
-    let path = section.get(&store::PATH);
-    match kind? {
-        StoreKind::Embedded => Some(Store::Embedded(EmbeddedStore { path: path? })),
-    }
-}
-
 pub(crate) fn read_cache(root: &Section<'_, '_>) -> Option<Cache> {
     let section = root.child("cache", &cache::TABLE)?;
     let keys_max = section.get(&cache::KEYS_MAX);
     let ttl = section.get(&cache::TTL);
+    let stale_max = section.get(&cache::STALE_MAX);
     let unknown_max = section.get(&cache::UNKNOWN_MAX);
     let unknown_ttl = section.get(&cache::UNKNOWN_TTL);
     Some(Cache {
         keys_max: keys_max?,
         ttl: ttl?,
-        stale_max: std::time::Duration::from_secs(600),
+        stale_max: stale_max?,
         unknown_max: unknown_max?,
         unknown_ttl: unknown_ttl?,
     })
+}
+
+/// A `ttl` says little about a key whose use ends before it.
+pub(crate) fn warn_of_short_stale_max(root: &Section<'_, '_>, cache: &Cache, store: &Store) {
+    // Nobody but the gateway writes to an embedded store: there is nothing to lose sight of.
+    if matches!(store, Store::Redis(_)) && cache.stale_max < cache.ttl {
+        let span = span_in(root, "cache", "stale_max").or_else(|| span_in(root, "cache", "ttl"));
+        root.reader.warning(
+            span,
+            "`stale_max` is shorter than `ttl`: it alone says how long keys work without Redis",
+            "make `stale_max` longer, or `ttl` as short",
+        );
+    }
 }
 
 pub(crate) fn read_log(root: &Section<'_, '_>) -> Option<Log> {

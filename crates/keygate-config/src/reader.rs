@@ -253,6 +253,13 @@ impl<'r, 'a> Section<'r, 'a> {
         self.table?.get_key_value(key).map(|(key, _)| key.span())
     }
 
+    /// Notes that the file has `key` where it must not: `why` follows the key's name.
+    pub(crate) fn refuse_key(&self, key: &str, why: &str, help: &str) {
+        if let Some(span) = self.span_of_key(key) {
+            self.reader.error(span, format!("`{key}` {why}"), Some(help.to_owned()));
+        }
+    }
+
     /// Notes every element of the list under `key` that stands there before.
     pub(crate) fn refuse_repeats<T: PartialEq>(&self, key: &str, list: &[T]) {
         for (at, value) in list.iter().enumerate() {

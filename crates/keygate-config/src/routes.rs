@@ -77,6 +77,7 @@ fn read_route(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option<Ro
     let methods = read_methods(section);
     let upstream = read_upstream(section, upstreams);
     let access = read_access(section);
+    let ends_when_revoked = section.get(&route::END_WHEN_REVOKED);
     let Name(name) = name?;
     if &*name == NO_ROUTE
         && let Some(span) = section.span_of("name")
@@ -100,7 +101,7 @@ fn read_route(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option<Ro
         methods: methods?,
         access: access?,
         upstream: upstream?,
-        ends_when_revoked: true,
+        ends_when_revoked: ends_when_revoked?,
     })
 }
 
@@ -130,14 +131,9 @@ fn read_upstream(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option
 fn read_access(section: &Section<'_, '_>) -> Option<Access> {
     let auth = section.get(&route::AUTH);
     if auth == Some(Auth::Public) {
-        for key in ["environment", "scopes", "any_scopes", "query_param"] {
-            if let Some(span) = section.span_of_key(key) {
-                section.reader.error(
-                    span,
-                    format!("`{key}` means nothing on a public route"),
-                    Some("remove it, or write `auth = \"key\"`".to_owned()),
-                );
-            }
+        for key in ["environment", "scopes", "any_scopes", "query_param", "end_when_revoked"] {
+            let help = "remove it, or write `auth = \"key\"`";
+            section.refuse_key(key, "means nothing on a public route", help);
         }
         return Some(Access::Public(PublicAccess::default()));
     }

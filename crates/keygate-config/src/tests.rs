@@ -218,8 +218,8 @@ fn wrong_values_say_what_is_right() {
         "5:26: this is `pepper_file` already",
     );
     check(
-        "[store]\nkind = \"redis\"",
-        "5:8: the Redis store is not in this version of keygate; write `\"embedded\"`: one file on this machine",
+        "[store]\nkind = \"redi\"",
+        "5:8: not one of the words that are known here; did you mean `\"redis\"`?",
     );
     check(
         "[admin]\nlisten = \"127.0.0.1:8080\"",

@@ -295,7 +295,7 @@ pub(crate) fn found(item: &Item<'_>) -> &'static str {
     }
 }
 
-fn expected<T: Value>(item: &Item<'_>) -> String {
+pub(crate) fn expected<T: Value>(item: &Item<'_>) -> String {
     let name = T::type_name();
     let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("expected {article} {name}, found {}", found(item))

@@ -18,6 +18,8 @@ pub(crate) const NAME_LENGTH_MAX: usize = 64;
 const PATH_LENGTH_MAX: usize = 1_024;
 const METHOD_LENGTH_MAX: usize = 32;
 const HOST_LENGTH_MAX: usize = 253;
+const KEY_PREFIX_LENGTH_MAX: usize = 32;
+const REDIS_NAME_LENGTH_MAX: usize = 128;
 /// Above this a nanosecond clock cannot tell two requests apart.
 const RATE_COUNT_MAX: u64 = 1_000_000_000;
 
@@ -76,19 +78,91 @@ impl FromText for Auth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoreKind {
     Embedded,
+    Redis,
 }
 
 impl FromText for StoreKind {
     const TYPE: &'static str = "word";
-    const RULE: &'static str = "`embedded`";
+    const RULE: &'static str = "`embedded`, `redis`";
 
     fn from_text(text: &str) -> Result<Self, Wrong> {
-        if text == "redis" {
-            return Err(Wrong::new("the Redis store is not in this version of keygate")
-                .help("write `\"embedded\"`: one file on this machine"));
-        }
-        choose(text, &[("embedded", Self::Embedded)])
+        choose(text, &[("embedded", Self::Embedded), ("redis", Self::Redis)])
     }
+}
+
+/// `[store] mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreMode {
+    Single,
+    Sentinel,
+    Cluster,
+}
+
+impl FromText for StoreMode {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`single`, `sentinel`, `cluster`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let choices =
+            [("single", Self::Single), ("sentinel", Self::Sentinel), ("cluster", Self::Cluster)];
+        choose(text, &choices)
+    }
+}
+
+/// What the names of all our keys in Redis begin with.
+pub(crate) struct KeyPrefix(pub(crate) Box<str>);
+
+impl FromText for KeyPrefix {
+    const TYPE: &'static str = "name";
+    const RULE: &'static str = "1 to 32 of `A-Z a-z 0-9 . _ -`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        if (1..=KEY_PREFIX_LENGTH_MAX).contains(&text.len()) && text.bytes().all(is_plain_byte) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Wrong::new("not a prefix for names in Redis")
+                .help("write 1 to 32 letters, digits, `.`, `_` and `-`"))
+        }
+    }
+}
+
+/// What sentinels call a primary. They take no other characters in it.
+pub(crate) struct ServiceName(pub(crate) Box<str>);
+
+impl FromText for ServiceName {
+    const TYPE: &'static str = "name";
+    const RULE: &'static str = "1 to 128 of `A-Z a-z 0-9 . _ -`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        if (1..=REDIS_NAME_LENGTH_MAX).contains(&text.len()) && text.bytes().all(is_plain_byte) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Wrong::new("not what sentinels can call a primary")
+                .help("write the name after `sentinel monitor` in their configuration"))
+        }
+    }
+}
+
+/// An ACL user of Redis.
+pub(crate) struct Username(pub(crate) Box<str>);
+
+impl FromText for Username {
+    const TYPE: &'static str = "name";
+    const RULE: &'static str = "1 to 128 bytes, no spaces";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let is_forbidden = |c: char| c.is_whitespace() || c.is_control();
+        if (1..=REDIS_NAME_LENGTH_MAX).contains(&text.len()) && !text.contains(is_forbidden) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Wrong::new("not a user of Redis")
+                .help("write the name as `ACL LIST` has it, or leave it out for the default user"))
+        }
+    }
+}
+
+fn is_plain_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
 impl FromText for LogLevel {
