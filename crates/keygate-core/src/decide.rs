@@ -104,6 +104,12 @@ impl Permit {
     pub fn key(&self) -> Option<&KeyRecord> {
         self.key.as_deref()
     }
+
+    /// The same, for whoever keeps it.
+    #[must_use]
+    pub fn record(&self) -> Option<&Arc<KeyRecord>> {
+        self.key.as_ref()
+    }
 }
 
 /// Why a request is refused before it reaches an upstream.

@@ -31,8 +31,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::gateway::Gateway;
 use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadLimits, HeadScan, Progress, inspect};
+use crate::line::Lines;
 use crate::replay::Replay;
 use crate::respond::{Problem, raw_http1};
+use crate::streams::Streams;
 use crate::trace::new_request_id;
 
 /// What a head is read into at first; nearly all fit.
@@ -59,6 +61,8 @@ impl<S: KeyStore> Clone for Connections<S> {
 
 struct Inner<S: KeyStore> {
     proxy: Arc<HttpProxy<Gateway<S>>>,
+    streams: Arc<Streams<S>>,
+    lines: Lines,
     limits: HeadLimits,
     header_timeout: Duration,
     keepalive_timeout: Duration,
@@ -69,12 +73,17 @@ struct Inner<S: KeyStore> {
 impl<S: KeyStore> Connections<S> {
     pub(crate) fn new(
         proxy: HttpProxy<Gateway<S>>,
+        lines: Lines,
         server: &Server,
         unrouted: RouteMetrics,
         open: OpenConnections,
     ) -> Self {
+        let proxy = Arc::new(proxy);
+        let streams = Streams { proxy: Arc::clone(&proxy), lines: lines.clone() };
         Self(Arc::new(Inner {
-            proxy: Arc::new(proxy),
+            proxy,
+            streams: Arc::new(streams),
+            lines,
             limits: server.into(),
             header_timeout: server.header_timeout,
             keepalive_timeout: server.keepalive_timeout,
@@ -136,6 +145,7 @@ impl<S: KeyStore> Inner<S> {
     /// Serves a connection to its end.
     async fn serve(&self, mut stream: Stream, shutdown: &ShutdownWatch) {
         let open = self.open.enter();
+        let mut line = self.lines.open();
         let mut watch = shutdown.clone();
         let mut stopping = pin!(async move { drop(watch.wait_for(|stop| *stop).await) });
         let mut idle = pin!(IdleTimer::new(self.header_timeout, self.keepalive_timeout));
@@ -149,9 +159,10 @@ impl<S: KeyStore> Inner<S> {
                     session.set_pipelined_prefix(bytes);
                     let mut session = ServerSession::H1(session);
                     session.set_keepalive(Some(self.keepalive_timeout.as_secs().max(1)));
-                    match self.proxy.process_new_http(session, shutdown).await {
-                        Some(reusable) => (stream, _) = reusable.consume(),
-                        None => return,
+                    match line.run(self.proxy.process_new_http(session, shutdown)).await {
+                        Some(Some(reusable)) => (stream, _) = reusable.consume(),
+                        // Not to be used again, or cut.
+                        Some(None) | None => return,
                     }
                 }
                 Head::Http2(bytes) => {
@@ -163,7 +174,7 @@ impl<S: KeyStore> Inner<S> {
                         tokio::time::sleep(FIRST_BYTES_GRACE).await;
                         drop(open);
                     };
-                    tokio::join!(self.proxy.process_new(replay, shutdown), settled);
+                    tokio::join!(self.streams.process_new(replay, shutdown), settled);
                     return;
                 }
                 Head::Refused(denial) => {

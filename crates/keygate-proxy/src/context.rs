@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use keygate_core::Permit;
 use keygate_core::credential::Place;
 use keygate_telemetry::InFlightGuard;
 use quanta::Instant;
 
-use crate::gateway::Snapshot;
+use crate::line;
+use crate::snapshot::Snapshot;
 
 /// One request's state. It sees the configuration that was current when it began, and no other.
 pub struct Context {
@@ -25,8 +26,32 @@ pub struct Context {
     /// Connections to the upstream that were tried.
     pub(crate) attempts: usize,
     pub(crate) forwarded_at: Option<Instant>,
+    /// That of the answer, once the client is being sent it.
+    pub(crate) status: Option<StatusCode>,
+    /// Whether the last word on the request was said.
+    pub(crate) is_logged: bool,
     /// Counts the request as running until it is dropped, whatever way it ends.
     pub(crate) _in_flight: InFlightGuard,
+}
+
+impl Drop for Context {
+    /// The last word on a request that was cut off: Pingora is dropped midway, and says none.
+    fn drop(&mut self) {
+        if self.is_logged {
+            return;
+        }
+        let Some(reason) = line::cut_by() else { return };
+        if let Some(metrics) = self.route.and_then(|place| self.snapshot.route_metrics(place)) {
+            if let Some(status) = self.status {
+                metrics.response(status.as_u16());
+            }
+            metrics.request_seconds(self.started.elapsed());
+        }
+        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
+        let key = self.admitted.as_ref().and_then(|admitted| admitted.permit.key());
+        let key_id = key.map(|key| tracing::field::display(key.id));
+        tracing::debug!(request_id, key_id, ?reason, "request cut off: its key is no longer good");
+    }
 }
 
 /// An admitted request: the permit, and what has to change on the way to the upstream.

@@ -14,7 +14,8 @@ use keygate_core::credential::{Credential, Places, holds_param, without_param};
 use keygate_core::network::ClientNetwork;
 use keygate_core::route::KeyAccess;
 use keygate_core::{
-    Access, Caller, Code, Denial, KeyKind, KeyRecord, Peppers, Permit, Route, UnixMillis, decide,
+    Access, Caller, Code, Denial, KeyDigest, KeyKind, KeyRecord, Peppers, Permit, Route,
+    UnixMillis, decide,
 };
 use keygate_store::cached::{Cached, CachedKeys};
 use keygate_store::failures::FailureLimiter;
@@ -31,8 +32,11 @@ use crate::context::{Admitted, Context, Strip};
 use crate::facts::RequestFacts;
 use crate::failure::{ErrorChain, failure_code, log_failure};
 use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
+use crate::line::{self, Lines};
 use crate::respond::{self, Problem};
 use crate::server::ProxyError;
+use crate::snapshot::Snapshot;
+use crate::sweep::Sweep;
 use crate::trace;
 use crate::upstreams::UpstreamPeers;
 
@@ -55,6 +59,7 @@ pub struct Gateway<S: KeyStore> {
     unrouted: RouteMetrics,
     decision: DecisionTimer,
     in_flight: InFlight,
+    lines: Lines,
     clock: fn() -> UnixMillis,
     /// Where the failure limiter's nanoseconds begin.
     began: Instant,
@@ -70,15 +75,6 @@ pub struct GatewayParts<S: KeyStore> {
     pub clock: fn() -> UnixMillis,
 }
 
-/// A configuration with all that is worked out from it once, so that no request has to.
-pub(crate) struct Snapshot {
-    pub config: Arc<Config>,
-    /// In the order of the routes.
-    route_metrics: Vec<RouteMetrics>,
-    /// In the order of the configuration's upstreams.
-    upstreams: Vec<UpstreamPeers>,
-}
-
 impl<S: KeyStore> Gateway<S> {
     /// Builds a gateway. Looks up the upstreams' names, and so blocks on DNS.
     ///
@@ -86,21 +82,15 @@ impl<S: KeyStore> Gateway<S> {
     /// [`ProxyError::Target`] when an upstream's target has no address.
     pub fn new(parts: GatewayParts<S>) -> Result<Self, ProxyError> {
         let GatewayParts { config, peppers, keys, failures, metrics, clock } = parts;
-        let upstreams =
-            config.upstreams.iter().map(|upstream| UpstreamPeers::new(upstream, &metrics));
-        let snapshot = Snapshot {
-            upstreams: upstreams.collect::<Result<_, _>>()?,
-            route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
-            config,
-        };
         Ok(Self {
-            snapshot: Arc::new(snapshot),
+            snapshot: Arc::new(Snapshot::new(config, &metrics)?),
             peppers,
             keys,
             failures,
             unrouted: metrics.unrouted(),
             decision: metrics.decision(),
             in_flight: metrics.in_flight(),
+            lines: Lines::new(metrics.requests_ended()),
             clock,
             began: Instant::now(),
         })
@@ -118,6 +108,16 @@ impl<S: KeyStore> Gateway<S> {
     /// Counts what belongs to no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
         self.unrouted.clone()
+    }
+
+    /// Where the requests of this gateway come in.
+    pub(crate) fn lines(&self) -> Lines {
+        self.lines.clone()
+    }
+
+    /// What ends requests whose keys stop being good.
+    pub(crate) fn sweep(&self) -> Sweep<S> {
+        Sweep { lines: self.lines(), keys: Arc::clone(&self.keys), clock: self.clock }
     }
 
     /// Every check, in order. Each `?` is one way to be refused.
@@ -140,7 +140,11 @@ impl<S: KeyStore> Gateway<S> {
             Access::Key(access) => access,
         };
         let decided = self.authenticate_and_decide(access, &request, &snapshot.config).await; // 401, 403, 503
-        let (permit, strip) = decided.map_err(|denial| self.weigh(denial, request.client))?; // 429
+        let decided = decided.map_err(|denial| self.weigh(denial, request.client));
+        let (permit, strip, digest) = decided?; // 429
+        if let (true, Some(key)) = (route.ends_when_revoked, permit.record()) {
+            line::bind(digest, key);
+        }
         Ok(admitted(permit, strip, access.query_param.as_deref(), head, &request))
     }
 
@@ -149,7 +153,7 @@ impl<S: KeyStore> Gateway<S> {
         access: &KeyAccess,
         request: &RequestFacts<'_>,
         config: &Config,
-    ) -> Result<(Permit, Strip), Denial> {
+    ) -> Result<(Permit, Strip, KeyDigest), Denial> {
         let places = Places {
             authorization: values(request, AUTHORIZATION),
             x_api_key: values(request, X_API_KEY),
@@ -167,15 +171,11 @@ impl<S: KeyStore> Gateway<S> {
         let origin = (key.kind == KeyKind::Publishable).then(origin).flatten();
         let caller = Caller { address: request.client, origin };
         let permit = decide(access, key, caller, (self.clock)())?; // 401, 403
-        Ok((permit, Strip::from(place)))
+        Ok((permit, Strip::from(place), digest))
     }
 
     /// Asks the store, unless the client has failed too often to be worth a look-up.
-    async fn look_up(
-        &self,
-        digest: keygate_core::KeyDigest,
-        client: IpAddr,
-    ) -> Result<Arc<KeyRecord>, Denial> {
+    async fn look_up(&self, digest: KeyDigest, client: IpAddr) -> Result<Arc<KeyRecord>, Denial> {
         if let Some(retry_after) = self.failures.blocked_for(client.into(), self.now_ns()) {
             return Err(Denial::TooManyFailures { retry_after });
         }
@@ -234,14 +234,8 @@ impl<S: KeyStore> Gateway<S> {
     }
 
     fn route_metrics<'a>(&'a self, ctx: &'a Context) -> &'a RouteMetrics {
-        let of_route = ctx.route.and_then(|place| ctx.snapshot.route_metrics.get(place));
+        let of_route = ctx.route.and_then(|place| ctx.snapshot.route_metrics(place));
         of_route.unwrap_or(&self.unrouted)
-    }
-}
-
-impl Snapshot {
-    fn route(&self, place: usize) -> Option<&Route> {
-        self.config.routes.routes().get(place)
     }
 }
 
@@ -251,7 +245,7 @@ impl Context {
     }
 
     fn upstream(&self) -> Option<&UpstreamPeers> {
-        self.snapshot.upstreams.get(self.route()?.upstream)
+        self.snapshot.upstream(self.route()?.upstream)
     }
 }
 
@@ -269,6 +263,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             body_bytes: 0,
             attempts: 0,
             forwarded_at: None,
+            status: None,
+            is_logged: false,
             _in_flight: self.in_flight.enter(),
         }
     }
@@ -376,6 +372,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         if let Some(id) = &ctx.request_id {
             response.insert_header(X_REQUEST_ID, id.clone())?;
         }
+        ctx.status = Some(response.status).filter(|status| is_final(*status)).or(ctx.status);
         if let (false, Some(upstream), Some(since)) =
             (response.status.is_informational(), ctx.upstream(), ctx.forwarded_at)
         {
@@ -435,22 +432,24 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         format!("route {}", ctx.route().map_or("none", |route| &route.name))
     }
 
-    /// The last word on every request that had a head.
+    /// The last word on every request that had a head and was not cut off.
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
         let metrics = self.route_metrics(ctx);
         if let Some(response) = final_response(session) {
             metrics.response(response.status.as_u16());
         }
         metrics.request_seconds(ctx.started.elapsed());
+        ctx.is_logged = true;
     }
 }
 
 /// What was written to the client, if that was more than a `100 Continue` or its like.
 fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    let is_final = |status: StatusCode| {
-        !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
-    };
     session.response_written().filter(|response| is_final(response.status))
+}
+
+fn is_final(status: StatusCode) -> bool {
+    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
 fn admitted(

@@ -7,9 +7,13 @@ mod failure;
 mod forward;
 mod gateway;
 mod head;
+mod line;
 mod replay;
 mod respond;
 mod server;
+mod snapshot;
+mod streams;
+mod sweep;
 mod trace;
 mod upstreams;
 

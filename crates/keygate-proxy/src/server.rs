@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::connection::{Connections, OpenConnections};
 use crate::gateway::{ATTEMPTS_MAX, Gateway};
+use crate::sweep::Sweep;
 
 /// Idle connections to upstreams that each worker thread may keep.
 const UPSTREAM_POOL_SIZE: usize = 128;
@@ -78,6 +79,7 @@ pub fn start<S: KeyStore>(
     let mut server = Server::new_with_opt_and_conf(None, server_conf(gateway.config()));
     server.bootstrap();
     let open = OpenConnections::new(gateway.in_flight());
+    let sweep = gateway.sweep();
     let connections = connections(gateway, &server.configuration, open.clone());
     let mut service = Service::new("proxy".to_owned(), connections.clone());
     let mut bound = Vec::new();
@@ -88,7 +90,7 @@ pub fn start<S: KeyStore>(
         service.add_listener(ListenerConfig::tcp(&address).l4_buffer(buffer));
         bound.push((address, listener));
     }
-    server.add_service(Bound { service, connections, listeners: bound });
+    server.add_service(Bound { service, connections, sweep, listeners: bound });
     let (stop, stopped) = watch::channel(false);
     let run = move || server.run(RunArgs { shutdown_signal: Box::new(StopSignal(stopped)) });
     let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(run);
@@ -100,7 +102,7 @@ fn connections<S: KeyStore>(
     conf: &Arc<ServerConf>,
     open: OpenConnections,
 ) -> Connections<S> {
-    let unrouted = gateway.unrouted();
+    let (unrouted, lines) = (gateway.unrouted(), gateway.lines());
     let config = Arc::clone(gateway.config());
     let mut options = HttpServerOptions::default();
     options.h2c = true;
@@ -109,7 +111,7 @@ fn connections<S: KeyStore>(
     options.h2_idle_timeout = Some(config.server.keepalive_timeout);
     let mut proxy = http_proxy(conf, gateway);
     proxy.server_options = Some(options);
-    Connections::new(proxy, &config.server, unrouted, open)
+    Connections::new(proxy, lines, &config.server, unrouted, open)
 }
 
 fn server_conf(config: &Config) -> ServerConf {
@@ -131,6 +133,7 @@ fn server_conf(config: &Config) -> ServerConf {
 struct Bound<S: KeyStore> {
     service: Service<Connections<S>>,
     connections: Connections<S>,
+    sweep: Sweep<S>,
     listeners: Vec<(String, TcpListener)>,
 }
 
@@ -161,6 +164,8 @@ impl<S: KeyStore> ServiceWithDependents for Bound<S> {
         listeners_per_fd: usize,
         ready: ServiceReadyNotifier,
     ) {
+        // Left to itself: what runs when the listeners are closed is still swept.
+        drop(tokio::spawn(self.sweep.clone().run()));
         let listeners = self.hand_over(fds.as_ref());
         let service = &mut self.service;
         let accepting = ServiceWithDependents::start_service(

@@ -15,7 +15,7 @@ mod timing;
 
 pub use admin::{AdminMetrics, AdminOutcome};
 pub use link::LinkMetrics;
-pub use metrics::{InFlight, InFlightGuard, KeyMetrics, Metrics};
+pub use metrics::{EndedRequests, InFlight, InFlightGuard, KeyMetrics, Metrics};
 pub use reading::Row;
 pub use route::{Outcome, RouteMetrics};
 pub use store::StoreOpMetrics;

@@ -31,6 +31,7 @@ struct Families {
     decision: DecisionTimer,
     upstream_seconds: HistogramVec,
     in_flight: InFlight,
+    ended: EndedRequests,
     store: StoreFamilies,
     admin: AdminMetrics,
     keys: KeyMetrics,
@@ -70,6 +71,13 @@ impl Metrics {
             in_flight: InFlight(register(
                 &registry,
                 IntGauge::new("keygate_inflight_requests", "Requests being worked on."),
+            )),
+            ended: EndedRequests(register(
+                &registry,
+                IntCounter::new(
+                    "keygate_requests_ended_total",
+                    "Requests cut off midway because their key stopped being good.",
+                ),
             )),
             store: StoreFamilies::new(&registry),
             admin: AdminMetrics::new(&registry),
@@ -126,6 +134,11 @@ impl Metrics {
     #[must_use]
     pub fn in_flight(&self) -> InFlight {
         self.0.in_flight.clone()
+    }
+
+    #[must_use]
+    pub fn requests_ended(&self) -> EndedRequests {
+        self.0.ended.clone()
     }
 
     /// The handles of one kind of call to the store, such as `find`.
@@ -226,6 +239,16 @@ impl Drop for InFlightGuard {
     }
 }
 
+/// Counts the requests that were admitted and then cut off with their key.
+#[derive(Clone)]
+pub struct EndedRequests(IntCounter);
+
+impl EndedRequests {
+    pub fn count(&self) {
+        self.0.inc();
+    }
+}
+
 /// Counts what becomes of keys.
 #[derive(Clone)]
 pub struct KeyMetrics {
@@ -271,11 +294,13 @@ mod tests {
         metrics.upstream("orders").observe(Duration::from_millis(3));
         metrics.store_op("find").call(Duration::from_micros(30), false);
         let _never_called = metrics.store_op("commit");
+        metrics.requests_ended().count();
         metrics.config_loaded(UnixMillis(1_700_000_000_500));
         for line in [
             r#"keygate_build_info{version="1.2.3"} 1"#,
             r#"keygate_config_last_success_timestamp_seconds 1700000000"#,
             r#"keygate_inflight_requests 0"#,
+            r#"keygate_requests_ended_total 1"#,
             r#"keygate_keys_created_total 0"#,
             r#"keygate_keys_revoked_total 0"#,
             r#"keygate_admin_requests_total{outcome="unauthorized"} 0"#,

@@ -1,0 +1,45 @@
+//! HTTP/2: one line for each stream. Pingora serves the connection and hands over its requests.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use keygate_store::keys::KeyStore;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+
+use crate::gateway::Gateway;
+use crate::line::Lines;
+
+/// The proxy, as HTTP/2 connections have it.
+pub(crate) struct Streams<S: KeyStore> {
+    pub proxy: Arc<HttpProxy<Gateway<S>>>,
+    pub lines: Lines,
+}
+
+#[async_trait]
+impl<S: KeyStore> HttpServerApp for Streams<S> {
+    /// Called for each stream, on a task of its own. If its line is cut the session is dropped, and
+    /// the h2 library then resets this stream, and no other.
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.lines.open().run(self.proxy.process_new_http(session, shutdown)).await.flatten()
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.proxy.h2_options()
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        self.proxy.server_options()
+    }
+
+    async fn http_cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
