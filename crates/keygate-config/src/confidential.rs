@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 use zeroize::Zeroizing;
 
+use crate::environment::{self, is_name};
 use crate::reader::{Item, Reader, Section};
 use crate::secrets::Secret;
 use crate::setting::Setting;
@@ -41,8 +42,15 @@ impl Value for Password {
             reader.error(item.span(), message, Some(help.to_owned()));
             return None;
         }
-        let text = Zeroizing::new(reader.expand(written, item)?);
-        note(reader, item, read_password(&text)).map(Self)
+        let text = environment::expand(written, reader.source.environment).map(Zeroizing::new);
+        let read = match text {
+            Ok(text) => read_password(&text),
+            Err(wrong) => Err(wrong.help(
+                "set it before you start keygate, \
+                 or write the password to a file and name it as `password_file`",
+            )),
+        };
+        note(reader, item, read).map(Self)
     }
 }
 
@@ -119,10 +127,9 @@ fn read_password(text: &str) -> Result<Secret, Wrong> {
     Ok(Secret::new(line.to_owned()))
 }
 
-/// Whether a text is `${NAME}`. That the name is one, who replaces it sees.
+/// Whether a text is `${NAME}`.
 fn is_one_reference(text: &str) -> bool {
-    let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-    name.is_some_and(|name| !name.contains(['$', '{', '}']))
+    text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(is_name)
 }
 
 /// What the file holds that a setting names.
@@ -142,7 +149,7 @@ fn contents(
         }
         Err(error) => {
             // What came from the environment is not told.
-            let is_written = !reader.written_at(&item.span()).contains("${");
+            let is_written = item.get_ref().as_str().is_some_and(|text| !text.contains("${"));
             let help = (is_written && error.kind() == ErrorKind::NotFound)
                 .then(|| format!("it is looked for at {:?}", path.display().to_string()));
             reader.error(item.span(), format!("cannot read the file: {error}"), help);

@@ -32,7 +32,7 @@ pub(crate) fn expand(
     Ok(expanded)
 }
 
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     const NAME_LENGTH_MAX: usize = 128;
     name.len() <= NAME_LENGTH_MAX
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

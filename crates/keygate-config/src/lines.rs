@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::environment::is_name;
+
 /// A longer line is not shown, only its number is: nobody wrote it by hand.
 const SHOWN_LINE_BYTES_MAX: usize = 1_000;
 
@@ -72,14 +74,21 @@ fn may_tell_secret(line: &str) -> bool {
         // Misspelt keys count too.
         let key = before.trim_end_matches(['"', '\'']).rsplit([' ', '\t', '.', ',', '{']).next();
         let key = key.unwrap_or_default().to_ascii_lowercase();
-        let is_reference = value.starts_with("\"${") || value.starts_with("'${");
-        key.contains("pas") && !key.ends_with("_file") && !is_reference
+        key.contains("pas") && !key.ends_with("_file") && !is_reference(value)
     });
     let names_user = line.split("://").skip(1).any(|rest| {
         let url = rest.split(['"', '\'']).next().unwrap_or_default();
         url.contains('@')
     });
     assigns_password || names_user
+}
+
+/// Whether a value, and what follows it on its line, begins with a whole `"${NAME}"`.
+fn is_reference(value: &str) -> bool {
+    let inside = value.strip_prefix("\"${").or_else(|| value.strip_prefix("'${"));
+    inside
+        .and_then(|inside| inside.split_once('}'))
+        .is_some_and(|(name, after)| is_name(name) && after.starts_with(['"', '\'']))
 }
 
 #[cfg(test)]
@@ -98,6 +107,8 @@ mod tests {
             "store.password = \"hunter2\"",
             "store = { kind = \"redis\",password = \"hunter2\" }",
             "password = \"x${WORDS}\"",
+            "password = \"${WORDS}hunter2\"",
+            "password = \"${hunter2",
             "urls = [\"redis://a:1\", \"redis://:hunter2@b:1\"]",
             "targets = ['http://hunter2:@b",
         ] {

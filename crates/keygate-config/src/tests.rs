@@ -1,5 +1,6 @@
 //! Guarantees about a file as a whole. A case is a file, or a part of one, and how its report looks.
 
+use std::io;
 use std::path::Path;
 
 use super::*;
@@ -7,6 +8,8 @@ use keygate_core::Access;
 
 mod any_input;
 mod clashes;
+mod confidential;
+mod redis;
 
 const EXAMPLE: &str = include_str!("../../../gateway.toml");
 /// What a file needs for the rest of it to be judged. Cases begin on line 4.
@@ -20,15 +23,45 @@ fn environment(name: &str) -> Option<String> {
         "WORDS" => Some("hunter2-hunter2".to_owned()),
         "DIGITS" => Some("7357073".to_owned()),
         "ADDRESS" => Some("localhost:53570".to_owned()),
+        "REDIS_PASSWORD" => Some("hunter2-fleet".to_owned()),
+        "NEWLINE" => Some("\n".to_owned()),
         "URL" => Some("http://hunter2/?*#".to_owned()),
         _ => None,
+    }
+}
+
+/// What files hold. No report may tell anything of it.
+fn file(path: &Path, _: usize) -> io::Result<Vec<u8>> {
+    let certificate = "-----BEGIN CERTIFICATE-----\nhunter2\n-----END CERTIFICATE-----\n";
+    let key = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
+    match path.strip_prefix("/etc/keygate").ok().and_then(Path::to_str) {
+        Some("redis.password") => Ok(b"hunter2-redis\n".to_vec()),
+        Some("sentinel.password") => Ok(b"hunter2-sentinel\r\n".to_vec()),
+        Some("blank.password") => Ok(b"  hunter2  \n".to_vec()),
+        Some("bare.password") => Ok(b"hunter2".to_vec()),
+        Some("empty.password") => Ok(b"\n".to_vec()),
+        Some("lines.password") => Ok(b"hunter2\n\n".to_vec()),
+        Some("binary.password") => Ok(b"hunter2\xff".to_vec()),
+        Some("long.password") => Ok(b"hunter2".repeat(10_000)),
+        Some("ca.pem" | "gateway.crt") => Ok(certificate.into()),
+        Some("gateway.key") => Ok(key.into()),
+        Some("both.pem") => {
+            Ok(format!("hunter2\r\n{certificate}{key}").replace('\n', "\r\n").into())
+        }
+        Some("encrypted.key") => Ok(key.replace("PRIVATE", "ENCRYPTED PRIVATE").into()),
+        Some("old.key") => {
+            Ok(key.replace("KEY-----\nh", "KEY-----\nProc-Type: 4,ENCRYPTED\nh").into())
+        }
+        Some("long.pem") => Ok(certificate.repeat(20_000).into()),
+        Some("closed") => Err(io::ErrorKind::PermissionDenied.into()),
+        Some(_) | None => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
 fn parsed(text: &str) -> Result<Config, Report> {
     let folder = Path::new("/etc/keygate");
     let source = Source::alone("gateway.toml", text, folder);
-    parse(Source { environment: &environment, ..source })
+    parse(Source { environment: &environment, files: &file, ..source })
 }
 
 fn report(text: &str) -> String {
@@ -68,6 +101,18 @@ fn the_shipped_example_has_no_problem() {
 }
 
 #[test]
+fn the_shipped_example_is_right_about_redis_too() {
+    let mut text = EXAMPLE.replace("kind = \"embedded\"", "").replace("path = \"data/", "#");
+    for key in ["kind", "urls", "password"] {
+        text = text.replace(&format!("\n# {key} = "), &format!("\n{key} = "));
+    }
+    let config = parsed(&text).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let Store::Redis(store) = config.store else { panic!("not Redis") };
+    assert!(store.login.password.is_some());
+}
+
+#[test]
 fn the_smallest_file_has_every_default() {
     let config = settings_of("");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
@@ -75,6 +120,7 @@ fn the_smallest_file_has_every_default() {
     assert_eq!(config.server.header_bytes_max, 32 << 10);
     assert_eq!(config.server.keepalive_timeout.as_secs(), 75);
     assert_eq!(config.cache.keys_max, 1_000_000);
+    assert_eq!(config.cache.stale_max.as_secs(), 600);
     assert_eq!(config.log.level, LogLevel::Info);
     assert_eq!(config.warnings.len(), 1, "no route: {:?}", config.warnings);
 }
@@ -295,6 +341,7 @@ fn a_route_must_say_who_may_use_it() {
         "scopes = [\"read:a\"]",
         "any_scopes = []",
         "query_param = \"k\"",
+        "end_when_revoked = true",
     ] {
         let name = key.split(' ').next().unwrap();
         let expect = format!(
@@ -420,4 +467,10 @@ fn what_a_route_asks_for_arrives_in_the_table() {
     );
     assert_eq!(access.environment.as_str(), "test");
     assert_eq!(access.query_param.as_deref(), Some("k"));
+    assert!(config.routes.routes()[0].ends_when_revoked);
+    let config = settings_of(&format!(
+        "{UPSTREAM}[[routes]]\nname=\"a\"\npath=\"/a\"\nupstream=\"orders\"\nauth=\"key\"\n\
+         end_when_revoked=false"
+    ));
+    assert!(!config.routes.routes()[0].ends_when_revoked);
 }

@@ -2,12 +2,19 @@
 
 use proptest::prelude::*;
 
+use super::redis::REDIS;
 use super::*;
 use crate::catalogue::TABLES;
 
 /// Parses and renders in every way; the outcome must be a configuration or problems with places.
 fn survives(text: &str) -> Result<(), TestCaseError> {
-    let Err(report) = parsed(text) else { return Ok(()) };
+    let report = match parsed(text) {
+        Ok(config) => {
+            prop_assert!(!config.warnings.join("\n").contains("hunter2"));
+            return Ok(());
+        }
+        Err(report) => report,
+    };
     prop_assert!(!report.problems().is_empty());
     for problem in report.problems() {
         prop_assert!(problem.line().is_some_and(|line| line <= text.split('\n').count()));
@@ -15,6 +22,8 @@ fn survives(text: &str) -> Result<(), TestCaseError> {
     }
     prop_assert!(!report.render(Colours::On).is_empty());
     prop_assert!(report.to_string().contains("gateway.toml:"));
+    // What every variable and file holds.
+    prop_assert!(!report.to_string().contains("hunter2"));
     prop_assert!(!report.into_lines().is_empty());
     Ok(())
 }
@@ -67,6 +76,13 @@ fn pieces() -> impl Strategy<Value = Vec<&'static str>> {
         "[tiers.a]\n",
         "name = \"a\"\n",
         "auth = \"public\"\n",
+        "kind = \"redis\"\n",
+        "urls = [\"redis://a\"]\n",
+        "\"rediss://[::1]:1\"",
+        "\"sentinel\"",
+        "\"cluster\"",
+        "\"redis.password\"",
+        "\"both.pem\"",
     ];
     pieces.extend(TABLES.iter().map(|table| table.header));
     pieces.extend(TABLES.iter().flat_map(|table| table.keys()));
@@ -108,8 +124,12 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_example_is_parsed_or_refused(changes in prop::collection::vec(change(), 1..5)) {
-        let mut bytes = EXAMPLE.as_bytes().to_vec();
+    fn a_damaged_example_is_parsed_or_refused(
+        fleet in any::<bool>(),
+        changes in prop::collection::vec(change(), 1..5),
+    ) {
+        let example = if fleet { format!("{HEAD}{REDIS}") } else { EXAMPLE.to_owned() };
+        let mut bytes = example.into_bytes();
         for Change { at, removed, inserted } in changes {
             let start = at.index(bytes.len());
             let end = (start + removed).min(bytes.len());
@@ -159,18 +179,22 @@ fn what_a_variable_holds_is_never_told() {
                     format!("\"x${{{variable}}}:1\""),
                 ] {
                     let header = table.header.replace("NAME", "name");
-                    let text = format!("{header}\n{} = {value}\n", setting.key());
-                    let shown = match parsed(&text) {
-                        Ok(config) => config.warnings.join("\n"),
-                        Err(report) => {
-                            format!("{report} {report:?} {}", report.render(Colours::On))
+                    for beside in
+                        ["", "kind = \"redis\"\n", "kind = \"redis\"\nmode = \"sentinel\"\n"]
+                    {
+                        let text = format!("{header}\n{} = {value}\n{beside}", setting.key());
+                        let shown = match parsed(&text) {
+                            Ok(config) => config.warnings.join("\n"),
+                            Err(report) => {
+                                format!("{report} {report:?} {}", report.render(Colours::On))
+                            }
+                        };
+                        // Part of it would be too much as well.
+                        for part in [&secret, "hunter2", "53570"] {
+                            assert!(!shown.contains(part), "{text}\n{shown}");
                         }
-                    };
-                    // Part of it would be too much as well.
-                    for part in [&secret, "hunter2", "53570"] {
-                        assert!(!shown.contains(part), "{text}\n{shown}");
+                        cases += 1;
                     }
-                    cases += 1;
                 }
             }
         }
