@@ -113,7 +113,9 @@ impl Dialer {
         for server in &self.servers {
             let found = match &self.mode {
                 Mode::Single => Ok(server.clone()),
-                Mode::Sentinel { service, login } => self.ask_sentinel(server, service, login).await,
+                Mode::Sentinel { service, login } => {
+                    self.ask_sentinel(server, service, login).await
+                }
                 Mode::Cluster => self.ask_node(server).await,
             };
             match found {
@@ -171,10 +173,9 @@ impl Dialer {
         let address: Option<(String, u16)> = self.ask(sentinel, &mut connection, &question).await?;
         match address {
             Some((host, port)) => Ok(Target { host: host.into(), port }),
-            None => Err(DialError::UnknownService {
-                target: sentinel.clone(),
-                service: service.into(),
-            }),
+            None => {
+                Err(DialError::UnknownService { target: sentinel.clone(), service: service.into() })
+            }
         }
     }
 

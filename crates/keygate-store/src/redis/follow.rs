@@ -198,7 +198,10 @@ mod tests {
     }
 
     fn place(number: u64) -> Place {
-        Place { number: ChangeNumber(number), mark: Mark(if number == 0 { 0 } else { number + 100 }) }
+        Place {
+            number: ChangeNumber(number),
+            mark: Mark(if number == 0 { 0 } else { number + 100 }),
+        }
     }
 
     fn meta(number: u64) -> Meta {

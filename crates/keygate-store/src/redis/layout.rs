@@ -2,8 +2,10 @@
 //! cluster keeps them in one hash slot: a change and its number in the log can then be written in
 //! one atomic step.
 
+use std::fmt;
+
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 
 /// The layout that this program writes. A store with a higher number is left alone.
 pub(super) const FORMAT: u64 = 1;
@@ -45,56 +47,134 @@ impl Names {
         self.name("fleet", &[])
     }
 
-    /// A key's record: the app's id and the account's, 16 bytes each, then the JSON.
+    /// A key's record, by its digest: the app's id and the account's, then the JSON. A look-up so
+    /// finds them without reading JSON in the server.
     pub(super) fn key(&self, digest: &KeyDigest) -> Vec<u8> {
-        self.name("k:", digest.as_bytes())
+        self.name(KEYS, digest.as_bytes())
     }
 
-    /// A key's digest.
+    /// What the names of keys begin with.
+    pub(super) fn keys(&self) -> Vec<u8> {
+        self.name(KEYS, &[])
+    }
+
+    /// A key's digest, by its id.
     pub(super) fn key_digest(&self, id: KeyId) -> Vec<u8> {
-        self.name("i:", &id.as_u128().to_be_bytes())
+        self.name(KEY_DIGESTS, &place(id.as_u128()))
     }
 
+    pub(super) fn key_digests(&self) -> Vec<u8> {
+        self.name(KEY_DIGESTS, &[])
+    }
+
+    /// An app's JSON.
     pub(super) fn app(&self, id: AppId) -> Vec<u8> {
-        self.name("a:", &id.as_u128().to_be_bytes())
+        self.name(APPS, &place(id.as_u128()))
     }
 
+    pub(super) fn apps(&self) -> Vec<u8> {
+        self.name(APPS, &[])
+    }
+
+    /// An account's JSON.
     pub(super) fn account(&self, id: AccountId) -> Vec<u8> {
-        self.name("c:", &id.as_u128().to_be_bytes())
+        self.name(ACCOUNTS, &place(id.as_u128()))
+    }
+
+    pub(super) fn accounts(&self) -> Vec<u8> {
+        self.name(ACCOUNTS, &[])
     }
 
     /// A sorted set of the ids of all accounts, all with the score 0, so in the order of their bytes.
-    pub(super) fn accounts(&self) -> Vec<u8> {
+    pub(super) fn account_ids(&self) -> Vec<u8> {
         self.name("accounts", &[])
     }
 
     /// The same of an account's apps.
-    pub(super) fn account_apps(&self, account: AccountId) -> Vec<u8> {
-        self.name("ca:", &account.as_u128().to_be_bytes())
+    pub(super) fn app_ids(&self, account: AccountId) -> Vec<u8> {
+        self.name("ca:", &place(account.as_u128()))
     }
 
     /// The same of an app's keys.
-    pub(super) fn app_keys(&self, app: AppId) -> Vec<u8> {
-        self.name("ak:", &app.as_u128().to_be_bytes())
+    pub(super) fn key_ids(&self, app: AppId) -> Vec<u8> {
+        self.name("ak:", &place(app.as_u128()))
     }
 
     /// A sorted set of an app's keys that are not revoked, each with the time until which it counts
-    /// as live, in Unix milliseconds or `+inf`.
+    /// as live: see [`Score`].
     pub(super) fn app_live(&self, app: AppId) -> Vec<u8> {
-        self.name("al:", &app.as_u128().to_be_bytes())
+        self.name("al:", &place(app.as_u128()))
     }
 
     /// A hash: how many keys that neither are revoked nor ever expire were made with each pepper.
+    /// Every pepper that a key was ever made with is in it, if only with 0.
     pub(super) fn peppers(&self) -> Vec<u8> {
         self.name("peppers", &[])
     }
 
     /// A sorted set of the keys made with a pepper that are not revoked and expire, by that time.
     pub(super) fn pepper_expiring(&self, pepper: PepperId) -> Vec<u8> {
-        self.name("pe:", pepper.as_bytes())
+        self.name(PEPPERS_EXPIRING, pepper.as_bytes())
+    }
+
+    pub(super) fn peppers_expiring(&self) -> Vec<u8> {
+        self.name(PEPPERS_EXPIRING, &[])
     }
 
     fn name(&self, kind: &str, id: &[u8]) -> Vec<u8> {
         [self.prefix.as_bytes(), kind.as_bytes(), id].concat()
+    }
+}
+
+const KEYS: &str = "k:";
+const KEY_DIGESTS: &str = "i:";
+const APPS: &str = "a:";
+const ACCOUNTS: &str = "c:";
+const PEPPERS_EXPIRING: &str = "pe:";
+
+/// An id as it is in names, sets and values: big-endian, so that bytes sort as ids do.
+pub(super) const fn place(id: u128) -> [u8; ID_LENGTH] {
+    id.to_be_bytes()
+}
+
+const ID_LENGTH: usize = size_of::<u128>();
+
+/// A key's value.
+pub(super) fn join_key(app: AppId, account: AccountId, json: &[u8]) -> Vec<u8> {
+    [&place(app.as_u128()), place(account.as_u128()).as_slice(), json].concat()
+}
+
+/// The JSON in a key's value.
+pub(super) fn key_json(value: &[u8]) -> Option<&[u8]> {
+    value.get(2 * ID_LENGTH..)
+}
+
+/// A time as a sorted set's score, which is a floating-point number: exact up to 2^53 ms, far beyond
+/// any date. From there on it is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Score {
+    Never,
+    At(u64),
+}
+
+impl Score {
+    const EXACT_MAX: u64 = 1 << 53;
+
+    pub(super) const fn until(end: UnixMillis) -> Self {
+        if end.0 < Self::EXACT_MAX { Self::At(end.0) } else { Self::Never }
+    }
+
+    /// A moment to compare with. It never is never.
+    pub(super) fn now(now: UnixMillis) -> Self {
+        Self::At(now.0.min(Self::EXACT_MAX))
+    }
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("+inf"),
+            Self::At(millis) => millis.fmt(f),
+        }
     }
 }

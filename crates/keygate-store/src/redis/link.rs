@@ -131,7 +131,9 @@ enum LinkError {
     Elsewhere,
     #[error("the store is empty where its description was")]
     Emptied,
-    #[error("the store was written by a newer version of keygate (layout {found}); upgrade this one")]
+    #[error(
+        "the store was written by a newer version of keygate (layout {found}); upgrade this one"
+    )]
     Newer { found: u64 },
 }
 
@@ -180,7 +182,10 @@ impl Keeper {
         match error {
             LinkError::Newer { .. } => tracing::error!(reason, "the store cannot be used"),
             LinkError::Dial(dial) if is_refusal(dial) => {
-                tracing::error!(reason, "the store refuses us: check `username` and `password_file`");
+                tracing::error!(
+                    reason,
+                    "the store refuses us: check `username` and `password_file`"
+                );
             }
             _ => tracing::warn!(reason, "the store is out of reach; known keys go on working"),
         }

@@ -8,9 +8,15 @@ mod change;
 mod dial;
 mod fleet;
 mod follow;
+mod import;
 mod layout;
 mod link;
 mod primary;
+mod read;
+mod reply;
+mod script;
+mod transaction;
+mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,67 +87,64 @@ impl RedisStore {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("not yet")]
-struct NotYet;
-
-fn not_yet<T>(_: &Names, _: u64, _: &Primary) -> Result<T, StoreError> {
-    Err(primary::unavailable(NotYet))
-}
-
 impl KeyStore for RedisStore {
-    async fn find(&self, _digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
+        read::find(&self.primary, &self.names, &digest).await
     }
 
-    async fn commit(&self, _write: Write, _audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    /// Dropping the future means that the change happens unheard, or not at all.
+    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        write::commit(&self.primary, &self.names, self.log_max, &write, &audit).await
     }
 
-    async fn account(&self, _id: AccountId) -> Result<Option<Account>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        read::account(&self.primary, &self.names, id).await
     }
 
-    async fn app(&self, _id: AppId) -> Result<Option<App>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        read::app(&self.primary, &self.names, id).await
     }
 
-    async fn key(&self, _id: KeyId) -> Result<Option<Key>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        read::key(&self.primary, &self.names, id).await
     }
 
-    async fn accounts(&self, _page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
+        read::accounts(&self.primary, &self.names, page).await
     }
 
-    async fn apps(&self, _account: AccountId, _page: Page<AppId>) -> Result<Vec<App>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn apps(&self, account: AccountId, page: Page<AppId>) -> Result<Vec<App>, StoreError> {
+        read::apps(&self.primary, &self.names, account, page).await
     }
 
-    async fn keys(&self, _app: AppId, _page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn keys(&self, app: AppId, page: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
+        read::keys(&self.primary, &self.names, app, page).await
     }
 
     async fn audit(
         &self,
-        _page: Page<ChangeNumber>,
+        page: Page<ChangeNumber>,
     ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+        read::audit(&self.primary, &self.names, page).await
     }
 
-    async fn peppers(&self, _now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
+        read::peppers(&self.primary, &self.names, now).await
     }
 
     async fn import(
         &self,
-        _records: Vec<StoredRecord>,
-        _audit: AuditEntry,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
     ) -> Result<Imported, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+        import::import(&self.primary, &self.names, self.log_max, &records, &audit).await
+    }
+
+    async fn settle(&self) -> Result<(), StoreError> {
+        write::settle(&self.primary, &self.names).await
     }
 
     async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
-        not_yet(&self.names, self.log_max, &self.primary)
+        fleet::fleet(&self.primary, &self.names).await.map(Some)
     }
 }

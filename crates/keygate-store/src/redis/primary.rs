@@ -131,6 +131,11 @@ impl Primary {
         }
     }
 
+    /// Whether a write waits for replicas.
+    pub(super) fn waits_for_replicas(&self) -> bool {
+        self.times.wait_replicas > 0
+    }
+
     /// How long a list may take.
     pub(super) fn list_timeout(&self) -> Duration {
         self.times.write

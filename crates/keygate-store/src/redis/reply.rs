@@ -1,0 +1,95 @@
+//! What the server answered, as records. An answer of another shape is damage, never absence. Errors
+//! hold no contents.
+
+use redis::Value;
+
+use super::layout;
+use crate::codec::Record;
+use crate::keys::{ChangeNumber, StoreError};
+use crate::records::{AuditEntry, Key};
+
+#[derive(Debug, thiserror::Error)]
+#[error("what lies there is not what belongs there")]
+pub(super) struct Malformed;
+
+/// An index or a record names a record that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("the {0} that another record names is not there")]
+pub(super) struct Dangling(pub(super) &'static str);
+
+pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Unreadable(Box::new(error))
+}
+
+/// A record, if it is there.
+pub(super) fn record<R: Record>(value: &Value) -> Result<Option<R>, StoreError> {
+    match value {
+        Value::Nil => Ok(None),
+        found => R::decode(bytes(found)?).map(Some).map_err(unreadable),
+    }
+}
+
+/// A record that another one names, so that its absence is damage.
+pub(super) fn named<R: Record>(value: &Value) -> Result<R, StoreError> {
+    record(value)?.ok_or_else(|| unreadable(Dangling(R::NAME)))
+}
+
+/// The key in a key's value, which an index names.
+pub(super) fn named_key(value: &Value) -> Result<Key, StoreError> {
+    match value {
+        Value::Nil => Err(unreadable(Dangling(Key::NAME))),
+        found => key(bytes(found)?),
+    }
+}
+
+/// The key in a key's value.
+pub(super) fn key(value: &[u8]) -> Result<Key, StoreError> {
+    let json = layout::key_json(value).ok_or_else(|| unreadable(Malformed))?;
+    Key::decode(json).map_err(unreadable)
+}
+
+/// An entry of the log.
+pub(super) fn log_entry(value: Value) -> Result<(ChangeNumber, AuditEntry), StoreError> {
+    let [id, fields] = array(value)?;
+    let number = text(&id)?.strip_suffix("-0").and_then(|number| number.parse().ok());
+    let number = ChangeNumber(number.ok_or_else(|| unreadable(Malformed))?);
+    let fields = items(fields)?;
+    let mut pairs = fields.as_chunks::<2>().0.iter();
+    let audit = pairs.find(|[name, _]| matches!(bytes(name), Ok(b"a")));
+    let [_, json] = audit.ok_or_else(|| unreadable(Malformed))?;
+    Ok((number, AuditEntry::decode(bytes(json)?).map_err(unreadable)?))
+}
+
+pub(super) fn array<const N: usize>(value: Value) -> Result<[Value; N], StoreError> {
+    items(value)?.try_into().map_err(|_| unreadable(Malformed))
+}
+
+pub(super) fn items(value: Value) -> Result<Vec<Value>, StoreError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        Value::Nil => Ok(Vec::new()),
+        _ => Err(unreadable(Malformed)),
+    }
+}
+
+pub(super) fn bytes(value: &Value) -> Result<&[u8], StoreError> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        _ => Err(unreadable(Malformed)),
+    }
+}
+
+pub(super) fn text(value: &Value) -> Result<&str, StoreError> {
+    str::from_utf8(bytes(value)?).map_err(unreadable)
+}
+
+pub(super) fn number<T: std::str::FromStr>(value: &Value) -> Result<T, StoreError> {
+    text(value)?.parse().map_err(|_| unreadable(Malformed))
+}
+
+pub(super) fn into_bytes(value: Value) -> Result<Vec<u8>, StoreError> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        _ => Err(unreadable(Malformed)),
+    }
+}
