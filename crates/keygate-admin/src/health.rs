@@ -1,5 +1,6 @@
 //! What probes and Prometheus ask, without a token.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,29 +24,37 @@ use crate::registry::{Registry, RegistryError};
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 /// A store that takes longer to answer is not one that requests can wait for.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
+const NOT_FOLLOWED: &str = "The store has been away since the start, or for longer than \
+    `[cache] stale_max`: no key can be decided about.";
 
 pub(crate) fn routes<S: KeyStore>(metrics: Metrics, probe: Probe<S>) -> Router {
     Router::new()
         .route("/metrics", get(render).with_state(metrics))
         .route("/readyz", get(readiness).with_state(Arc::new(probe)))
-        .route("/healthz", get(async || Json(Answer { status: "alive" })))
+        .route("/healthz", get(async || Json(ALIVE)))
 }
 
 #[derive(Serialize)]
 struct Answer {
     status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<&'static str>,
 }
+
+const ALIVE: Answer = Answer { status: "alive", store: None };
+const READY: Answer = Answer { status: "ready", store: None };
+/// Known keys work, unknown ones do not.
+const READY_WITHOUT_STORE: Answer = Answer { status: "ready", store: Some("away") };
 
 async fn readiness<S: KeyStore>(
     State(probe): State<Arc<Probe<S>>>,
 ) -> Result<Json<Answer>, Problem> {
-    match probe.ask().await {
-        Readiness::Ready => Ok(Json(Answer { status: "ready" })),
-        Readiness::NotReady(why) => Err(Problem::new(ProblemCode::NotReady, why)),
-    }
+    probe.ask().await.map(Json).map_err(|why| Problem::new(ProblemCode::NotReady, why))
 }
 
-/// Asks the gateway, then the store.
+/// Asks the gateway, and then whether it can decide about keys. With a store of its own: whether
+/// that can be read. With one that others share: whether what it knows may be used, so that an
+/// outage of the store does not make all gateways of a fleet leave their load balancer at once.
 pub(crate) struct Probe<S: KeyStore> {
     gateway: Arc<dyn Fn() -> Readiness + Send + Sync>,
     registry: Registry<S>,
@@ -67,10 +76,23 @@ impl<S: KeyStore> Probe<S> {
         Self { gateway, registry, store: Mutex::default() }
     }
 
-    async fn ask(&self) -> Readiness {
-        match (self.gateway)() {
-            Readiness::Ready => self.ask_store().await,
-            not_ready @ Readiness::NotReady(_) => not_ready,
+    async fn ask(&self) -> Result<Answer, Cow<'static, str>> {
+        if let Readiness::NotReady(why) = (self.gateway)() {
+            return Err(why);
+        }
+        let coherence = self.registry.coherence();
+        if coherence.is_alone() {
+            return match self.ask_store().await {
+                Readiness::Ready => Ok(READY),
+                Readiness::NotReady(why) => Err(why),
+            };
+        }
+        // Whoever follows the store asks it several times a second: one more question here would
+        // tell no more, and would keep a probe waiting.
+        match (coherence.is_followed(), coherence.is_usable()) {
+            (true, _) => Ok(READY),
+            (false, true) => Ok(READY_WITHOUT_STORE),
+            (false, false) => Err(NOT_FOLLOWED.into()),
         }
     }
 

@@ -8,6 +8,7 @@ mod apps;
 mod audit;
 mod auth;
 mod fields;
+mod fleet;
 mod health;
 mod keys;
 mod page;
@@ -40,7 +41,7 @@ pub struct AdminParts<S: KeyStore> {
     pub token_sha256: [u8; 32],
     /// How often a client may send a wrong token.
     pub failures: Arc<FailureLimiter>,
-    /// Asked at each `/readyz`, before the store is. Must not block.
+    /// Asked at each `/readyz`, first. Must not block.
     pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     pub metrics: Metrics,
 }
@@ -66,6 +67,7 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
         .merge(keys::routes())
         .merge(verify::routes())
         .merge(audit::routes())
+        .merge(fleet::routes())
         .with_state(registry);
     // The layers see every request, those that match no route included.
     health::routes(metrics, probe)

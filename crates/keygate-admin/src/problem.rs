@@ -20,11 +20,13 @@ use keygate_telemetry::{AdminMetrics, AdminOutcome};
 use serde_json::{Map, Value, json};
 
 use crate::auth::OPEN_PATHS;
-use crate::registry::{RegistryError, list};
+use crate::registry::{Made, RegistryError, list};
 
 /// The most of a detail that is sent, in characters: some of them quote the request.
 const DETAIL_LENGTH_MAX: usize = 400;
 const REQUEST_ID_LENGTH_MAX: usize = 128;
+/// When a caller may try again what the store did not do.
+const RETRY_AFTER_STORE: Duration = Duration::from_secs(1);
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,7 @@ pub(crate) enum ProblemCode {
     TooManyFailures,
     Internal,
     StoreUnavailable,
+    NotDurable,
     NotReady,
 }
 
@@ -92,6 +95,9 @@ impl ProblemCode {
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The gateway failed"),
             Self::StoreUnavailable => {
                 ("store_unavailable", S::SERVICE_UNAVAILABLE, "The store is unavailable")
+            }
+            Self::NotDurable => {
+                ("not_durable", S::SERVICE_UNAVAILABLE, "The change was made but may be lost yet")
             }
             Self::NotReady => {
                 ("not_ready", S::SERVICE_UNAVAILABLE, "The gateway cannot decide about requests")
@@ -315,6 +321,9 @@ impl From<RegistryError> for Problem {
                 C::TooManyLiveKeys,
                 format!("The app has {live} live keys, the most it may have. Revoke one first."),
             ),
+            RegistryError::NotDurable { made, replicas, wanted } => {
+                not_durable(*made, *replicas, *wanted).caused_by(error)
+            }
             RegistryError::Store(store) => store_problem(store).caused_by(error),
             RegistryError::NoRandomness(_) => {
                 Self::new(C::Internal, "Tell the operator the request id.").caused_by(error)
@@ -328,6 +337,37 @@ impl Problem {
         self.cause = Some(Arc::new(error));
         self
     }
+}
+
+/// Says what is so now, and the call that is safe.
+fn not_durable(made: Made, replicas: u64, wanted: u32) -> Problem {
+    let problem = |what: &str, next: &str| {
+        let detail = format!(
+            "{what} was made, but {replicas} replicas have it and `wait_replicas` is {wanted}: it may \
+             be lost if the primary fails. {next}"
+        );
+        Problem::new(ProblemCode::NotDurable, detail).retry_after(RETRY_AFTER_STORE)
+    };
+    match made {
+        Made::Change => problem(
+            "The change",
+            "Send the same call again until it succeeds: that does it once, however often it is sent.",
+        ),
+        Made::Account(id) => {
+            problem("The account", &confirm(&format!("accounts/{id}"))).with("id", id.to_string())
+        }
+        Made::App(id) => {
+            problem("The app", &confirm(&format!("apps/{id}"))).with("id", id.to_string())
+        }
+        Made::Key => problem(
+            "The key",
+            "Nobody was shown it, so it was revoked. Send the same call again for another key.",
+        ),
+    }
+}
+
+fn confirm(path: &str) -> String {
+    format!("Do not create it again: send PATCH /v1/{path} with `{{}}` until that succeeds.")
 }
 
 fn store_problem(error: &StoreError) -> Problem {
@@ -344,6 +384,7 @@ fn store_problem(error: &StoreError) -> Problem {
         | StoreError::NotDurable { .. } => Problem::new(
             ProblemCode::StoreUnavailable,
             "A change may or may not have been made. Look, or try again shortly.",
-        ),
+        )
+        .retry_after(RETRY_AFTER_STORE),
     }
 }

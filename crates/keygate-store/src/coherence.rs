@@ -62,6 +62,12 @@ impl Coherence {
         self.keepable_until.fetch_max(until(SILENCE_MAX), SeqCst);
     }
 
+    /// Whether nobody else writes to the store.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.stale_max == Duration::MAX
+    }
+
     /// Whether the store's changes are being followed, or there is nothing to follow.
     #[must_use]
     pub fn is_followed(&self) -> bool {

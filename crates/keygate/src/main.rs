@@ -18,6 +18,7 @@ mod output;
 mod sample;
 mod serve;
 mod shutdown;
+mod stores;
 
 use std::process::ExitCode;
 

@@ -14,8 +14,6 @@ use keygate_core::Peppers;
 use keygate_core::limit::{Rate, Unit};
 use keygate_proxy::{Gateway, GatewayParts, Running};
 use keygate_store::cached::CachedKeys;
-use keygate_store::coherence::Coherence;
-use keygate_store::embedded::EmbeddedStore;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::observed::Observed;
@@ -27,6 +25,7 @@ use crate::control::Control;
 use crate::failure::{Exit, Failure};
 use crate::first_start::{self, Secrets};
 use crate::shutdown::{Signals, wait_until};
+use crate::stores::{self, Opener};
 use crate::{clock, listen, observe};
 
 /// The threads of the admin API and of everything else that is not a client's request.
@@ -87,8 +86,15 @@ pub(crate) struct Serving {
 /// Brings a gateway up. When this fails, nothing was served.
 pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
-    let coherence = Arc::new(Coherence::alone());
-    let store = open_store(&config)?;
+    let this = stores::this_gateway(clock::now())?;
+    let coherence = stores::coherence(&config);
+    let opener = Opener {
+        gateway: this.clone(),
+        coherence: Arc::clone(&coherence),
+        observer: Arc::new(stores::NoObserver),
+    };
+    // Blocks, but nothing else runs yet.
+    let store = stores::open(&config, opener)?;
     let in_use = store.peppers(clock::now()).await.context("cannot read the store")?;
     let secrets = first_start::load_or_make(&config.keys, &config.admin, &in_use)?;
     log_secrets(&secrets);
@@ -128,6 +134,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         config: Arc::clone(&config),
         metrics: metrics.keys(),
         clock: clock::now,
+        gateway: this,
     });
     let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
     let parts = AdminParts {
@@ -142,18 +149,6 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
     Ok(Serving { config, keys, peppers, proxy, admin, stopping, signals })
-}
-
-fn open_store(config: &Config) -> Result<AnyStore, Failure> {
-    match &config.store {
-        // Blocks, but nothing else runs yet.
-        keygate_config::Store::Embedded(settings) => Ok(AnyStore::Embedded(
-            EmbeddedStore::open(&settings.path).context("cannot open the store")?,
-        )),
-        keygate_config::Store::Redis(_) => {
-            Err(Failure::new(Exit::Failed, "Redis is not in this version"))
-        }
-    }
 }
 
 fn log_secrets(secrets: &Secrets) {

@@ -4,7 +4,7 @@ use keygate_core::AccountId;
 use keygate_store::keys::{KeyStore, Page, Write};
 use keygate_store::records::{Account, AccountStatus, Metadata, Version};
 
-use super::{Actor, Registry, RegistryError, random, unopposed};
+use super::{Actor, Made, Registry, RegistryError, random, unopposed};
 
 /// An account to be made.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct AccountChange {
 
 impl<S: KeyStore> Registry<S> {
     /// # Errors
-    /// [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
+    /// [`RegistryError::NotDurable`], [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_account(
         &self,
         by: &Actor,
@@ -40,7 +40,8 @@ impl<S: KeyStore> Registry<S> {
             version: Version::default(),
         };
         let audit = by.entry(now, "account.create", account.id.to_string());
-        self.commit(Write::CreateAccount(account.clone()), audit).await?;
+        let made = self.commit(Write::CreateAccount(account.clone()), audit).await;
+        made.map_err(|error| error.of(Made::Account(account.id)))?;
         Ok(account)
     }
 
@@ -59,7 +60,8 @@ impl<S: KeyStore> Registry<S> {
     /// Changes an account. Writes nothing if it is so already.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Conflict`] and [`RegistryError::Store`].
+    /// [`RegistryError::NotFound`], [`RegistryError::Conflict`], [`RegistryError::NotDurable`] and
+    /// [`RegistryError::Store`].
     pub async fn change_account(
         &self,
         by: &Actor,
@@ -82,6 +84,7 @@ impl<S: KeyStore> Registry<S> {
         after.status = status.unwrap_or(after.status);
         after.metadata = metadata.unwrap_or(after.metadata);
         if after == before {
+            self.settle().await?;
             return Ok(before);
         }
         after.updated_at = self.now();

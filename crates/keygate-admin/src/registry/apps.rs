@@ -5,7 +5,7 @@ use keygate_core::{AccountId, AppId, Environment, Scope};
 use keygate_store::keys::{KeyStore, Page, Write};
 use keygate_store::records::{App, AppStatus, Metadata, Version};
 
-use super::{Actor, Registry, RegistryError, random, unopposed};
+use super::{Actor, Made, Registry, RegistryError, random, unopposed};
 
 /// An app to be made.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct AppChange {
 impl<S: KeyStore> Registry<S> {
     /// # Errors
     /// [`RegistryError::NotFound`] (the account), [`RegistryError::UnknownTier`],
-    /// [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
+    /// [`RegistryError::NotDurable`], [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_app(
         &self,
         by: &Actor,
@@ -57,7 +57,8 @@ impl<S: KeyStore> Registry<S> {
             version: Version::default(),
         };
         let audit = by.entry(now, "app.create", app.id.to_string());
-        self.commit(Write::CreateApp(app.clone()), audit).await?;
+        let made = self.commit(Write::CreateApp(app.clone()), audit).await;
+        made.map_err(|error| error.of(Made::App(app.id)))?;
         Ok(app)
     }
 
@@ -82,8 +83,8 @@ impl<S: KeyStore> Registry<S> {
     /// lost to its keys at once, even where the keys name them.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::UnknownTier`], [`RegistryError::Conflict`] and
-    /// [`RegistryError::Store`].
+    /// [`RegistryError::NotFound`], [`RegistryError::UnknownTier`], [`RegistryError::Conflict`],
+    /// [`RegistryError::NotDurable`] and [`RegistryError::Store`].
     pub async fn change_app(
         &self,
         by: &Actor,
@@ -113,6 +114,7 @@ impl<S: KeyStore> Registry<S> {
         after.status = status.unwrap_or(after.status);
         after.metadata = metadata.unwrap_or(after.metadata);
         if after == before {
+            self.settle().await?;
             return Ok(before);
         }
         after.updated_at = self.now();

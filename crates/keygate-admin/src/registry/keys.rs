@@ -7,7 +7,10 @@ use keygate_store::keys::{KeyStore, Page, Write};
 use keygate_store::records::{App, AuditEntry, Key, KeyStatus, Metadata, Version};
 use zeroize::Zeroizing;
 
-use super::{Actor, Registry, RegistryError, random, unopposed};
+use super::{Actor, Made, Registry, RegistryError, random, unopposed};
+
+/// Why a key is revoked whose making was not acknowledged.
+const NEVER_SHOWN: &str = "never shown: the write was not durable";
 
 /// A key to be made. Its environment is its app's.
 #[derive(Clone, Debug)]
@@ -55,7 +58,7 @@ impl<S: KeyStore> Registry<S> {
     /// [`RegistryError::NotFound`] (the app), [`RegistryError::ScopeNotGranted`],
     /// [`RegistryError::UnknownTier`], [`RegistryError::ExpiryInPast`],
     /// [`RegistryError::OriginsNeedPublishableKey`], [`RegistryError::TooManyLiveKeys`],
-    /// [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
+    /// [`RegistryError::NotDurable`], [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_key(
         &self,
         by: &Actor,
@@ -111,9 +114,28 @@ impl<S: KeyStore> Registry<S> {
         };
         let write = Write::CreateKey { key: record.clone(), live_max: keys.keys_max_live, now };
         // A caller that goes away here leaves a key that nobody knows; it is listed and audited.
-        self.commit(write, entry(by, now, "key.create", &record)).await?;
+        match self.commit(write, entry(by, now, "key.create", &record)).await {
+            Ok(()) => {}
+            Err(RegistryError::NotDurable { made: _, replicas, wanted }) => {
+                self.parts.metrics.created();
+                self.take_back(by, record.id).await;
+                return Err(RegistryError::NotDurable { made: Made::Key, replicas, wanted });
+            }
+            Err(error) => return Err(error),
+        }
         self.parts.metrics.created();
         Ok(CreatedKey { record, key: minted.reveal() })
+    }
+
+    /// Revokes a key that was made and that nobody will be shown, so that it neither lives on nor
+    /// counts against its app's cap. Where that is not durable either, both are lost or neither is.
+    async fn take_back(&self, by: &Actor, id: KeyId) {
+        match self.revoke_key(by, id, Some(NEVER_SHOWN)).await {
+            Ok(_) | Err(RegistryError::NotDurable { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, %id, "a key that nobody was shown could not be revoked");
+            }
+        }
     }
 
     /// # Errors
@@ -132,8 +154,8 @@ impl<S: KeyStore> Registry<S> {
     /// Changes a key. Writes nothing if it is so already.
     ///
     /// # Errors
-    /// [`RegistryError::KeyRevoked`]: revocation is for good. [`RegistryError::Conflict`], and the
-    /// reasons for which such a key could not be made.
+    /// [`RegistryError::KeyRevoked`]: revocation is for good. [`RegistryError::Conflict`],
+    /// [`RegistryError::NotDurable`], and the reasons for which such a key could not be made.
     pub async fn change_key(
         &self,
         by: &Actor,
@@ -166,6 +188,7 @@ impl<S: KeyStore> Registry<S> {
             check_granted(&self.app(after.app).await?, &after.scopes)?;
         }
         if after == before {
+            self.settle().await?;
             return Ok(before);
         }
         self.update(by, after, action, None).await
@@ -174,8 +197,8 @@ impl<S: KeyStore> Registry<S> {
     /// Revokes a key, for good. A key that is revoked already stays as it is.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Conflict`] and [`RegistryError::Store`]. After
-    /// the last, the key may or may not be revoked: ask again.
+    /// [`RegistryError::NotFound`], [`RegistryError::Conflict`], [`RegistryError::NotDurable`] and
+    /// [`RegistryError::Store`]. After the last, the key may or may not be revoked: ask again.
     pub async fn revoke_key(
         &self,
         by: &Actor,
@@ -193,13 +216,16 @@ impl<S: KeyStore> Registry<S> {
     ) -> Result<Key, RegistryError> {
         let mut key = self.key(id).await?;
         if matches!(key.status, KeyStatus::Revoked { .. }) {
+            self.settle().await?;
             return Ok(key);
         }
         let reason = reason.map(ToOwned::to_owned);
         key.status = KeyStatus::Revoked { at: self.now(), reason: reason.clone() };
-        let key = self.update(by, key, "key.revoke", reason).await?;
-        self.parts.metrics.revoked();
-        Ok(key)
+        let revoked = self.update(by, key, "key.revoke", reason).await;
+        if matches!(revoked, Ok(_) | Err(RegistryError::NotDurable { .. })) {
+            self.parts.metrics.revoked();
+        }
+        revoked
     }
 
     async fn update(

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod apps;
+mod fleet;
 mod keys;
 mod verify;
 
@@ -11,14 +12,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keygate_config::Config;
-use keygate_core::{AccountId, Peppers, Scope, UnixMillis};
+use keygate_core::{AccountId, AppId, Peppers, Scope, UnixMillis};
 use keygate_store::cached::CachedKeys;
+use keygate_store::coherence::Coherence;
+use keygate_store::fleet::Gateway;
 use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use keygate_store::records::AuditEntry;
 use keygate_telemetry::KeyMetrics;
 
 pub use accounts::{AccountChange, NewAccount};
 pub use apps::{AppChange, NewApp};
+pub use fleet::{FleetView, StoreKind};
 pub use keys::{CreatedKey, KeyChange, KeySwitch, NewKey};
 pub use verify::{Call, Question, Verdict};
 
@@ -43,6 +47,8 @@ pub struct RegistryParts<S: KeyStore> {
     pub config: Arc<Config>,
     pub metrics: KeyMetrics,
     pub clock: fn() -> UnixMillis,
+    /// This one.
+    pub gateway: Gateway,
 }
 
 /// Who asks for a change, for the audit log.
@@ -120,6 +126,11 @@ impl<S: KeyStore> Registry<S> {
         Ok(())
     }
 
+    /// How far the store's changes are followed.
+    pub(crate) fn coherence(&self) -> &Coherence {
+        self.parts.keys.coherence()
+    }
+
     fn store(&self) -> &S {
         self.parts.keys.store()
     }
@@ -128,6 +139,14 @@ impl<S: KeyStore> Registry<S> {
     async fn commit(&self, write: Write, audit: AuditEntry) -> Result<(), RegistryError> {
         self.parts.keys.commit(write, audit).await?;
         Ok(())
+    }
+
+    /// Returns once what was read, and found to be as it was asked for, can no longer be lost.
+    ///
+    /// An earlier try may have written it and ended in [`RegistryError::NotDurable`]: to say that all
+    /// is as it should be would acknowledge that write.
+    async fn settle(&self) -> Result<(), RegistryError> {
+        Ok(self.store().settle().await?)
     }
 
     /// # Errors
@@ -180,10 +199,27 @@ pub enum RegistryError {
     OriginsNeedPublishableKey,
     #[error("the app has {live} live keys, the most it may have")]
     TooManyLiveKeys { live: u32 },
+    /// The change was made, but may be lost yet.
+    #[error("{replicas} of {wanted} replicas have the change")]
+    NotDurable { made: Made, replicas: u64, wanted: u32 },
     #[error("the store failed")]
     Store(#[source] Arc<StoreError>),
     #[error("the operating system gave no randomness")]
     NoRandomness(#[source] getrandom::Error),
+}
+
+/// What was made and may be lost yet, and so what a caller can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// A change to a record. The same call again either finds it made and waits for replicas once
+    /// more, or makes it.
+    Change,
+    /// A record, which the same call again would make twice. An empty change to it waits for
+    /// replicas once more.
+    Account(AccountId),
+    App(AppId),
+    /// A key that nobody was shown. It was revoked again, as far as that was possible.
+    Key,
 }
 
 /// Scopes as one text.
@@ -198,10 +234,21 @@ impl From<StoreError> for RegistryError {
             StoreError::Conflict => Self::Conflict,
             StoreError::AlreadyExists => Self::AlreadyExists,
             StoreError::TooManyLiveKeys { live } => Self::TooManyLiveKeys { live },
-            StoreError::Unavailable(_)
-            | StoreError::Unreadable(_)
-            | StoreError::NotDurable { .. } => Self::Store(Arc::new(error)),
+            StoreError::NotDurable { replicas, wanted } => {
+                Self::NotDurable { made: Made::Change, replicas, wanted }
+            }
+            StoreError::Unavailable(_) | StoreError::Unreadable(_) => Self::Store(Arc::new(error)),
         }
+    }
+}
+
+impl RegistryError {
+    /// The same, where this was to be made.
+    fn of(self, made: Made) -> Self {
+        if let Self::NotDurable { made: _, replicas, wanted } = self {
+            return Self::NotDurable { made, replicas, wanted };
+        }
+        self
     }
 }
 

@@ -1,10 +1,12 @@
 //! The embedded store, with faults that a test can switch on.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 use keygate_store::embedded::EmbeddedStore;
+use keygate_store::fleet::Fleet;
 use keygate_store::keys::{
     ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write,
 };
@@ -15,11 +17,20 @@ pub(super) struct FaultyStore {
     pub(super) down: AtomicBool,
     /// How many of the next commits somebody else gets ahead of.
     pub(super) conflicts: AtomicUsize,
+    /// Whether writes reach no replica, of the one that has to have them.
+    pub(super) no_replica: AtomicBool,
+    pub(super) fleet: Mutex<Option<Fleet>>,
 }
 
 impl FaultyStore {
     pub(super) fn new(store: EmbeddedStore) -> Self {
-        Self { store, down: AtomicBool::new(false), conflicts: AtomicUsize::new(0) }
+        Self {
+            store,
+            down: AtomicBool::new(false),
+            conflicts: AtomicUsize::new(0),
+            no_replica: AtomicBool::new(false),
+            fleet: Mutex::new(None),
+        }
     }
 
     fn up(&self) -> Result<&EmbeddedStore, StoreError> {
@@ -27,6 +38,13 @@ impl FaultyStore {
             return Err(StoreError::Unavailable("switched off".into()));
         }
         Ok(&self.store)
+    }
+
+    fn replicate(&self) -> Result<(), StoreError> {
+        match self.no_replica.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(StoreError::NotDurable { replicas: 0, wanted: 1 }),
+        }
     }
 }
 
@@ -40,7 +58,9 @@ impl KeyStore for FaultyStore {
         if self.conflicts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
             return Err(StoreError::Conflict);
         }
-        self.up()?.commit(write, audit).await
+        let number = self.up()?.commit(write, audit).await?;
+        self.replicate()?;
+        Ok(number)
     }
 
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -84,5 +104,15 @@ impl KeyStore for FaultyStore {
         audit: AuditEntry,
     ) -> Result<Imported, StoreError> {
         self.up()?.import(records, audit).await
+    }
+
+    async fn settle(&self) -> Result<(), StoreError> {
+        self.up()?;
+        self.replicate()
+    }
+
+    async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
+        self.up()?;
+        Ok(self.fleet.lock().unwrap().clone())
     }
 }

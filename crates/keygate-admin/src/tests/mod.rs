@@ -5,9 +5,12 @@
 
 mod access;
 mod bad_input;
+mod durability;
 mod faulty;
+mod fleet;
 mod keys;
 mod outage;
+mod readiness;
 mod records;
 mod verify;
 
@@ -27,6 +30,7 @@ use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::failures::FailureLimiter;
+use keygate_store::fleet::Gateway;
 use keygate_telemetry::Metrics;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -80,6 +84,10 @@ fn config() -> Config {
     keygate_config::parse(source).unwrap_or_else(|report| panic!("{report}"))
 }
 
+fn this_gateway() -> Gateway {
+    Gateway { id: "gw_1".into(), name: "edge-1".into(), version: "1.2.3".into(), started_at: NOW }
+}
+
 fn limiter(rate: &str) -> Arc<FailureLimiter> {
     Arc::new(FailureLimiter::new(rate.parse().unwrap(), 100))
 }
@@ -115,9 +123,14 @@ impl Answer {
 
 impl Api {
     async fn start() -> Self {
+        Self::start_with(Coherence::alone()).await
+    }
+
+    async fn start_with(coherence: Coherence) -> Self {
         let folder = TempDir::new().unwrap();
         let store = EmbeddedStore::open(&folder.path().join("keygate.db")).unwrap();
-        let cache = Arc::new(CachedKeys::new(FaultyStore::new(store), Arc::new(Coherence::alone()), &config().cache));
+        let store = FaultyStore::new(store);
+        let cache = Arc::new(CachedKeys::new(store, Arc::new(coherence), &config().cache));
         let metrics = Metrics::new("test");
         let client = Client::builder(TokioExecutor::new()).build_http();
         let mut api = Self {
@@ -168,6 +181,7 @@ impl Api {
             config: Arc::new(config()),
             metrics: self.metrics.keys(),
             clock,
+            gateway: this_gateway(),
         })
     }
 
@@ -268,6 +282,24 @@ impl Api {
         let created = answer.json();
         self.secrets.lock().unwrap().push(created["key"].as_str().unwrap().to_owned());
         created
+    }
+
+    /// Asks until the answer has this status, for what a probe sees a moment later.
+    async fn until_ready_is(&self, status: u16) -> Answer {
+        self.until_ready(|answer| answer.status == status).await
+    }
+
+    async fn until_ready(&self, is_so: impl Fn(&Answer) -> bool) -> Answer {
+        let wait = async {
+            loop {
+                let answer = self.send("GET", "/readyz", &[], "").await;
+                if is_so(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap()
     }
 
     /// The actions in the audit log, oldest first.

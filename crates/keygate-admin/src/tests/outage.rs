@@ -33,11 +33,13 @@ async fn everything_that_needs_the_store_is_503_while_it_is_away() {
         ("POST", format!("{key_path}/revoke"), Some(json!({}))),
         ("POST", "/v1/keys/verify".into(), Some(json!({ "key": key["key"] }))),
         ("GET", "/v1/audit".into(), None),
+        ("GET", "/v1/fleet".into(), None),
     ];
     api.cache.store().down.store(true, Ordering::SeqCst);
     for (method, path, body) in &calls {
         let answer = api.call(method, path, body.as_ref()).await;
         assert_problem(&answer, 503, "store_unavailable");
+        assert_eq!(answer.header("retry-after"), "1", "{method} {path}");
         assert!(!answer.text.contains("switched off"), "a cause is the log's: {}", answer.text);
     }
     for path in ["/healthz", "/metrics"] {
@@ -62,22 +64,10 @@ async fn a_key_in_the_cache_can_be_verified_without_the_store() {
 #[tokio::test]
 async fn a_gateway_whose_store_is_away_is_not_ready_until_it_is_back() {
     let api = Api::start().await;
-    let until = async |status: u16| {
-        let wait = async {
-            loop {
-                let answer = api.send("GET", "/readyz", &[], "").await;
-                if answer.status == status {
-                    return answer;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap()
-    };
-    until(200).await;
+    api.until_ready_is(200).await;
     api.cache.store().down.store(true, Ordering::SeqCst);
-    let why = assert_problem(&until(503).await, 503, "not_ready");
+    let why = assert_problem(&api.until_ready_is(503).await, 503, "not_ready");
     assert!(why.contains("store"), "{why}");
     api.cache.store().down.store(false, Ordering::SeqCst);
-    until(200).await;
+    api.until_ready_is(200).await;
 }
