@@ -148,3 +148,6 @@ impl KeyStore for RedisStore {
         fleet::fleet(&self.primary, &self.names).await.map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests;
