@@ -30,6 +30,7 @@ mod keyring;
 mod operators;
 mod readme;
 mod robust;
+mod running;
 mod secrets;
 mod shutdown;
 mod spelling;

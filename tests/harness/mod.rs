@@ -7,6 +7,7 @@ mod config;
 mod gateway;
 mod h1;
 pub mod h2_raw;
+pub mod h2_streams;
 mod h2c;
 mod leaks;
 mod process;
