@@ -119,7 +119,9 @@ impl<S: KeyStore> CachedKeys<S> {
             known,
             unknown,
             coherence,
-            flights: Arc::new(Flights::new()),
+            flights: Arc::new(Flights::new(FIND_TIMEOUT, || {
+                Err(Arc::new(unavailable(FindTimedOut)))
+            })),
             loads_left: Semaphore::new(LOADS_MAX),
             counters,
         };
@@ -169,7 +171,7 @@ impl<S: KeyStore> CachedKeys<S> {
     /// the answer. Reflects every change that was acknowledged before the call.
     ///
     /// Waits no longer than twice [`FIND_TIMEOUT`]: for a look-up that is under way, and for one
-    /// more if that began too early. A look-up itself goes on until the store is done with it.
+    /// more if that began too early.
     ///
     /// # Errors
     /// What the store said, shared by all who waited. [`StoreError::Unavailable`] if it does not
@@ -191,11 +193,9 @@ impl<S: KeyStore> CachedKeys<S> {
             let shared = Arc::clone(&self.shared);
             async move { shared.load_and_keep(digest).await }
         };
-        let landed = self.shared.flights.join(digest, load);
-        match tokio::time::timeout(FIND_TIMEOUT, landed).await {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(broken_off)) => Err(Arc::new(unavailable(broken_off))),
-            Err(_) => Err(Arc::new(unavailable(FindTimedOut))),
+        match self.shared.flights.join(digest, load).await {
+            Ok(loaded) => loaded,
+            Err(broken_off) => Err(Arc::new(unavailable(broken_off))),
         }
     }
 

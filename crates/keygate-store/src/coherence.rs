@@ -113,6 +113,20 @@ impl Coherence {
     }
 }
 
+#[cfg(test)]
+impl Coherence {
+    /// As if the last confirmation were long ago.
+    pub(crate) fn forget_confirmations(&self) {
+        self.usable_until.store(0, SeqCst);
+        self.keepable_until.store(0, SeqCst);
+    }
+
+    /// As if the last confirmation were longer ago than [`SILENCE_MAX`].
+    pub(crate) fn let_silence_begin(&self) {
+        self.keepable_until.store(0, SeqCst);
+    }
+}
+
 pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

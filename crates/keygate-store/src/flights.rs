@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::hash::BuildHasher;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use keygate_core::KeyDigest;
 use tokio::sync::watch;
@@ -18,6 +20,9 @@ const SHARDS: usize = 64;
 /// The loads under way, by key. `T` is what a load comes to.
 pub(crate) struct Flights<T> {
     shards: Box<[Shard<T>]>,
+    /// How long those who wait do so, and what they are told then.
+    patience: Duration,
+    too_late: fn() -> T,
 }
 
 type Shard<T> = Mutex<HashMap<KeyDigest, watch::Receiver<Option<T>>, DigestHasher>>;
@@ -28,8 +33,8 @@ type Shard<T> = Mutex<HashMap<KeyDigest, watch::Receiver<Option<T>>, DigestHashe
 pub(crate) struct BrokenOff;
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    pub(crate) fn new(patience: Duration, too_late: fn() -> T) -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), patience, too_late }
     }
 
     /// Waits for the load of this key that is under way, or for `load`, started now.
@@ -76,13 +81,20 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         // with it the landing, which locks the table.
         let landing = Landing { flights: Arc::clone(self), digest };
         let load = load();
-        // `load` bounds its own time. Those who wait own nothing of it but its result.
+        let (patience, too_late) = (self.patience, self.too_late);
+        // Those who wait own nothing of the load but its result.
         tokio::spawn(async move {
-            let result = load.await;
+            let mut load = pin!(load);
+            let result = tokio::time::timeout(patience, load.as_mut()).await;
             // Gone from the table before the result is seen: whoever does not like it starts a new
             // load instead of joining this one again.
             drop(landing);
-            sender.send_replace(Some(result));
+            let is_late = result.is_err();
+            sender.send_replace(Some(result.unwrap_or_else(|_| too_late())));
+            if is_late {
+                // What it holds is given back when the store is done with it, and not before.
+                drop(load.await);
+            }
         });
         receiver
     }

@@ -142,6 +142,11 @@ struct Tables {
 }
 
 impl MemoryStore {
+    pub(crate) fn replace(&self, other: Self) {
+        let other = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.with(|tables| *tables = other);
+    }
+
     fn with<T>(&self, read: impl FnOnce(&mut Tables) -> T) -> T {
         read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

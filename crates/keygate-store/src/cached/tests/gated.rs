@@ -37,6 +37,13 @@ impl Gated {
     }
 }
 
+impl Gated {
+    /// As a restore of an old backup would.
+    pub(super) fn replace(&self, store: MemoryStore) {
+        self.store.replace(store);
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Mood {
     pub(super) find_fails: AtomicBool,
