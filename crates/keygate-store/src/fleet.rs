@@ -7,7 +7,8 @@ use crate::keys::ChangeNumber;
 /// This gateway, as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// Of this run: another after a restart.
+    /// Of this run: another after a restart. Empty for a process that is no gateway, such as a
+    /// command, which the fleet is not told of.
     pub id: String,
     /// The machine's.
     pub name: String,

@@ -41,6 +41,22 @@ pub fn init(level: LogLevel) -> Result<Log, LogError> {
     Ok(log)
 }
 
+/// Writes warnings to standard error, one plain line each: for a command, whose standard output is
+/// its result.
+///
+/// # Errors
+/// [`LogError::AlreadyStarted`].
+pub fn warn_on_stderr() -> Result<(), LogError> {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .log_internal_errors(false)
+        .with_writer(Masked(io::stderr));
+    let subscriber = tracing_subscriber::registry().with(targets(LogLevel::Warn)).with(lines);
+    subscriber.try_init().map_err(|_| LogError::AlreadyStarted)
+}
+
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

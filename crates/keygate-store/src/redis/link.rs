@@ -335,6 +335,9 @@ impl Keeper {
 
     /// Tells the fleet of this gateway. It is a write: a server that is a replica by now says so.
     fn report(&self) {
+        if self.gateway.id.is_empty() {
+            return;
+        }
         let primary = Arc::clone(&self.primary);
         let (names, gateway) = (self.names.clone(), self.gateway.clone());
         let (state, applied) = (self.shown_state(), self.follower.place().number);
