@@ -1,6 +1,9 @@
 //! What every store promises, checked once for all of them. A store's tests name it with
 //! `contract!(make)`, where `make` is an async closure that makes an empty one.
 
+mod import;
+
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use keygate_core::UnixMillis;
@@ -14,6 +17,8 @@ use crate::testing::{
     LIVE_MAX, MemoryStore, NOW, account, account_id, app, app_id, audit, create, digest, key,
     key_id, revoked, seed, update,
 };
+
+pub(crate) use self::import::*;
 
 /// Makes one test of each promise.
 macro_rules! contract {
@@ -35,6 +40,12 @@ macro_rules! contract {
             the_peppers_in_use_are_known
             a_pepper_that_no_live_key_needs_can_be_retired
             any_sequence_of_writes_ends_as_in_the_model
+            imported_records_are_like_created_ones
+            an_import_may_be_repeated
+            an_import_leaves_alone_what_is_there_and_differs
+            an_import_is_one_change_or_none
+            an_import_needs_parents_before_children
+            any_imports_and_writes_end_as_in_the_model
         );
     };
     ($make:expr; $($promise:ident)*) => {$(
@@ -452,17 +463,29 @@ fn any_write() -> impl Strategy<Value = Write> {
 async fn check_sequence<S: KeyStore>(store: &S, writes: Vec<Write>) {
     let model = MemoryStore::default();
     for write in writes {
-        let expected = model.commit(write.clone(), audit("any")).await;
-        let result = store.commit(write.clone(), audit("any")).await;
-        let said = |result: &Result<ChangeNumber, StoreError>| match result {
-            Ok(number) => Ok(*number),
-            Err(error) => Err(error.to_string()),
-        };
-        match (&expected, &result) {
-            (Err(ours), Err(theirs)) => assert_eq!(kind(ours), kind(theirs), "{write:?}"),
-            (_, _) => assert_eq!(said(&expected), said(&result), "{write:?}"),
-        }
+        check_write(store, &model, write).await;
     }
+    check_same(store, &model).await;
+}
+
+async fn check_write<S: KeyStore>(store: &S, model: &MemoryStore, write: Write) {
+    let expected = model.commit(write.clone(), audit("any")).await;
+    let result = store.commit(write.clone(), audit("any")).await;
+    check_result(expected, result, &write);
+}
+
+fn check_result<T: PartialEq + Debug>(
+    expected: Result<T, StoreError>,
+    result: Result<T, StoreError>,
+    of: &impl Debug,
+) {
+    let (expected, result) =
+        (expected.map_err(|error| kind(&error)), result.map_err(|error| kind(&error)));
+    assert_eq!(expected, result, "{of:?}");
+}
+
+/// Whether a store tells the same as the model.
+async fn check_same<S: KeyStore>(store: &S, model: &MemoryStore) {
     assert_eq!(store.audit(all()).await.unwrap(), model.audit(all()).await.unwrap());
     for now in [NOW, UnixMillis(NOW.0 + 1)] {
         assert_eq!(store.peppers(now).await.unwrap(), model.peppers(now).await.unwrap());

@@ -1,7 +1,6 @@
 //! For tests: sample records, and a store in memory that says what every store should do, slowly
 //! and plainly.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -200,36 +199,55 @@ impl Tables {
         }
     }
 
-    fn import(&mut self, records: Vec<StoredRecord>, audit: AuditEntry) -> Imported {
+    fn import(
+        &mut self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        let mut after = self.clone();
         let mut imported = Imported::default();
         for record in records {
-            let (id, is_same, is_new) = match record {
-                StoredRecord::Account(account) => {
-                    let stored = self.accounts.entry(account.id);
-                    let is_new = matches!(stored, Entry::Vacant(_));
-                    (account.id.to_string(), *stored.or_insert(account.clone()) == account, is_new)
-                }
-                StoredRecord::App(app) => {
-                    let stored = self.apps.entry(app.id);
-                    let is_new = matches!(stored, Entry::Vacant(_));
-                    (app.id.to_string(), *stored.or_insert(app.clone()) == app, is_new)
-                }
-                StoredRecord::Key(key) => {
-                    let stored = self.keys.entry(key.id);
-                    let is_new = matches!(stored, Entry::Vacant(_));
-                    (key.id.to_string(), *stored.or_insert(key.clone()) == key, is_new)
-                }
+            let id = match &record {
+                StoredRecord::Account(account) => account.id.to_string(),
+                StoredRecord::App(app) => app.id.to_string(),
+                StoredRecord::Key(key) => key.id.to_string(),
             };
-            match (is_new, is_same) {
-                (true, _) => imported.created += 1,
-                (false, true) => imported.unchanged += 1,
-                (false, false) => imported.different.push(id),
+            match after.import_one(record)? {
+                None => imported.created += 1,
+                Some(true) => imported.unchanged += 1,
+                Some(false) => imported.different.push(id),
             }
         }
         if imported.created > 0 {
-            self.changes.push(audit);
+            after.changes.push(audit);
         }
-        imported
+        *self = after;
+        Ok(imported)
+    }
+
+    /// Whether a record of this id was there, and was the same.
+    fn import_one(&mut self, record: StoredRecord) -> Result<Option<bool>, StoreError> {
+        match record {
+            StoredRecord::Account(account) => {
+                if let Some(stored) = self.accounts.get(&account.id) {
+                    return Ok(Some(*stored == account));
+                }
+                insert(&mut self.accounts, account.id, account)?;
+            }
+            StoredRecord::App(app) => {
+                if let Some(stored) = self.apps.get(&app.id) {
+                    return Ok(Some(*stored == app));
+                }
+                self.apply(Write::CreateApp(app))?;
+            }
+            StoredRecord::Key(key) => {
+                if let Some(stored) = self.keys.get(&key.id) {
+                    return Ok(Some(*stored == key));
+                }
+                self.create_key(key, u32::MAX, NOW)?;
+            }
+        }
+        Ok(None)
     }
 
     fn create_key(&mut self, key: Key, live_max: u32, now: UnixMillis) -> Result<(), StoreError> {
@@ -364,6 +382,6 @@ impl KeyStore for MemoryStore {
         records: Vec<StoredRecord>,
         audit: AuditEntry,
     ) -> Result<Imported, StoreError> {
-        self.with(|tables| Ok(tables.import(records, audit)))
+        self.with(|tables| tables.import(records, audit))
     }
 }

@@ -2,6 +2,7 @@
 //! of the program does.
 
 mod held;
+mod import;
 mod open;
 mod read;
 mod slot;
@@ -118,10 +119,16 @@ impl KeyStore for EmbeddedStore {
 
     async fn import(
         &self,
-        _records: Vec<StoredRecord>,
-        _audit: AuditEntry,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
     ) -> Result<Imported, StoreError> {
-        Err(StoreError::Unavailable(Box::new(BrokenOff)))
+        let turn = Arc::clone(&self.writing).lock_owned().await;
+        self.blocking(move |db| {
+            let result = import::import(db, &records, &audit);
+            drop(turn);
+            result
+        })
+        .await
     }
 }
 

@@ -103,7 +103,7 @@ fn check_room(
 }
 
 /// Until when a key counts against its app's cap: a disabled one does, it may be enabled again.
-fn live_until(key: &Key) -> u64 {
+pub(super) fn live_until(key: &Key) -> u64 {
     match key.status {
         KeyStatus::Revoked { .. } => 0,
         KeyStatus::Active | KeyStatus::Disabled => key.expires_at.map_or(u64::MAX, |end| end.0),
@@ -163,7 +163,7 @@ fn update_key(
 }
 
 /// Notes that a pepper is needed for a key, unless that is revoked.
-fn enter(peppers: &mut PepperKeys<'_>, key: &Key) -> Result<(), StoreError> {
+pub(super) fn enter(peppers: &mut PepperKeys<'_>, key: &Key) -> Result<(), StoreError> {
     let until = live_until(key);
     if until > 0 {
         peppers.insert((key.pepper.as_bytes(), until, key.id.as_u128()), ()).map_err(failed)?;
@@ -176,7 +176,10 @@ fn next(stored: Version, seen: Version) -> Result<Version, StoreError> {
     if stored == seen { Ok(Version(stored.0 + 1)) } else { Err(StoreError::Conflict) }
 }
 
-fn log(transaction: &WriteTransaction, audit: &AuditEntry) -> Result<ChangeNumber, StoreError> {
+pub(super) fn log(
+    transaction: &WriteTransaction,
+    audit: &AuditEntry,
+) -> Result<ChangeNumber, StoreError> {
     let mut meta = transaction.open_table(META).map_err(failed)?;
     let number = meta
         .get(META_NEXT_CHANGE)
@@ -188,10 +191,13 @@ fn log(transaction: &WriteTransaction, audit: &AuditEntry) -> Result<ChangeNumbe
     Ok(ChangeNumber(number))
 }
 
-type PepperKeys<'a> = Table<'a, (&'static [u8; 8], u64, u128), ()>;
-type Writable<'a> = Table<'a, &'static [u8], &'static [u8]>;
+pub(super) type PepperKeys<'a> = Table<'a, (&'static [u8; 8], u64, u128), ()>;
+pub(super) type Writable<'a> = Table<'a, &'static [u8], &'static [u8]>;
 
-fn records(transaction: &WriteTransaction, table: Records) -> Result<Writable<'_>, StoreError> {
+pub(super) fn records(
+    transaction: &WriteTransaction,
+    table: Records,
+) -> Result<Writable<'_>, StoreError> {
     transaction.open_table(table).map_err(failed)
 }
 
@@ -202,7 +208,11 @@ fn create<R: Record>(table: &mut Writable<'_>, place: &[u8], record: &R) -> Resu
     put(table, place, record)
 }
 
-fn put<R: Record>(table: &mut Writable<'_>, place: &[u8], record: &R) -> Result<(), StoreError> {
+pub(super) fn put<R: Record>(
+    table: &mut Writable<'_>,
+    place: &[u8],
+    record: &R,
+) -> Result<(), StoreError> {
     table.insert(place, seal(place, record)?.as_slice()).map_err(failed)?;
     Ok(())
 }
