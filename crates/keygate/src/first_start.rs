@@ -29,12 +29,12 @@ pub(crate) struct Made {
 
 /// Reads the secrets that the configuration names, and makes those that are missing.
 ///
-/// `in_use` are the peppers that live keys were made under. Nothing is made unless all of
-/// them are there.
+/// `in_use` are the peppers that live keys were made under, if the store could be asked. Nothing is
+/// made unless all of them are there; a pepper is made only if it could.
 pub(crate) fn load_or_make(
     keys: &Keys,
     admin: &Admin,
-    in_use: &[PepperId],
+    in_use: Option<&[PepperId]>,
 ) -> anyhow::Result<Secrets> {
     let current = secrets::load_pepper(&keys.pepper_file)?;
     let previous = keys.previous_pepper_files.iter().map(|path| load_previous(path));
@@ -42,8 +42,16 @@ pub(crate) fn load_or_make(
     let token = secrets::load_token(&admin.token_file)?;
 
     let known = current.iter().chain(&previous).map(Pepper::id).collect::<Vec<_>>();
-    if let Some(lost) = in_use.iter().find(|id| !known.contains(id)) {
+    let lost = in_use.unwrap_or_default().iter().find(|id| !known.contains(id));
+    if let Some(lost) = lost {
         refuse(&keys.pepper_file, current.as_ref(), *lost)?;
+    }
+    if current.is_none() && in_use.is_none() {
+        bail!(
+            "{} does not exist, and no pepper is made while the store is out of reach: it may hold \
+             keys already; start the store, or copy the pepper of another gateway there",
+            keys.pepper_file.display()
+        );
     }
 
     let mut made = Vec::new();
@@ -137,7 +145,7 @@ mod tests {
     }
 
     fn start(config: &Config, in_use: &[PepperId]) -> anyhow::Result<Secrets> {
-        load_or_make(&config.keys, &config.admin, in_use)
+        load_or_make(&config.keys, &config.admin, Some(in_use))
     }
 
     fn complaint(config: &Config, in_use: &[PepperId]) -> String {

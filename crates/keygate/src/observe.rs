@@ -4,9 +4,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use keygate_store::cached::{CacheCounts, CachedKeys};
+use keygate_store::fleet::LinkState;
 use keygate_store::keys::KeyStore;
 use keygate_store::observed::{CallOutcome, Observed, Observer, Op};
-use keygate_telemetry::{Metrics, Row, StoreOpMetrics};
+use keygate_store::redis::LinkObserver;
+use keygate_telemetry::{LinkMetrics, Metrics, Row, StoreOpMetrics};
 
 /// By the operation's discriminant.
 struct StoreObserver([StoreOpMetrics; Op::ALL.len()]);
@@ -17,6 +19,23 @@ impl Observer for StoreObserver {
             metrics.call(took, outcome == CallOutcome::Failed);
         }
     }
+}
+
+struct Link(LinkMetrics);
+
+impl LinkObserver for Link {
+    fn link(&self, state: LinkState) {
+        self.0.up(state == LinkState::Live);
+    }
+
+    fn change_applied(&self, lag: Duration) {
+        self.0.lag(lag);
+    }
+}
+
+/// Reports how well the changes of other gateways come through.
+pub(crate) fn link_observer(metrics: &Metrics) -> Arc<dyn LinkObserver> {
+    Arc::new(Link(metrics.link()))
 }
 
 /// A store whose every call is counted and timed.

@@ -11,15 +11,17 @@ use anyhow::Context;
 use keygate_admin::{AdminParts, Readiness, Registry, RegistryParts};
 use keygate_config::Config;
 use keygate_core::Peppers;
+use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
 use keygate_proxy::{Gateway, GatewayParts, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
-use keygate_store::keys::KeyStore;
+use keygate_store::keys::{KeyStore, StoreError};
 use keygate_store::observed::Observed;
 use keygate_store::store::Store as AnyStore;
 use keygate_telemetry::Metrics;
 use keygate_telemetry::logging::{self, Log};
+use tokio::sync::watch;
 
 use crate::control::Control;
 use crate::failure::{Exit, Failure};
@@ -32,6 +34,10 @@ use crate::{clock, listen, observe};
 const CORE_THREADS: usize = 2;
 /// How long what still runs may take to finish, once no client is left.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a start waits for a store that others use as well.
+const STORE_WAIT: Duration = Duration::from_secs(2);
+const PEPPERS_ASKED_EVERY: Duration = Duration::from_secs(5);
 
 /// How often one client network may send a wrong admin token.
 const WRONG_TOKENS: Rate = Rate { count: 60, unit: Unit::Minute };
@@ -86,24 +92,24 @@ pub(crate) struct Serving {
 /// Brings a gateway up. When this fails, nothing was served.
 pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let this = stores::this_gateway(clock::now())?;
     let coherence = stores::coherence(&config);
     let opener = Opener {
         gateway: this.clone(),
         coherence: Arc::clone(&coherence),
-        observer: Arc::new(stores::NoObserver),
+        observer: observe::link_observer(&metrics),
     };
     // Blocks, but nothing else runs yet.
     let store = stores::open(&config, opener)?;
-    let in_use = store.peppers(clock::now()).await.context("cannot read the store")?;
-    let secrets = first_start::load_or_make(&config.keys, &config.admin, &in_use)?;
+    let in_use = peppers_in_use(&store).await?;
+    let secrets = first_start::load_or_make(&config.keys, &config.admin, in_use.as_deref())?;
     log_secrets(&secrets);
     let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
     let peppers = Arc::new(peppers);
 
     let listeners = Listeners::bind(&config)?;
 
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     metrics.config_loaded(clock::now());
     metrics.counter_fn(
         "keygate_log_lines_dropped_total",
@@ -128,6 +134,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
     // Only now, so that a gateway that answers `/readyz` is one that answers clients.
     let stopping = Arc::new(AtomicBool::new(false));
+    let pepper_watch = PepperWatch::start(&keys, &peppers);
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
         peppers: Arc::clone(&peppers),
@@ -141,7 +148,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         registry,
         token_sha256,
         failures: Arc::new(wrong_tokens),
-        ready: readiness(&stopping),
+        ready: readiness(&stopping, pepper_watch.lost),
         metrics,
     };
     let admin = Control::start(listeners.admin, keygate_admin::router(parts))?;
@@ -173,12 +180,71 @@ impl Listeners {
     }
 }
 
-fn readiness(stopping: &Arc<AtomicBool>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+fn readiness(
+    stopping: &Arc<AtomicBool>,
+    lost_pepper: watch::Receiver<Option<PepperId>>,
+) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
     let stopping = Arc::clone(stopping);
-    Arc::new(move || match stopping.load(Ordering::Acquire) {
-        false => Readiness::Ready,
-        true => Readiness::NotReady("the gateway is stopping".into()),
+    Arc::new(move || {
+        if stopping.load(Ordering::Acquire) {
+            return Readiness::NotReady("the gateway is stopping".into());
+        }
+        match *lost_pepper.borrow() {
+            None => Readiness::Ready,
+            Some(pepper) => Readiness::NotReady(missing_pepper(pepper).into()),
+        }
     })
+}
+
+/// The peppers that live keys were made under; nothing if a store that others use as well is out of
+/// reach: the gateway then starts without it, and [`PepperWatch`] asks later.
+async fn peppers_in_use(store: &AnyStore) -> Result<Option<Vec<PepperId>>, Failure> {
+    if let AnyStore::Redis(redis) = store
+        && !redis.reached(STORE_WAIT).await
+    {
+        tracing::warn!("starting without the store: no key can be looked up until it is reached");
+        return Ok(None);
+    }
+    match store.peppers(clock::now()).await {
+        Ok(in_use) => Ok(Some(in_use)),
+        Err(StoreError::Unavailable(_)) if matches!(store, AnyStore::Redis(_)) => Ok(None),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot read the store").into()),
+    }
+}
+
+/// Sees whether other gateways make keys with a pepper that this one does not have: it would call
+/// them invalid, so it must not be sent requests.
+struct PepperWatch {
+    lost: watch::Receiver<Option<PepperId>>,
+}
+
+impl PepperWatch {
+    fn start(keys: &Arc<CachedKeys<Store>>, peppers: &Arc<Peppers>) -> Self {
+        let (keys, peppers) = (Arc::clone(keys), Arc::clone(peppers));
+        let (sender, lost) = watch::channel(None);
+        drop(tokio::spawn(async move {
+            while !sender.is_closed() {
+                if let Ok(in_use) = keys.store().peppers(clock::now()).await {
+                    let lost =
+                        in_use.into_iter().find(|id| peppers.iter().all(|ours| ours.id() != *id));
+                    if sender.send_replace(lost) != lost
+                        && let Some(pepper) = lost
+                    {
+                        tracing::error!("{}", missing_pepper(pepper));
+                    }
+                }
+                tokio::time::sleep(PEPPERS_ASKED_EVERY).await;
+            }
+        }));
+        Self { lost }
+    }
+}
+
+fn missing_pepper(pepper: PepperId) -> String {
+    format!(
+        "stored keys were made with a pepper (id {pepper}) that this gateway does not have: give all \
+         gateways of a fleet the same `pepper_file`, and restart this one"
+    )
 }
 
 impl Serving {

@@ -1,7 +1,7 @@
 //! Records that come from elsewhere, as they are. What lies where they would go is read in one trip,
 //! and all that is missing is written as one change.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::layout::{self, Names};
 use super::primary::Primary;
@@ -27,11 +27,12 @@ pub(super) async fn import(
         for record in records {
             import.add(record)?;
         }
-        if import.transaction.is_empty() {
-            return Ok(import.imported);
+        let Import { transaction, imported, .. } = import;
+        if transaction.is_empty() {
+            return Ok(imported);
         }
-        match import.transaction.run(primary, names, log_max, Subject::All, audit).await? {
-            Outcome::Done(_) => return Ok(import.imported),
+        match transaction.run(primary, names, log_max, Subject::All, audit).await? {
+            Outcome::Done(_) => return Ok(imported),
             Outcome::Again => {}
         }
     }
@@ -42,6 +43,8 @@ struct Import<'a> {
     names: &'a Names,
     /// What lies where, with what this import has put there.
     values: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    /// What is there, or will be, without more being asked for.
+    parents: HashSet<Vec<u8>>,
     transaction: Transaction,
     imported: Imported,
 }
@@ -77,7 +80,7 @@ impl<'a> Import<'a> {
             }
         }
         let (transaction, imported) = (Transaction::default(), Imported::default());
-        Ok(Self { names, values, transaction, imported })
+        Ok(Self { names, values, parents: HashSet::new(), transaction, imported })
     }
 
     fn add(&mut self, record: &StoredRecord) -> Result<(), StoreError> {
@@ -109,9 +112,11 @@ impl<'a> Import<'a> {
         if let Some(stored) = self.record::<App>(&name)? {
             return Ok(compare(&stored, app));
         }
-        if self.value(&self.names.account(app.account)).is_none() {
+        let account = self.names.account(app.account);
+        if self.value(&account).is_none() {
             return Err(StoreError::NotFound("the account"));
         }
+        self.need(account);
         self.put(name, encode(app)?);
         write::create_app(&mut self.transaction, self.names, app)?;
         Ok(Found::Nothing)
@@ -129,10 +134,11 @@ impl<'a> Import<'a> {
         if self.value(&name).is_some() {
             return Err(StoreError::AlreadyExists);
         }
-        let app: Option<App> = self.record(&self.names.app(key.app))?;
-        if app.is_none_or(|app| app.account != key.account) {
+        let app = self.names.app(key.app);
+        if self.record::<App>(&app)?.is_none_or(|app| app.account != key.account) {
             return Err(StoreError::NotFound("the app"));
         }
+        self.need(app);
         self.put(id, key.digest.as_bytes().to_vec());
         self.put(name, layout::join_key(key.app, key.account, &encode(key)?));
         write::create_key(&mut self.transaction, self.names, key)?;
@@ -147,8 +153,17 @@ impl<'a> Import<'a> {
         self.values.get(name)?.as_deref()
     }
 
+    /// Parents never go; but the store may be another by the time the children are written.
+    fn need(&mut self, parent: Vec<u8>) {
+        if self.parents.insert(parent.clone()) {
+            self.transaction.require(parent, Check::Present, Otherwise::Again);
+        }
+    }
+
     fn put(&mut self, name: Vec<u8>, value: Vec<u8>) {
         self.transaction.require(name.clone(), Check::Absent, Otherwise::Again);
+        // Made by this very change.
+        self.parents.insert(name.clone());
         self.values.insert(name, Some(value));
     }
 }

@@ -1,10 +1,10 @@
 //! Keeps the connections to the primary up, and follows the changes that others make: told of each
-//! by a subscription, and certain of it by asking every [`ASK_EVERY`] where the store is. What a
-//! sign of a change means is `follow.rs`'s.
+//! by a subscription (`told.rs`), and certain of it by asking every [`ASK_EVERY`] where the store
+//! is. What a sign of a change means is `follow.rs`'s.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use quanta::Instant;
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamRangeReply;
-use redis::{PushInfo, PushKind, RedisError, RedisResult, Script, Value};
-use tokio::sync::{mpsc, watch};
+use redis::{RedisError, RedisResult, Script};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -22,30 +22,30 @@ use super::dial::{DialError, Dialer, is_refusal};
 use super::follow::{Follower, Meta, Next};
 use super::layout::{FORMAT, Names};
 use super::primary::Primary;
+use super::told::{Sign, Told};
 use super::{LinkObserver, fleet};
 use crate::coherence::Coherence;
 use crate::fleet::{Gateway, LinkState};
 use crate::keys::ChangeNumber;
 
 /// How often the store is asked where it is. A change that nobody told us of waits this long.
-const ASK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(250);
 /// So many questions in a row without an answer end the connections: a dead one never says so.
-const UNANSWERED_MAX: u32 = 4;
+pub(super) const UNANSWERED_MAX: u32 = 4;
 /// How often those who know the primary are asked whether it still is the one.
 const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_secs(1);
 /// How often the fleet is told of this gateway.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// The longest wait between two tries to connect: what has come back is found within it.
-const RETRY_MAX: Duration = Duration::from_millis(500);
+pub(super) const RETRY_MAX: Duration = Duration::from_millis(500);
 const RETRY_MIN: Duration = Duration::from_millis(25);
 /// Entries of the log that are read at a time.
 const LOG_PART: usize = 1_000;
-/// Messages that may wait for us; more are dropped, which their numbers show.
-const MESSAGES_MAX: usize = 4_096;
 
 /// The task that does it. Dropping this ends it.
 pub(super) struct Link {
-    shown: Arc<Shown>,
+    /// A [`LinkState`], for others to see.
+    state: Arc<AtomicU8>,
     reached: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
@@ -54,13 +54,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// What others may see of it.
-#[derive(Default)]
-struct Shown {
-    state: AtomicU8,
-    applied: AtomicU64,
 }
 
 impl Link {
@@ -72,7 +65,7 @@ impl Link {
         coherence: Arc<Coherence>,
         observer: Arc<dyn LinkObserver>,
     ) -> Self {
-        let shown = Arc::new(Shown::default());
+        let state = Arc::new(AtomicU8::new(DOWN));
         let (reached, was_reached) = watch::channel(false);
         observer.link(LinkState::Down);
         let keeper = Keeper {
@@ -83,12 +76,12 @@ impl Link {
             follower: Follower::new(Arc::clone(&coherence), Arc::clone(&observer)),
             coherence,
             observer,
-            shown: Arc::clone(&shown),
+            state: Arc::clone(&state),
             reached,
             retries: retries(),
             said: None,
         };
-        Self { shown, reached: was_reached, task: tokio::spawn(keeper.keep()) }
+        Self { state, reached: was_reached, task: tokio::spawn(keeper.keep()) }
     }
 
     /// Waits until the store was reached for the first time.
@@ -100,15 +93,11 @@ impl Link {
     }
 
     pub(super) fn state(&self) -> LinkState {
-        match self.shown.state.load(Relaxed) {
+        match self.state.load(Relaxed) {
             LIVE => LinkState::Live,
             POLLING => LinkState::Polling,
             _ => LinkState::Down,
         }
-    }
-
-    pub(super) fn applied(&self) -> ChangeNumber {
-        ChangeNumber(self.shown.applied.load(Relaxed))
     }
 }
 
@@ -118,7 +107,7 @@ const DOWN: u8 = 0;
 
 /// Why there is no connection, or no more.
 #[derive(Debug, thiserror::Error)]
-enum LinkError {
+pub(super) enum LinkError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("the store does not say where it is")]
@@ -145,14 +134,15 @@ struct Keeper {
     follower: Follower,
     coherence: Arc<Coherence>,
     observer: Arc<dyn LinkObserver>,
-    shown: Arc<Shown>,
+    /// A [`LinkState`], for others to see.
+    state: Arc<AtomicU8>,
     reached: watch::Sender<bool>,
     retries: ExponentialBackoff,
     /// Why the store was out of reach when that was last said.
     said: Option<String>,
 }
 
-fn retries() -> ExponentialBackoff {
+pub(super) fn retries() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(RETRY_MIN)
         .with_max_delay(RETRY_MAX / 2)
@@ -187,7 +177,14 @@ impl Keeper {
                     "the store refuses us: check `username` and `password_file`"
                 );
             }
-            _ => tracing::warn!(reason, "the store is out of reach; known keys go on working"),
+            LinkError::Dial(_)
+            | LinkError::Asking(_)
+            | LinkError::Unanswered
+            | LinkError::Lost
+            | LinkError::Elsewhere
+            | LinkError::Emptied => {
+                tracing::warn!(reason, "the store is out of reach; known keys go on working");
+            }
         }
         self.said = Some(reason);
     }
@@ -198,7 +195,7 @@ impl Keeper {
             LinkState::Polling => POLLING,
             LinkState::Down => DOWN,
         };
-        if self.shown.state.swap(shown, Relaxed) != shown {
+        if self.state.swap(shown, Relaxed) != shown {
             self.observer.link(state);
             tracing::debug!(state = state.as_str(), "link to the store");
         }
@@ -243,7 +240,7 @@ impl Keeper {
                 biased;
                 sign = told.signs.recv() => match sign {
                     Some(Sign::Change(change)) => match self.follower.heard(&change) {
-                        Next::UpToDate => self.note_place(),
+                        Next::UpToDate => {}
                         Next::Ask | Next::ReadFrom(_) => ask_again.reset_immediately(),
                     },
                     Some(Sign::Listening) => {
@@ -283,10 +280,6 @@ impl Keeper {
         }
     }
 
-    fn note_place(&self) {
-        self.shown.applied.store(self.follower.place().number.0, Relaxed);
-    }
-
     /// Applies what was changed since, and then says that nothing is missing.
     async fn catch_up(
         &mut self,
@@ -301,7 +294,6 @@ impl Keeper {
             let entries = read.await.map_err(|_| LinkError::Unanswered)?;
             next = self.follower.read(&entries.map_err(LinkError::Asking)?, &meta);
         }
-        self.note_place();
         self.coherence.confirm(asked_at);
         Ok(())
     }
@@ -340,7 +332,7 @@ impl Keeper {
         }
         let primary = Arc::clone(&self.primary);
         let (names, gateway) = (self.names.clone(), self.gateway.clone());
-        let (state, applied) = (self.shown_state(), self.follower.place().number);
+        let (state, applied) = (self.state(), self.follower.place().number);
         drop(tokio::spawn(async move {
             let report = async |connection: &mut MultiplexedConnection| {
                 fleet::report(connection, &names, &gateway, state, applied).await
@@ -351,8 +343,8 @@ impl Keeper {
         }));
     }
 
-    fn shown_state(&self) -> LinkState {
-        match self.shown.state.load(Relaxed) {
+    fn state(&self) -> LinkState {
+        match self.state.load(Relaxed) {
             LIVE => LinkState::Live,
             _ => LinkState::Polling,
         }
@@ -427,100 +419,8 @@ async fn elsewhere(dialer: Arc<Dialer>, target: keygate_config::Target) {
     }
 }
 
-/// The subscription: a connection of its own, made again whenever it breaks. Dropping this ends it.
-struct Told {
-    signs: mpsc::Receiver<Sign>,
-    task: JoinHandle<()>,
-}
-
-/// What comes of a subscription.
-enum Sign {
-    /// From now on each change is told.
-    Listening,
-    Change(Change),
-    /// Something was published that is no change.
-    Garbled,
-    /// Nothing is told any more.
-    Silent,
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Told {
-    fn start(dialer: Arc<Dialer>, target: keygate_config::Target, channel: Vec<u8>) -> Self {
-        let (sender, signs) = mpsc::channel(MESSAGES_MAX);
-        let task = tokio::spawn(async move {
-            let mut retries = retries();
-            loop {
-                match listen(&dialer, &target, &channel, &sender).await {
-                    Ok(()) => retries = self::retries(),
-                    Err(error) => {
-                        tracing::debug!(reason = chain(&error), "no subscription to changes");
-                    }
-                }
-                if sender.send(Sign::Silent).await.is_err() {
-                    return;
-                }
-                sleep(retries.next().unwrap_or(RETRY_MAX)).await;
-            }
-        });
-        Self { signs, task }
-    }
-}
-
-/// Listens until the connection is silent. An error means that it never began.
-async fn listen(
-    dialer: &Dialer,
-    target: &keygate_config::Target,
-    channel: &[u8],
-    signs: &mpsc::Sender<Sign>,
-) -> Result<(), LinkError> {
-    let pushed = signs.clone();
-    let push = move |push: PushInfo| {
-        if let Some(sign) = sign(&push) {
-            // If there is no room the numbers will show that something is missing.
-            drop(pushed.try_send(sign));
-        }
-        Ok::<(), redis::aio::SendError>(())
-    };
-    let mut connection = dialer.listen(target, push).await?;
-    let limit = ASK_EVERY * UNANSWERED_MAX;
-    let subscribed = timeout(limit, connection.subscribe(channel)).await;
-    subscribed.map_err(|_| LinkError::Unanswered)?.map_err(LinkError::Asking)?;
-    if signs.send(Sign::Listening).await.is_err() {
-        return Ok(());
-    }
-    // A connection that nothing comes through looks like one with nothing to tell.
-    loop {
-        sleep(ASK_EVERY).await;
-        let ping = redis::cmd("PING");
-        match timeout(limit, ping.query_async::<Value>(&mut connection)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Ok(()),
-        }
-    }
-}
-
-fn sign(push: &PushInfo) -> Option<Sign> {
-    match push.kind {
-        PushKind::Message => {
-            let payload = push.data.get(1).and_then(|payload| match payload {
-                Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-                _ => None,
-            });
-            Some(payload.and_then(|text| text.parse().ok()).map_or(Sign::Garbled, Sign::Change))
-        }
-        PushKind::Disconnection => Some(Sign::Silent),
-        _ => None,
-    }
-}
-
 /// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -15,6 +15,7 @@ mod primary;
 mod read;
 mod reply;
 mod script;
+mod told;
 mod transaction;
 mod write;
 

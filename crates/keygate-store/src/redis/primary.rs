@@ -100,10 +100,7 @@ impl Primary {
             command.arg(wanted).arg(wait.as_millis().max(1).to_string());
             let have = command.query_async::<u64>(&mut connection);
             // Others may be waiting before us on the same connection.
-            let replicas = match self.watch(wait + self.times.write, have).await {
-                Ok(replicas) => replicas,
-                Err(_) => 0,
-            };
+            let replicas = self.watch(wait + self.times.write, have).await.unwrap_or_default();
             if replicas < u64::from(wanted) {
                 return Err(StoreError::NotDurable { replicas, wanted });
             }
