@@ -22,6 +22,7 @@ mod demo;
 mod downgrade;
 mod drain;
 mod dress;
+mod fleet_harness;
 mod flood;
 mod forwarding;
 mod framing;

@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tempfile::TempDir;
+
 use super::gateway::Gateway;
+use super::leaks::Leaks;
+use super::redis::Redis;
 use super::upstream::{Record, Upstream};
 
 /// The routes that a test gets unless it names its own.
@@ -84,6 +88,13 @@ pub struct Setup {
     upstream_settings: String,
     routes: String,
     log_level: &'static str,
+    store: String,
+    /// The store's, searched for keys too.
+    pub(super) store_files: Vec<Arc<TempDir>>,
+    /// The pepper's hex digits; the gateway makes one if there is none.
+    pub(super) pepper: Option<String>,
+    /// The secrets of those whose pepper and store this gateway shares.
+    pub(super) leaks: Option<Arc<Leaks>>,
 }
 
 impl Setup {
@@ -105,6 +116,10 @@ impl Setup {
             routes: ROUTES.into(),
             // The worst case for the search for secrets.
             log_level: "trace",
+            store: "kind = \"embedded\"\npath = \"data/keygate.db\"".into(),
+            store_files: Vec::new(),
+            pepper: None,
+            leaks: None,
         }
     }
 
@@ -142,14 +157,45 @@ impl Setup {
         Self { log_level, ..self }
     }
 
+    /// Says what `[store]` is.
+    pub fn store(self, lines: &str) -> Self {
+        Self { store: lines.into(), ..self }
+    }
+
+    /// Adds lines to `[store]`.
+    pub fn store_also(self, lines: &str) -> Self {
+        Self { store: format!("{}\n{lines}", self.store), ..self }
+    }
+
+    /// Puts the store into this Redis.
+    pub fn redis(self, redis: &Redis) -> Self {
+        self.store(&redis.store()).searching([redis.files()])
+    }
+
+    /// Has these folders searched for secrets at the end as well.
+    pub fn searching(self, files: impl IntoIterator<Item = Arc<TempDir>>) -> Self {
+        Self { store_files: files.into_iter().collect(), ..self }
+    }
+
+    /// Takes over the pepper of a gateway with which this one is to share a store.
+    pub fn pepper_of(self, other: &Gateway) -> Self {
+        let pepper = Some(other.read("data/pepper"));
+        Self { pepper, leaks: Some(other.shared_leaks()), ..self }
+    }
+
     /// Starts a gateway in a fresh folder and waits until it is ready.
     pub fn start(self) -> Gateway {
         Gateway::start(self)
     }
 
+    /// Starts a gateway in a fresh folder and waits until it is alive, ready or not.
+    pub fn start_unready(self) -> Gateway {
+        Gateway::start_unready(self)
+    }
+
     pub fn toml(&self, proxy: SocketAddr, admin: SocketAddr) -> String {
         let Self { target, server, failed_auth, keys, cache, upstream_settings, .. } = self;
-        let (routes, log_level) = (&self.routes, self.log_level);
+        let (routes, log_level, store) = (&self.routes, self.log_level, &self.store);
         format!(
             r#"
 [server]
@@ -163,8 +209,7 @@ listen = "{admin}"
 pepper_file = "data/pepper"
 {keys}
 [store]
-kind = "embedded"
-path = "data/keygate.db"
+{store}
 [cache]
 {cache}
 [log]

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 
 use super::admin::{Admin, Key, KeySpec};
 use super::answer::Answer;
+use super::caller::Caller;
 use super::config::Setup;
 use super::h1::{Broken, Connection};
 use super::leaks::Leaks;
@@ -29,12 +31,36 @@ pub struct Gateway {
 
 impl Gateway {
     pub(super) fn start(setup: Setup) -> Self {
+        Self::start_until(setup, "/readyz")
+    }
+
+    pub(super) fn start_unready(setup: Setup) -> Self {
+        Self::start_until(setup, "/healthz")
+    }
+
+    fn start_until(setup: Setup, health: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (process, proxy, admin_address) = launch(&setup, folder.path());
-        let gateway = Self { folder, setup, process, proxy, admin_address, leaks: Arc::default() };
-        gateway.leaks.token("the admin token", &gateway.admin_token());
-        gateway.leaks.pepper(&gateway.read("data/pepper"));
+        if let Some(pepper) = &setup.pepper {
+            fs::create_dir(folder.path().join("data")).unwrap();
+            let path = folder.path().join("data/pepper");
+            fs::write(&path, format!("{pepper}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let (process, proxy, admin_address) = launch(&setup, folder.path(), health);
+        let leaks = setup.leaks.clone().unwrap_or_default();
+        let gateway = Self { folder, setup, process, proxy, admin_address, leaks };
+        gateway.register_secrets();
         gateway
+    }
+
+    /// What this gateway made or was given. One that never got ready may not have made all.
+    fn register_secrets(&self) {
+        if let Ok(token) = fs::read_to_string(self.path("data/admin.token")) {
+            self.leaks.token("the admin token", token.trim_end());
+        }
+        if let Ok(pepper) = fs::read_to_string(self.path("data/pepper")) {
+            self.leaks.pepper(pepper.trim_end());
+        }
     }
 
     /// Sends a request over HTTP/1.1 on a connection of its own.
@@ -117,6 +143,10 @@ impl Gateway {
         &self.leaks
     }
 
+    pub(super) fn shared_leaks(&self) -> Arc<Leaks> {
+        Arc::clone(&self.leaks)
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -177,8 +207,18 @@ impl Gateway {
     pub fn start_again(&mut self) {
         assert!(!self.process.is_running(), "end it first");
         self.keep_output();
-        let (process, proxy, admin_address) = launch(&self.setup, self.folder.path());
+        let (process, proxy, admin_address) = launch(&self.setup, self.folder.path(), "/readyz");
         (self.process, self.proxy, self.admin_address) = (process, proxy, admin_address);
+    }
+
+    /// Whether `/readyz` says so.
+    pub fn is_ready(&self) -> bool {
+        answers_200(self.admin_address, "/readyz")
+    }
+
+    /// A client that keeps its connection.
+    pub fn caller(&self) -> Caller {
+        Caller::new(self.proxy)
     }
 
     #[track_caller]
@@ -186,7 +226,7 @@ impl Gateway {
         assert!(self.process.is_running(), "the gateway died:\n{}", self.output());
         let output = self.output();
         assert!(!output.contains("panicked at"), "a thread panicked:\n{output}");
-        assert!(is_ready(self.admin_address), "not ready");
+        assert!(self.is_ready(), "not ready");
     }
 }
 
@@ -205,7 +245,11 @@ impl Drop for Gateway {
             self.process.kill();
         }
         self.keep_output();
+        self.register_secrets();
         self.leaks.capture_files(self.folder.path());
+        for files in &self.setup.store_files {
+            self.leaks.capture_files(&files.path().join("data"));
+        }
         for seen in self.setup.upstream.iter().flat_map(|record| record.all()) {
             self.leaks.capture("what the upstream saw", &seen.raw);
         }
@@ -214,7 +258,7 @@ impl Drop for Gateway {
 }
 
 /// Starts the binary on ports that were free a moment ago; on others if somebody was faster.
-fn launch(setup: &Setup, folder: &Path) -> (Process, SocketAddr, SocketAddr) {
+fn launch(setup: &Setup, folder: &Path, health: &str) -> (Process, SocketAddr, SocketAddr) {
     const TRIES: usize = 5;
     let mut output = String::new();
     for _ in 0..TRIES {
@@ -222,7 +266,11 @@ fn launch(setup: &Setup, folder: &Path) -> (Process, SocketAddr, SocketAddr) {
         fs::write(folder.join("gateway.toml"), setup.toml(proxy, admin)).unwrap();
         let mut process = Process::start(folder, &["run"]);
         let started = eventually_within(patience(), || {
-            if is_ready(admin) { Some(true) } else { (!process.is_running()).then_some(false) }
+            if answers_200(admin, health) {
+                Some(true)
+            } else {
+                (!process.is_running()).then_some(false)
+            }
         });
         if started == Some(true) {
             return (process, proxy, admin);
@@ -237,7 +285,7 @@ fn launch(setup: &Setup, folder: &Path) -> (Process, SocketAddr, SocketAddr) {
     panic!("the gateway did not start:\n{output}");
 }
 
-fn is_ready(admin: SocketAddr) -> bool {
-    let ready = |mut connection: Connection| connection.exchange(&get("/readyz"));
-    Connection::try_open(admin).is_ok_and(|c| ready(c).is_ok_and(|answer| answer.status == 200))
+fn answers_200(admin: SocketAddr, path: &str) -> bool {
+    let ask = |mut connection: Connection| connection.exchange(&get(path));
+    Connection::try_open(admin).is_ok_and(|c| ask(c).is_ok_and(|answer| answer.status == 200))
 }

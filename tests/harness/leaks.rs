@@ -64,12 +64,13 @@ impl Leaks {
         leaks
     }
 
-    /// Searches everything that was captured.
+    /// Searches everything that was captured, once.
     ///
     /// # Panics
     /// When a secret is found.
     pub fn assert_none(&self) {
         let found = self.found();
+        self.captured().clear();
         assert!(found.is_empty(), "secrets leaked: {found:#?}");
     }
 

@@ -3,7 +3,11 @@
 
 mod admin;
 mod answer;
+mod caller;
+mod certificates;
+mod cluster;
 mod config;
+mod fleet;
 mod gateway;
 mod h1;
 pub mod h2_raw;
@@ -11,18 +15,30 @@ pub mod h2_streams;
 mod h2c;
 mod leaks;
 mod process;
+mod redis;
 mod request;
+mod resp;
+mod sentinels;
+mod tap;
 mod upstream;
 mod wait;
 
 pub use admin::{Admin, Key, KeySpec};
 pub use answer::{Answer, assert_refused};
+pub use caller::Caller;
+pub use certificates::Certificates;
+pub use cluster::Cluster;
 pub use config::Setup;
+pub use fleet::Fleet;
 pub use gateway::Gateway;
 pub use h1::{Broken, Connection};
 pub use leaks::Leaks;
 pub use process::{Exit, Process, binary, free_address, run, run_with_input};
+pub use redis::{Redis, Settings as RedisSettings};
 pub use request::{Request, Wire, basic, chunk, delete, get, post, request};
+pub use resp::{Reply, Resp};
+pub use sentinels::Sentinels;
+pub use tap::{Tap, Which};
 pub use upstream::Upstream;
 pub use wait::{eventually, eventually_within, patience};
 

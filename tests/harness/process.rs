@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -105,14 +105,19 @@ impl Process {
         text
     }
 
-    fn of(mut command: Command) -> Self {
-        let mut child = command.spawn().expect("the binary starts");
+    fn of(command: Command) -> Self {
+        Self::try_of(command).expect("the binary starts")
+    }
+
+    /// Starts a command whose outputs are pipes.
+    pub(super) fn try_of(mut command: Command) -> io::Result<Self> {
+        let mut child = command.spawn()?;
         let (stdout, stderr) = (Arc::default(), Arc::default());
         let readers = vec![
             collect(child.stdout.take().expect("piped"), Arc::clone(&stdout)),
             collect(child.stderr.take().expect("piped"), Arc::clone(&stderr)),
         ];
-        Self { child, stdout, stderr, readers }
+        Ok(Self { child, stdout, stderr, readers })
     }
 
     #[track_caller]
