@@ -16,7 +16,8 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, \
-    3 not found, 4 refused, 5 the admin API cannot be reached";
+    3 not found, 4 refused, 5 the admin API or the store cannot be reached, \
+    6 imported but for records that differ";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mode {
@@ -39,6 +40,10 @@ pub(crate) enum Mode {
     Verify(Verify),
     /// List what was changed, when and by whom
     Audit(Audit),
+    /// List the gateways that share the store; fails (1) unless each follows its changes live
+    Fleet(Fleet),
+    /// Write all accounts, apps and keys to a file, or read them from one; no gateway is asked
+    Store(Store),
 }
 
 pub(crate) const DEFAULT_CONFIG: &str = "gateway.toml";
@@ -252,6 +257,52 @@ pub(crate) struct Audit {
     pub(crate) page: PageOptions,
     #[command(flatten)]
     pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fleet {
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Store {
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+    /// The configuration that names the store
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Write the store as JSON lines: digests, never keys, and not the pepper
+    ///
+    /// Copy the pepper too: without it no key in the backup works. Stop the gateway first if its
+    /// store is embedded. A store in Redis may be in use: what changes meanwhile is in the backup as
+    /// it was or as it is then.
+    Export {
+        /// Where to; `-` is standard output. A file is for its owner alone, and there whole or not
+        /// at all
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        out: PathBuf,
+    },
+    /// Add what a backup holds to the store
+    ///
+    /// What is there already stays as it is; ids of records that differ are printed, and make the
+    /// exit code 6. May be run again with the same backup. Stop the gateway first if its store is
+    /// embedded.
+    Import {
+        /// What `export` wrote; `-` is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Take a backup that was cut short for what there is of it
+        #[arg(long)]
+        partial: bool,
+        /// Only read the backup, and say whether it is whole
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[cfg(test)]

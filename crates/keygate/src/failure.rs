@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     NotFound = 3,
     Refused = 4,
     Unreachable = 5,
+    /// Imported, but for records that the store holds otherwise.
+    Differs = 6,
 }
 
 /// Why a command did not do what it was asked.

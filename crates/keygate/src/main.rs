@@ -1,8 +1,10 @@
 //! The binary: one mode per command, one exit code per kind of outcome.
 //!
 //! Knows no rule of its own. `serve.rs` wires the gateway; the commands that manage accounts, apps
-//! and keys talk to the admin API of one that runs, so there is one way in and it is audited.
+//! and keys talk to the admin API of one that runs, so there is one way in and it is audited. Only
+//! `backup.rs` works on a store directly.
 
+mod backup;
 mod check;
 mod cli;
 mod client;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         Mode::Keys(keys) => manage::keys(&keys),
         Mode::Verify(verify) => manage::verify(&verify),
         Mode::Audit(audit) => manage::audit(&audit),
+        Mode::Fleet(fleet) => manage::fleet(&fleet),
+        Mode::Store(store) => backup::run(&store),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,7 +9,7 @@ use ureq::http::Method;
 use zeroize::Zeroizing;
 
 use crate::cli::{
-    Accounts, AccountsCommand, AdminOptions, Apps, AppsCommand, Audit, CreateKey, Keys,
+    Accounts, AccountsCommand, AdminOptions, Apps, AppsCommand, Audit, CreateKey, Fleet, Keys,
     KeysCommand, PageOptions, Verify,
 };
 use crate::client::{Call, Client};
@@ -168,6 +168,26 @@ fn audit_call(audit: &Audit) -> Call {
     }
 }
 
+/// Fails if a gateway is not told of changes at once, for scripts to see.
+pub(crate) fn fleet(fleet: &Fleet) -> Result<(), Failure> {
+    let answer = Client::new(&fleet.admin)?.send(&get("/v1/fleet"))?;
+    output::show(&answer, Shape::Fleet, style(&fleet.admin))?;
+    all_are_live(&answer)
+}
+
+fn all_are_live(answer: &Value) -> Result<(), Failure> {
+    let gateways = answer.get("gateways").and_then(Value::as_array);
+    let gateways = gateways.map(Vec::as_slice).unwrap_or_default();
+    let is_live = |gateway: &&Value| gateway.get("link").is_some_and(|link| link == "live");
+    match gateways.iter().filter(is_live).count() {
+        live if live == gateways.len() => Ok(()),
+        live => {
+            let why = format!("{live} of {} gateways follow the store live", gateways.len());
+            Err(Failure::new(Exit::Failed, why))
+        }
+    }
+}
+
 fn run(admin: &AdminOptions, call: &Call, shape: Shape) -> Result<(), Failure> {
     let answer = Client::new(admin)?.send(call)?;
     output::show(&answer, shape, style(admin))
@@ -266,6 +286,18 @@ mod tests {
         assert_eq!(audit_call(&audit).query, [("tail", "20".to_owned())]);
         let both = "keygate audit --tail 20 --limit 5";
         assert!(Cli::try_parse_from(both.split_whitespace()).is_err());
+    }
+
+    #[test]
+    fn a_fleet_is_well_if_every_gateway_follows_live() {
+        let fleet = |links: &[&str]| {
+            let gateways: Vec<Value> = links.iter().map(|link| json!({ "link": link })).collect();
+            all_are_live(&json!({ "gateways": gateways })).map_err(|failure| failure.exit())
+        };
+        assert_eq!(fleet(&[]), Ok(()));
+        assert_eq!(fleet(&["live", "live"]), Ok(()));
+        assert_eq!(fleet(&["live", "polling"]), Err(Exit::Failed));
+        assert_eq!(fleet(&["down"]), Err(Exit::Failed));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(crate) enum Shape {
     Apps,
     Keys,
     Audit,
+    Fleet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,11 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Standard output, for what is too long to be one text. To be flushed.
+pub(crate) fn writer() -> impl Write {
+    std::io::BufWriter::new(std::io::stdout().lock())
+}
+
 fn text(answer: &Value, shape: Shape, style: Style, reader: Reader) -> String {
     match (style, columns(shape)) {
         (Style::Json, _) => format!("{answer:#}\n"),
@@ -88,6 +94,17 @@ fn columns(shape: Shape) -> Option<&'static [&'static str]> {
         Shape::Keys => {
             Some(&["id", "hint", "name", "status", "scopes", "expires_at", "created_at"])
         }
+        Shape::Fleet => Some(&[
+            "id",
+            "name",
+            "version",
+            "link",
+            "applied",
+            "lag",
+            "this",
+            "seen_at",
+            "started_at",
+        ]),
         Shape::Audit => Some(&["at", "actor", "action", "subject", "hint", "from", "reason"]),
     }
 }
@@ -98,7 +115,8 @@ fn id_of(columns: &[&'static str]) -> &'static str {
 }
 
 fn items(answer: &Value) -> &[Value] {
-    answer.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    let items = answer.get("items").or_else(|| answer.get("gateways"));
+    items.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// What may be wrapped to fit the window. Everything else is a word.
@@ -218,6 +236,20 @@ mod tests {
             lines[1],
             ["key_1", "sk_live_abcd", "-", "active", "read:a", "write:a", "-", "now"]
         );
+    }
+
+    #[test]
+    fn a_fleet_is_one_line_per_gateway() {
+        let gateway = |id: &str, link: &str| {
+            json!({ "id": id, "name": "edge", "version": "1.0.0", "link": link, "applied": 7,
+                    "lag": 0, "this": true, "seen_at": "s", "started_at": "t" })
+        };
+        let gateways = [gateway("gw_1", "live"), gateway("gw_2", "down")];
+        let fleet = json!({ "store": "redis", "newest": 7, "gateways": gateways });
+        let table = text(&fleet, Shape::Fleet, Style::Table, Reader::Program);
+        let second: Vec<&str> = table.lines().nth(2).unwrap().split_whitespace().collect();
+        assert_eq!(second, ["gw_2", "edge", "1.0.0", "down", "7", "0", "true", "s", "t"]);
+        assert_eq!(text(&fleet, Shape::Fleet, Style::Ids, Reader::Program), "gw_1\ngw_2\n");
     }
 
     #[test]
