@@ -17,8 +17,8 @@ use keygate_core::{
 };
 use keygate_proxy::{Gateway, GatewayParts};
 use keygate_store::cached::CachedKeys;
-use keygate_store::failures::FailureLimiter;
 use keygate_store::coherence::Coherence;
+use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::{
     ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write,
 };
@@ -90,6 +90,14 @@ impl KeyRing {
             ring.texts.push(minted.reveal().to_string());
         }
         ring
+    }
+
+    /// The account, the app and the keys, parents first.
+    pub(crate) fn records(&self) -> Vec<StoredRecord> {
+        let owned = || self.digests.iter().filter_map(|digest| self.owned(*digest));
+        let Some(first) = owned().next() else { return Vec::new() };
+        let parents = [StoredRecord::Account(first.account), StoredRecord::App(first.app)];
+        parents.into_iter().chain(owned().map(|owned| StoredRecord::Key(owned.key))).collect()
     }
 
     fn owned(&self, digest: KeyDigest) -> Option<OwnedKey> {
