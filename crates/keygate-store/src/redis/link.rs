@@ -214,7 +214,7 @@ impl Keeper {
         self.reached.send_replace(true);
         self.retries = retries();
         self.said = None;
-        tracing::info!(%target, change = self.follower.place().number.0, "connected to the store");
+        tracing::info!(server = %target, change = self.follower.place().number.0, "connected to the store");
 
         let mut told = Told::start(Arc::clone(&self.dialer), target.clone(), self.names.channel());
         let elsewhere = pin!(elsewhere(Arc::clone(&self.dialer), target));
