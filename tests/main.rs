@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod backup;
 mod cli;
 mod crash;
 mod decisions;
@@ -22,7 +23,9 @@ mod demo;
 mod downgrade;
 mod drain;
 mod dress;
+mod fleet;
 mod fleet_harness;
+mod fleet_outage;
 mod flood;
 mod forwarding;
 mod framing;

@@ -177,6 +177,11 @@ impl Setup {
         Self { store_files: files.into_iter().collect(), ..self }
     }
 
+    /// Gives the gateway this pepper, in hex digits.
+    pub fn pepper(self, hex: &str) -> Self {
+        Self { pepper: Some(hex.into()), ..self }
+    }
+
     /// Takes over the pepper of a gateway with which this one is to share a store.
     pub fn pepper_of(self, other: &Gateway) -> Self {
         let pepper = Some(other.read("data/pepper"));
