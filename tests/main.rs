@@ -16,6 +16,7 @@
 mod harness;
 
 mod backup;
+mod backup;
 mod cli;
 mod crash;
 mod decisions;
