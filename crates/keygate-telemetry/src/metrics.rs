@@ -14,7 +14,7 @@ use crate::admin::AdminMetrics;
 use crate::link::LinkMetrics;
 use crate::reading::{Readings, Row};
 use crate::route::{RouteFamilies, RouteMetrics};
-use crate::store::{StoreFamilies, StoreOpMetrics};
+use crate::store::{StoreFamilies, StoreHealth, StoreOpMetrics};
 use crate::timing::{DecisionTimer, UPSTREAM_BUCKETS, UpstreamMetrics};
 
 /// The label of requests that no route claimed.
@@ -155,6 +155,12 @@ impl Metrics {
     #[must_use]
     pub fn keys(&self) -> KeyMetrics {
         self.0.keys.clone()
+    }
+
+    /// For whoever asks the store regularly how it is.
+    #[must_use]
+    pub fn store_health(&self) -> StoreHealth {
+        self.0.store.health()
     }
 
     /// The handles of the link to the changes of other gateways.
@@ -343,6 +349,19 @@ mod tests {
         assert!(has_line(&metrics, "keygate_store_up 0"), "reads work, writes still fail");
         commit.call(Duration::ZERO, false);
         assert!(has_line(&metrics, "keygate_store_up 1"));
+    }
+
+    #[test]
+    fn a_store_that_is_asked_regularly_is_down_until_it_answers() {
+        let metrics = Metrics::new("1");
+        let (commit, health) = (metrics.store_op("commit"), metrics.store_health());
+        health.answered(false);
+        commit.call(Duration::ZERO, true);
+        assert!(has_line(&metrics, "keygate_store_up 0"));
+        health.answered(true);
+        assert!(has_line(&metrics, "keygate_store_up 1"), "nobody has written since");
+        commit.call(Duration::ZERO, true);
+        assert!(has_line(&metrics, "keygate_store_up 0"));
     }
 
     #[test]

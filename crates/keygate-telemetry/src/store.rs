@@ -1,7 +1,7 @@
 //! How the store behaves, by kind of call, counted without a look-up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
@@ -35,6 +35,34 @@ impl StoreOpMetrics {
             failing.fetch_add(if failed { 1 } else { -1 }, Ordering::Relaxed);
         }
     }
+
+    fn recovered(&self) {
+        if self.0.is_failing.swap(false, Ordering::Relaxed) {
+            self.0.failing.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a store says of itself when it is asked regularly. Cheap to clone.
+#[derive(Clone)]
+pub struct StoreHealth(Arc<Health>);
+
+struct Health {
+    is_away: AtomicBool,
+    ops: Mutex<Vec<StoreOpMetrics>>,
+    failing: Arc<AtomicI64>,
+}
+
+impl StoreHealth {
+    /// Says whether the store answered in time when it was asked how it is. If it did, calls that
+    /// failed before then say nothing any more.
+    pub fn answered(&self, in_time: bool) {
+        self.0.is_away.store(!in_time, Ordering::Relaxed);
+        if in_time && self.0.failing.load(Ordering::Relaxed) > 0 {
+            let ops = self.0.ops.lock().unwrap_or_else(PoisonError::into_inner);
+            ops.iter().for_each(StoreOpMetrics::recovered);
+        }
+    }
 }
 
 /// The metrics that have a kind of call for a label.
@@ -42,14 +70,14 @@ pub(crate) struct StoreFamilies {
     seconds: HistogramVec,
     errors: IntCounterVec,
     up: IntGauge,
-    failing: Arc<AtomicI64>,
+    health: StoreHealth,
 }
 
 impl StoreFamilies {
     pub(crate) fn new(registry: &Registry) -> Self {
         let seconds = HistogramOpts::new("keygate_store_seconds", "Time that store calls took.");
         let errors = Opts::new("keygate_store_errors_total", "Store calls that failed.");
-        let up = "1 unless the last call of some kind to the store failed.";
+        let up = "1 unless the store does not answer, or the last call of some kind failed.";
         Self {
             seconds: register(
                 registry,
@@ -57,23 +85,36 @@ impl StoreFamilies {
             ),
             errors: register(registry, IntCounterVec::new(errors, &["op"])),
             up: register(registry, IntGauge::new("keygate_store_up", up)),
-            failing: Arc::default(),
+            health: StoreHealth(Arc::new(Health {
+                is_away: AtomicBool::new(false),
+                ops: Mutex::default(),
+                failing: Arc::default(),
+            })),
         }
+    }
+
+    pub(crate) fn health(&self) -> StoreHealth {
+        self.health.clone()
     }
 
     /// The handles of one kind of call; both series are there, at zero, from here on.
     #[expect(clippy::disallowed_methods, reason = "the handles are resolved here, once")]
     pub(crate) fn resolve(&self, op: &str) -> StoreOpMetrics {
-        StoreOpMetrics(Arc::new(Handles {
+        let Health { ops, failing, .. } = &*self.health.0;
+        let handles = StoreOpMetrics(Arc::new(Handles {
             seconds: self.seconds.with_label_values(&[op]),
             errors: self.errors.with_label_values(&[op]),
             is_failing: AtomicBool::new(false),
-            failing: Arc::clone(&self.failing),
-        }))
+            failing: Arc::clone(failing),
+        }));
+        ops.lock().unwrap_or_else(PoisonError::into_inner).push(handles.clone());
+        handles
     }
 
     /// Brings the gauge up to date, which calls that end at the same time could set out of order.
     pub(crate) fn settle(&self) {
-        self.up.set(i64::from(self.failing.load(Ordering::Relaxed) == 0));
+        let Health { is_away, failing, .. } = &*self.health.0;
+        let is_up = !is_away.load(Ordering::Relaxed) && failing.load(Ordering::Relaxed) == 0;
+        self.up.set(i64::from(is_up));
     }
 }

@@ -8,7 +8,7 @@ use keygate_store::fleet::LinkState;
 use keygate_store::keys::KeyStore;
 use keygate_store::observed::{CallOutcome, Observed, Observer, Op};
 use keygate_store::redis::LinkObserver;
-use keygate_telemetry::{LinkMetrics, Metrics, Row, StoreOpMetrics};
+use keygate_telemetry::{LinkMetrics, Metrics, Row, StoreHealth, StoreOpMetrics};
 
 /// By the operation's discriminant.
 struct StoreObserver([StoreOpMetrics; Op::ALL.len()]);
@@ -21,21 +21,31 @@ impl Observer for StoreObserver {
     }
 }
 
-struct Link(LinkMetrics);
+struct Link {
+    link: LinkMetrics,
+    store: StoreHealth,
+}
 
 impl LinkObserver for Link {
     fn link(&self, state: LinkState) {
-        self.0.up(state == LinkState::Live);
+        self.link.up(state == LinkState::Live);
+        if state == LinkState::Down {
+            self.store.answered(false);
+        }
+    }
+
+    fn answered(&self, in_time: bool) {
+        self.store.answered(in_time);
     }
 
     fn change_applied(&self, lag: Duration) {
-        self.0.lag(lag);
+        self.link.lag(lag);
     }
 }
 
 /// Reports how well the changes of other gateways come through.
 pub(crate) fn link_observer(metrics: &Metrics) -> Arc<dyn LinkObserver> {
-    Arc::new(Link(metrics.link()))
+    Arc::new(Link { link: metrics.link(), store: metrics.store_health() })
 }
 
 /// A store whose every call is counted and timed.

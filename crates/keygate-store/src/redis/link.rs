@@ -33,7 +33,7 @@ pub(super) const ASK_EVERY: Duration = Duration::from_millis(250);
 /// So many questions in a row without an answer end the connections: a dead one never says so.
 pub(super) const UNANSWERED_MAX: u32 = 4;
 /// How often those who know the primary are asked whether it still is the one.
-const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_secs(1);
+const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_millis(500);
 /// How often the fleet is told of this gateway.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// The longest wait between two tries to connect: what has come back is found within it.
@@ -211,6 +211,7 @@ impl Keeper {
         self.catch_up(&mut lists, meta, asked_at).await?;
         self.primary.connect(connections);
         self.show(LinkState::Polling);
+        self.observer.answered(true);
         self.reached.send_replace(true);
         self.retries = retries();
         self.said = None;
@@ -261,11 +262,13 @@ impl Keeper {
                     match answer {
                         Ok(Answer { asked_at, meta }) => {
                             unanswered = 0;
+                            self.observer.answered(true);
                             self.catch_up(lists, meta?, asked_at).await?;
                             primary.close();
                         }
                         Err(()) => {
                             unanswered += 1;
+                            self.observer.answered(false);
                             if unanswered >= UNANSWERED_MAX {
                                 return Err(LinkError::Unanswered);
                             }

@@ -38,6 +38,8 @@ use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
 /// Who wants to know how well the changes of others come through. Must not block.
 pub trait LinkObserver: Send + Sync + 'static {
     fn link(&self, state: LinkState);
+    /// Whether the store answered in time when it was asked where it is.
+    fn answered(&self, _in_time: bool) {}
     /// How long after it was made a change took effect here.
     fn change_applied(&self, lag: Duration);
 }
