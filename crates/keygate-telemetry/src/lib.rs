@@ -18,5 +18,5 @@ pub use link::LinkMetrics;
 pub use metrics::{EndedRequests, InFlight, InFlightGuard, KeyMetrics, Metrics};
 pub use reading::Row;
 pub use route::{Outcome, RouteMetrics};
-pub use store::StoreHealth, StoreOpMetrics;
+pub use store::{StoreHealth, StoreOpMetrics};
 pub use timing::{DecisionTimer, UpstreamMetrics};
