@@ -16,7 +16,7 @@
 mod harness;
 
 mod backup;
-mod backup;
+mod chaos;
 mod cli;
 mod crash;
 mod decisions;

@@ -9,6 +9,7 @@ use super::answer::Answer;
 use super::h1::{Broken, Connection};
 use super::leaks::Leaks;
 use super::request::{Request, get, post, request};
+use super::wait::eventually;
 
 #[derive(Clone)]
 pub struct Admin {
@@ -147,6 +148,29 @@ impl Admin {
         Some(self.remember(account, app, &answer.json()))
     }
 
+    /// Makes an app as soon as the store takes it.
+    pub fn app_when_possible(&self, account: &str, spec: &KeySpec) -> String {
+        let mut app = json!({ "name": "app", "environment": spec.environment });
+        merge(&mut app, &spec.app);
+        text(&self.created_when_possible(&format!("/v1/accounts/{account}/apps"), &app), "id")
+    }
+
+    /// Makes a key as soon as the store takes it.
+    pub fn key_when_possible(&self, account: &str, app: &str, spec: &KeySpec) -> Key {
+        let made = self.created_when_possible(&format!("/v1/apps/{app}/keys"), &spec.key);
+        self.remember(account, app, &made)
+    }
+
+    /// Whether a revocation was acknowledged. If not, it may have happened or not.
+    pub fn try_revoke(&self, key: &Key) -> bool {
+        let path = format!("/v1/keys/{}/revoke", key.id);
+        let answer = self.try_send(&post(&path, json!({ "reason": "test" }).to_string()));
+        answer.is_ok_and(|answer| {
+            assert!(matches!(answer.status, 200 | 503), "{}", answer.text());
+            answer.status == 200
+        })
+    }
+
     fn remember(&self, account: &str, app: &str, made: &Value) -> Key {
         let key = text(made, "key");
         self.leaks.key(&key);
@@ -167,6 +191,15 @@ impl Admin {
         let answer = answer.unwrap_or_else(|broken| panic!("POST {path}: {broken:?}"));
         assert_eq!(answer.status, 201, "POST {path} {body}: {}", answer.text());
         answer.json()
+    }
+
+    fn created_when_possible(&self, path: &str, body: &Value) -> Value {
+        let create = post(path, body.to_string());
+        eventually("a store that takes changes", || {
+            let answer = self.exchange(&create).ok()?;
+            assert!(matches!(answer.status, 201 | 503), "{}", answer.text());
+            (answer.status == 201).then(|| answer.json())
+        })
     }
 
     fn exchange(&self, request: &Request) -> Result<Answer, Broken> {
