@@ -73,10 +73,7 @@ impl<'a> Import<'a> {
             }
             let found = primary.read(async |to| command.query_async(to).await).await?;
             for (value, found) in values.values_mut().zip(reply::items(found)?) {
-                *value = match found {
-                    redis::Value::Nil => None,
-                    found => Some(reply::into_bytes(found)?),
-                };
+                *value = reply::into_bytes(found)?;
             }
         }
         let (transaction, imported) = (Transaction::default(), Imported::default());

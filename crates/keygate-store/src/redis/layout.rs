@@ -21,11 +21,6 @@ impl Names {
         Self { prefix: format!("{{{prefix}}}:").into() }
     }
 
-    /// What every name begins with.
-    pub(super) fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     /// A hash: `format`, `id` (random, made with the store), `seq` (the newest change's number) and
     /// `mark` (that change's).
     pub(super) fn meta(&self) -> Vec<u8> {

@@ -25,10 +25,11 @@ pub(super) async fn find(
     digest: &KeyDigest,
 ) -> Result<Option<OwnedKey>, StoreError> {
     let call = Call::new(&FIND, &names.key(digest), 0, 0);
-    let [key, app, account] = match primary.find(async |to| call.run(to).await).await? {
-        Value::Nil => return Ok(None),
-        answer => reply::array(answer)?,
-    };
+    let answer = primary.find(async |to| call.run(to).await).await?;
+    if answer == Value::Nil {
+        return Ok(None);
+    }
+    let [key, app, account] = reply::array(answer)?;
     let key = reply::named_key(&key)?;
     let app: App = reply::named(&app)?;
     let account: Account = reply::named(&account)?;
@@ -65,10 +66,12 @@ pub(super) async fn key(
     id: KeyId,
 ) -> Result<Option<Key>, StoreError> {
     let call = Call::new(&KEY, &names.key_digest(id), 1, 32).arg(names.keys());
-    match primary.read(async |to| call.run(to).await).await? {
-        Value::Nil => Ok(None),
-        answer => reply::array::<1>(answer).and_then(|[key]| reply::named_key(&key)).map(Some),
+    let answer = primary.read(async |to| call.run(to).await).await?;
+    if answer == Value::Nil {
+        return Ok(None);
     }
+    let [key] = reply::array(answer)?;
+    reply::named_key(&key).map(Some)
 }
 
 pub(super) async fn accounts(

@@ -23,10 +23,10 @@ pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) 
 
 /// A record, if it is there.
 pub(super) fn record<R: Record>(value: &Value) -> Result<Option<R>, StoreError> {
-    match value {
-        Value::Nil => Ok(None),
-        found => R::decode(bytes(found)?).map(Some).map_err(unreadable),
+    if *value == Value::Nil {
+        return Ok(None);
     }
+    R::decode(bytes(value)?).map(Some).map_err(unreadable)
 }
 
 /// A record that another one names, so that its absence is damage.
@@ -36,10 +36,10 @@ pub(super) fn named<R: Record>(value: &Value) -> Result<R, StoreError> {
 
 /// The key in a key's value, which an index names.
 pub(super) fn named_key(value: &Value) -> Result<Key, StoreError> {
-    match value {
-        Value::Nil => Err(unreadable(Dangling(Key::NAME))),
-        found => key(bytes(found)?),
+    if *value == Value::Nil {
+        return Err(unreadable(Dangling(Key::NAME)));
     }
+    key(bytes(value)?)
 }
 
 /// The key in a key's value.
@@ -65,18 +65,11 @@ pub(super) fn array<const N: usize>(value: Value) -> Result<[Value; N], StoreErr
 }
 
 pub(super) fn items(value: Value) -> Result<Vec<Value>, StoreError> {
-    match value {
-        Value::Array(items) => Ok(items),
-        Value::Nil => Ok(Vec::new()),
-        _ => Err(unreadable(Malformed)),
-    }
+    if let Value::Array(items) = value { Ok(items) } else { Err(unreadable(Malformed)) }
 }
 
 pub(super) fn bytes(value: &Value) -> Result<&[u8], StoreError> {
-    match value {
-        Value::BulkString(bytes) => Ok(bytes),
-        _ => Err(unreadable(Malformed)),
-    }
+    if let Value::BulkString(bytes) = value { Ok(bytes) } else { Err(unreadable(Malformed)) }
 }
 
 pub(super) fn text(value: &Value) -> Result<&str, StoreError> {
@@ -87,9 +80,10 @@ pub(super) fn number<T: std::str::FromStr>(value: &Value) -> Result<T, StoreErro
     text(value)?.parse().map_err(|_| unreadable(Malformed))
 }
 
-pub(super) fn into_bytes(value: Value) -> Result<Vec<u8>, StoreError> {
-    match value {
-        Value::BulkString(bytes) => Ok(bytes),
-        _ => Err(unreadable(Malformed)),
+/// A value, if there is one.
+pub(super) fn into_bytes(value: Value) -> Result<Option<Vec<u8>>, StoreError> {
+    if value == Value::Nil {
+        return Ok(None);
     }
+    if let Value::BulkString(bytes) = value { Ok(Some(bytes)) } else { Err(unreadable(Malformed)) }
 }

@@ -1,6 +1,9 @@
 //! The store against a real server: the contract, and what only a shared store has to keep.
 
+mod damage;
+mod limits;
 mod server;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,25 +12,24 @@ use std::time::Duration;
 use keygate_config::{RedisLogin, RedisMode, RedisStore as Settings, Target};
 use keygate_core::UnixMillis;
 use redis::aio::MultiplexedConnection;
-use tokio::task::JoinSet;
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue};
 
-use self::server::server;
+use self::server::Server;
 use super::{LinkObserver, RedisStore};
 use crate::coherence::Coherence;
-use crate::contract::run;
 use crate::fleet::{Gateway, LinkState};
-use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
-use crate::records::Version;
-use crate::testing::{account, audit, seed, update};
 
 mod redis_store {
     crate::contract::contract!(async || super::Fixture::new().store().await);
 }
 
-/// A store of its own, which several can share.
+/// A store of its own, which several gateways can share.
 struct Fixture {
     prefix: String,
+    port: u16,
     log_max: u64,
+    wait_replicas: u32,
+    wait_timeout: Duration,
 }
 
 struct Deaf;
@@ -39,27 +41,14 @@ impl LinkObserver for Deaf {
 
 impl Fixture {
     fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { prefix: format!("test{}", NEXT.fetch_add(1, Relaxed)), log_max: 100_000 }
+        Self::on(Server::shared())
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
-            mode: RedisMode::Single,
-            servers: vec![Target { host: "127.0.0.1".into(), port: server().port }],
-            tls: None,
-            login: RedisLogin::default(),
-            database: 0,
-            key_prefix: self.prefix.as_str().into(),
-            connections: 1,
-            connect_timeout: Duration::from_secs(10),
-            // Tests may wait long for their turn on a busy machine.
-            find_timeout: Duration::from_secs(10),
-            write_timeout: Duration::from_secs(10),
-            wait_replicas: 0,
-            wait_timeout: Duration::from_secs(1),
-            log_max: self.log_max,
-        }
+    fn on(server: &Server) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let prefix = format!("test{}", NEXT.fetch_add(1, Relaxed));
+        let wait_timeout = Duration::from_millis(50);
+        Self { prefix, port: server.port, log_max: 100_000, wait_replicas: 0, wait_timeout }
     }
 
     async fn store(&self) -> RedisStore {
@@ -80,13 +69,50 @@ impl Fixture {
         store
     }
 
-    /// A connection of an operator's.
-    async fn redis(&self) -> MultiplexedConnection {
-        let client = redis::Client::open(("127.0.0.1", server().port)).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+    fn settings(&self) -> Settings {
+        Settings {
+            mode: RedisMode::Single,
+            servers: vec![Target { host: "127.0.0.1".into(), port: self.port }],
+            tls: None,
+            login: RedisLogin::default(),
+            database: 0,
+            key_prefix: self.prefix.as_str().into(),
+            connections: 1,
+            connect_timeout: Duration::from_secs(10),
+            // Tests may wait long for their turn on a busy machine.
+            find_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            wait_replicas: self.wait_replicas,
+            wait_timeout: self.wait_timeout,
+            log_max: self.log_max,
+        }
     }
 
+    /// Carries out a command as an operator might.
+    async fn ask<T: FromRedisValue>(&self, words: &[&[u8]]) -> T {
+        let mut command = Cmd::new();
+        command.arg(words);
+        command.query_async(&mut connect(self.port).await).await.unwrap()
+    }
+
+    /// What lies in the store, by a name without its prefix.
     fn name(&self, rest: &[u8]) -> Vec<u8> {
         [format!("{{{}}}:", self.prefix).as_bytes(), rest].concat()
     }
+}
+
+async fn connect(port: u16) -> MultiplexedConnection {
+    let client = redis::Client::open(("127.0.0.1", port)).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+/// Waits for what comes soon.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still not: {what}");
 }

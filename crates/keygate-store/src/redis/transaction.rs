@@ -17,6 +17,9 @@ use crate::records::AuditEntry;
 
 static CHANGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("change.lua")));
 
+/// What the script begins its answer with when it carried the change out.
+const DONE: Value = Value::Int(1);
+
 /// What is to hold, and what is to be written if all of it does.
 #[derive(Default)]
 pub(super) struct Transaction {
@@ -106,7 +109,7 @@ impl Transaction {
         let answer = primary.write(async |connection| written(call.run(connection).await)).await?;
         match reply::items(answer)?.as_slice() {
             [Value::Int(0)] => Err(unavailable(NoStore)),
-            [Value::Int(1), number] => Ok(Outcome::Done(ChangeNumber(reply::number(number)?))),
+            [DONE, number] => Ok(Outcome::Done(ChangeNumber(reply::number(number)?))),
             [Value::Int(2), Value::Int(place), Value::Int(live)] => {
                 let place = usize::try_from(*place).ok().and_then(|place| place.checked_sub(1));
                 match place.and_then(|place| self.conditions.get(place)) {
@@ -161,9 +164,9 @@ fn typed((name, operation): &(Vec<u8>, Operation)) -> Option<(&[u8], &'static st
 
 /// Whether replicas have something to wait for.
 fn written(answer: RedisResult<Value>) -> RedisResult<Written<Value>> {
-    answer.map(|answer| match &answer {
-        Value::Array(parts) if parts.first() == Some(&Value::Int(1)) => Written::Changed(answer),
-        _ => Written::Nothing(answer),
+    answer.map(|answer| {
+        let is_done = matches!(&answer, Value::Array(parts) if parts.first() == Some(&DONE));
+        if is_done { Written::Changed(answer) } else { Written::Nothing(answer) }
     })
 }
 

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use keygate_core::UnixMillis;
+use redis::aio::MultiplexedConnection;
 use redis::{Script, ToRedisArgs, Value};
 
 use super::layout::{Names, Score, join_key, place};
@@ -44,11 +45,13 @@ pub(super) async fn settle(primary: &Primary, names: &Names) -> Result<(), Store
         return Ok(());
     }
     let call = Call::new(&SETTLE, &names.meta(), 0, 0);
-    let answer = primary.write(async |to| call.run(to).await.map(Written::Changed)).await?;
-    match answer {
-        Value::Int(1..) => Ok(()),
-        _ => Err(unavailable(NoStore)),
-    }
+    let written = async |to: &mut MultiplexedConnection| {
+        let answer = call.run(to).await?;
+        let is_there = answer != Value::Int(0);
+        Ok(if is_there { Written::Changed(true) } else { Written::Nothing(false) })
+    };
+    let is_there = primary.write(written).await?;
+    if is_there { Ok(()) } else { Err(unavailable(NoStore)) }
 }
 
 async fn decide(
