@@ -2,6 +2,8 @@
 # `make run` and `make test` install what else is needed.
 
 CARGO ?= cargo
+# Rounds of each fault in `make soak`.
+CHAOS_ROUNDS ?= 200
 # Tests run in folders of their own, where a relative path would name nothing.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
@@ -15,22 +17,26 @@ help:
 	@echo "make soak    run the long tests"
 	@echo "make setup   install what the build needs (all of the above but lint do it by themselves)"
 
-# cmake builds zlib-ng, which Pingora's compression links.
+# cmake builds zlib-ng, which Pingora's compression links; the end-to-end tests start servers of
+# Redis, each on a port of its own.
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "error: install Rust first: https://rustup.rs" >&2; exit 1; }
-	@command -v cmake >/dev/null && exit 0; \
+	@missing=; \
+	command -v cmake >/dev/null || missing="$$missing cmake"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	test -n "$$missing" || exit 0; \
 	if ! command -v apt-get >/dev/null; then \
-		echo "error: install cmake with your package manager, then try again" >&2; exit 1; \
+		echo "error: with your package manager, install$$missing, then try again" >&2; exit 1; \
 	fi; \
 	root=; \
 	if [ "$$(id -u)" != 0 ]; then \
 		command -v sudo >/dev/null || { \
-			echo "error: as root, run: apt-get install cmake" >&2; exit 1; }; \
+			echo "error: as root, run: apt-get install$$missing" >&2; exit 1; }; \
 		root=sudo; \
 	fi; \
-	echo "installing cmake"; \
+	echo "installing$$missing"; \
 	$$root apt-get update -qq && \
-	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cmake
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 run: setup
 	$(CARGO) run --release -p keygate -- demo
@@ -52,6 +58,11 @@ lint: setup
 bench: setup
 	$(CARGO) bench -p keygate
 
+# One test at a time: what is measured is not to be disturbed.
+soak: export KEYGATE_BIN = $(TARGET)/release/keygate
+soak: E2E = $(CARGO) test -p keygate --test e2e -- --nocapture --test-threads=1
 soak: setup
 	$(CARGO) build --release -p keygate
-	KEYGATE_BIN=$(TARGET)/release/keygate $(CARGO) test -p keygate --test e2e -- --ignored --nocapture
+	$(E2E) --ignored
+	CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(E2E) chaos
+	OUTAGE_MS=60000 $(E2E) fleet_outage

@@ -29,6 +29,7 @@ mod fleet;
 mod fleet_admin;
 mod fleet_harness;
 mod fleet_outage;
+mod fleet_tls;
 mod flood;
 mod forwarding;
 mod framing;

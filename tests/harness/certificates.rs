@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 use tempfile::TempDir;
@@ -19,6 +19,8 @@ impl Certificates {
         let made = Self { folder: tempfile::tempdir().unwrap() };
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        // A certificate with its issuer's name would pass for one that signed itself.
+        params.distinguished_name.push(DnType::CommonName, "the test's authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         made.write("ca.pem", &params.self_signed(&key).unwrap().pem());
@@ -29,6 +31,7 @@ impl Certificates {
         ] {
             let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
             let mut params = CertificateParams::new(names).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages = vec![purpose];
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &authority).unwrap();

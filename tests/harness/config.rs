@@ -167,6 +167,12 @@ impl Setup {
         Self { store: format!("{}\n{lines}", self.store), ..self }
     }
 
+    /// Says what `[store]` is in the words of what it is so far.
+    pub fn change_store(self, change: impl FnOnce(String) -> String) -> Self {
+        let store = change(self.store.clone());
+        Self { store, ..self }
+    }
+
     /// Puts the store into this Redis.
     pub fn redis(self, redis: &Redis) -> Self {
         self.store(&redis.store()).searching([redis.files()])

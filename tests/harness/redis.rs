@@ -205,7 +205,7 @@ fn write_configuration(
         text.push_str(ALWAYS);
     }
     if let Some(password) = &settings.password {
-        writeln!(text, "requirepass {password}").unwrap();
+        writeln!(text, "requirepass \"{password}\"").unwrap();
     }
     if let (Some(tls), Some(address)) = (&settings.tls, tls_address) {
         writeln!(text, "tls-port {}\ntls-auth-clients yes", address.port()).unwrap();
