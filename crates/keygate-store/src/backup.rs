@@ -19,6 +19,10 @@ pub const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// One line of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lines come one at a time, and nearly all are records"
+)]
 pub enum Line {
     /// The first one.
     Start {
