@@ -9,12 +9,14 @@ use crate::harness::{
     Certificates, Fleet, KeySpec, Redis, RedisSettings, Setup, Upstream, eventually, get, run,
 };
 
-/// What a gateway may do, as `deploy/redis.md` tells operators to say it. `keygate` is the prefix.
-const RULES: &str = "resetchannels -@all ~{keygate}:* &{keygate}:* \
-    +ping +role +select +time +wait +eval +evalsha +script|load \
-    +get +mget +set +exists +type +hget +hmget +hgetall +hset +hdel +hincrby \
-    +zadd +zrem +zcount +zrangebylex +xadd +xrange +xrevrange +publish +subscribe +unsubscribe \
-    +cluster|keyslot +cluster|slots";
+/// What a gateway may do: the rules after the name and password of the page's user, whose prefix is
+/// `keygate`.
+fn rules() -> &'static str {
+    const PAGE: &str = include_str!("../deploy/redis.md");
+    const USER: &str = "\nuser keygate on >GATEWAY-PASSWORD ";
+    let (_, rules) = PAGE.split_once(USER).expect("a user on the page");
+    rules.lines().next().expect("rules")
+}
 
 const PASSWORD: &str = "a long password for a user of Redis";
 
@@ -28,7 +30,7 @@ impl Lab {
     fn start() -> Self {
         let certificates = Arc::new(Certificates::make());
         fs::write(certificates.path("password"), format!("{PASSWORD}\n")).unwrap();
-        let rules = RULES.replace("keygate", "acme");
+        let rules = rules().replace("keygate", "acme");
         let hash = sha256(PASSWORD);
         let settings = RedisSettings {
             password: Some("the password of the test itself".into()),

@@ -29,11 +29,6 @@ impl Fleet {
         Self { gateways }
     }
 
-    pub fn add(&mut self, setup: Setup) {
-        let gateway = setup.pepper_of(&self.gateways[0]).start();
-        self.gateways.push(gateway);
-    }
-
     /// One client for each gateway.
     pub fn callers(&self) -> Vec<Caller> {
         self.iter().map(Gateway::caller).collect()

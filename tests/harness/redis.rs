@@ -102,10 +102,6 @@ impl Redis {
         Arc::clone(&self.files)
     }
 
-    pub fn password(&self) -> Option<&str> {
-        self.settings.password.as_deref()
-    }
-
     /// A connection of the test's own.
     pub fn connect(&self) -> Resp {
         connect(&self.settings, self.address).unwrap_or_else(|error| panic!("Redis: {error}"))
@@ -177,10 +173,6 @@ impl Redis {
     /// Ends every subscription.
     pub fn kill_subscriptions(&self) {
         self.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-    }
-
-    pub fn output(&self) -> String {
-        self.process.stdout()
     }
 
     /// `[store]` for a gateway that uses this server alone.

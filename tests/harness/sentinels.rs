@@ -44,7 +44,7 @@ impl Sentinels {
         for sentinel in &sentinels {
             // The usual times are for networks, and for people who can wait.
             sentinel.command(&["SENTINEL", "DEBUG", "info-period", "200", "publish-period", "200"]);
-            sentinel.command(&["SENTINEL", "DEBUG", "ask-period", "100", "ping-period", "100"]);
+            sentinel.command(&["SENTINEL", "DEBUG", "ask-period", "100"]);
         }
         let set = Self { sentinels, ..set };
         set.wait_until_agreed(count);
