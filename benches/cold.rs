@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
     reason = "a bench that cannot go on stops, and prints what it found"
 )]
 
@@ -88,12 +89,8 @@ async fn store(port: u16, coherence: &Arc<Coherence>) -> RedisStore {
         wait_timeout: Duration::from_secs(1),
         log_max: 1_000_000,
     };
-    let gateway = Gateway {
-        id: String::new(),
-        name: "bench".into(),
-        version: "0".into(),
-        started_at: NOW,
-    };
+    let gateway =
+        Gateway { id: String::new(), name: "bench".into(), version: "0".into(), started_at: NOW };
     let store = RedisStore::start(&settings, gateway, Arc::clone(coherence), Arc::new(Deaf));
     let store = store.expect("the store can be set up");
     assert!(store.reached(Duration::from_secs(10)).await, "redis-server does not answer");
@@ -223,7 +220,7 @@ fn main() {
             if threads == 1 {
                 fill(redis.port, &ring, &mut plain).await;
             }
-            for in_flight in [16, 64, 256, 1_024] {
+            for in_flight in [1, 4, 16, 64, 256, 1_024] {
                 let (mut best_get, mut best_load) = (0.0_f64, 0.0_f64);
                 for _ in 0..ROUNDS {
                     best_get = best_get.max(gets(&plain, in_flight).await);

@@ -39,6 +39,14 @@ struct Following {
     place: Place,
 }
 
+/// When the store was asked where it is, and where we were then: what was heard while the question
+/// was under way may be newer than its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) at: Instant,
+    place: Place,
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -60,9 +68,14 @@ impl Follower {
         self.following.as_ref().map_or_else(Place::default, |following| following.place)
     }
 
-    /// The store has said where it is, when asked in the time from `asked_at` until now.
-    pub(super) fn met(&mut self, meta: &Meta, asked_at: Instant) -> Next {
-        self.clock = Some(StoreClock { micros: meta.micros, at: asked_at });
+    /// To be called before the store is asked where it is.
+    pub(super) fn asking(&self) -> Asked {
+        Asked { at: Instant::now(), place: self.place() }
+    }
+
+    /// The store has said where it is.
+    pub(super) fn met(&mut self, meta: &Meta, asked: Asked) -> Next {
+        self.clock = Some(StoreClock { micros: meta.micros, at: asked.at });
         let Some(following) = &self.following else {
             return self.start_over(meta);
         };
@@ -84,6 +97,9 @@ impl Follower {
             self.start_over(meta)
         } else if newest.number > place.number {
             Next::ReadFrom(place)
+        } else if newest.number < place.number && newest.number >= asked.place.number {
+            // It answered before it made what we have heard of since.
+            Next::UpToDate
         } else {
             tracing::error!(
                 from = place.number.0,
@@ -213,6 +229,11 @@ mod tests {
         Change { place: place(number), after: place(number - 1).mark, at_micros: 0, subject }
     }
 
+    fn meet(follower: &mut Follower, meta: &Meta) -> Next {
+        let asked = follower.asking();
+        follower.met(meta, asked)
+    }
+
     /// Follows a store that was at this number.
     struct Case {
         follower: Follower,
@@ -223,7 +244,7 @@ mod tests {
         fn at(number: u64) -> Self {
             let coherence = Arc::new(Coherence::followed(Duration::from_secs(600)));
             let mut follower = Follower::new(Arc::clone(&coherence), Arc::new(Deaf));
-            assert_eq!(follower.met(&meta(number), Instant::now()), Next::UpToDate);
+            assert_eq!(meet(&mut follower, &meta(number)), Next::UpToDate);
             Self { follower, coherence }
         }
 
@@ -252,7 +273,7 @@ mod tests {
     fn a_gap_is_asked_about_and_read() {
         let mut case = Case::at(4);
         assert_eq!(case.forgets(|f| f.heard(&change(6)), Next::Ask), NOTHING);
-        let met = |f: &mut Follower| f.met(&meta(7), Instant::now());
+        let met = |f: &mut Follower| meet(f, &meta(7));
         assert_eq!(case.forgets(met, Next::ReadFrom(place(4))), NOTHING);
         let part = [change(4), change(5)];
         assert_eq!(case.forgets(|f| f.read(&part, &meta(7)), Next::ReadFrom(place(5))), [5]);
@@ -263,7 +284,7 @@ mod tests {
     #[test]
     fn a_new_store_is_read_from_its_first_change() {
         let mut case = Case::at(0);
-        let met = |f: &mut Follower| f.met(&meta(2), Instant::now());
+        let met = |f: &mut Follower| meet(f, &meta(2));
         assert_eq!(case.forgets(met, Next::ReadFrom(place(0))), NOTHING);
         let log = [change(1), change(2)];
         assert_eq!(case.forgets(|f| f.read(&log, &meta(2)), Next::UpToDate), [1, 2]);
@@ -288,7 +309,7 @@ mod tests {
         for newest in [place(3), strange(4), place(0)] {
             let mut case = Case::at(4);
             let restored = Meta { newest, ..meta(4) };
-            let met = |f: &mut Follower| f.met(&restored, Instant::now());
+            let met = |f: &mut Follower| meet(f, &restored);
             assert_eq!(case.forgets(met, Next::UpToDate), ALL);
             assert_eq!(case.follower.place(), newest);
         }
@@ -302,10 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_a_message_overtook_is_no_step_back() {
+        let mut case = Case::at(4);
+        let asked = case.follower.asking();
+        case.follower.heard(&change(5));
+        case.follower.heard(&change(6));
+        for answer in [4, 5, 6] {
+            assert_eq!(case.forgets(|f| f.met(&meta(answer), asked), Next::UpToDate), NOTHING);
+            assert_eq!(case.follower.place(), place(6));
+        }
+        assert_eq!(case.forgets(|f| f.met(&meta(3), asked), Next::UpToDate), ALL);
+    }
+
+    #[test]
     fn another_store_flushes() {
         let mut case = Case::at(4);
         let other = Meta { id: "other".into(), ..meta(4) };
-        assert_eq!(case.forgets(|f| f.met(&other, Instant::now()), Next::UpToDate), ALL);
+        assert_eq!(case.forgets(|f| meet(f, &other), Next::UpToDate), ALL);
     }
 
     #[test]
@@ -320,7 +354,7 @@ mod tests {
     #[test]
     fn too_long_a_log_flushes() {
         let mut case = Case::at(4);
-        let met = |f: &mut Follower| f.met(&meta(5 + READ_MAX), Instant::now());
+        let met = |f: &mut Follower| meet(f, &meta(5 + READ_MAX));
         assert_eq!(case.forgets(met, Next::UpToDate), ALL);
     }
 }

@@ -9,7 +9,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use quanta::Instant;
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamRangeReply;
 use redis::{RedisError, RedisResult, Script};
@@ -19,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::change::{Change, Mark, Place};
 use super::dial::{DialError, Dialer, is_refusal};
-use super::follow::{Follower, Meta, Next};
+use super::follow::{Asked, Follower, Meta, Next};
 use super::layout::{FORMAT, Names};
 use super::primary::Primary;
 use super::told::{Sign, Told};
@@ -206,9 +205,9 @@ impl Keeper {
         let target = self.dialer.find_primary().await?;
         let connections = self.dialer.connect(&target).await?;
         let mut lists = connections.lists.clone();
-        let asked_at = Instant::now();
+        let asked = self.follower.asking();
         let meta = self.hello(&mut lists).await?;
-        self.catch_up(&mut lists, meta, asked_at).await?;
+        self.catch_up(&mut lists, meta, asked).await?;
         self.primary.connect(connections);
         self.show(LinkState::Polling);
         self.observer.answered(true);
@@ -260,10 +259,10 @@ impl Keeper {
                 answer = answered(question.as_mut()), if question.is_some() => {
                     question.set(None);
                     match answer {
-                        Ok(Answer { asked_at, meta }) => {
+                        Ok(Answer { asked, meta }) => {
                             unanswered = 0;
                             self.observer.answered(true);
-                            self.catch_up(lists, meta?, asked_at).await?;
+                            self.catch_up(lists, meta?, asked).await?;
                             primary.close();
                         }
                         Err(()) => {
@@ -288,16 +287,16 @@ impl Keeper {
         &mut self,
         connection: &mut MultiplexedConnection,
         meta: Meta,
-        asked_at: Instant,
+        asked: Asked,
     ) -> Result<(), LinkError> {
-        let mut next = self.follower.met(&meta, asked_at);
+        let mut next = self.follower.met(&meta, asked);
         while let Next::ReadFrom(place) = next {
             let limit = self.primary.list_timeout();
             let read = timeout(limit, read_log(connection, &self.names, place));
             let entries = read.await.map_err(|_| LinkError::Unanswered)?;
             next = self.follower.read(&entries.map_err(LinkError::Asking)?, &meta);
         }
-        self.coherence.confirm(asked_at);
+        self.coherence.confirm(asked.at);
         Ok(())
     }
 
@@ -314,14 +313,14 @@ impl Keeper {
     fn ask(&self, mut connection: MultiplexedConnection) -> Question {
         let name = self.names.meta();
         let limit = self.primary.find_timeout();
+        let asked = self.follower.asking();
         Box::pin(async move {
-            let asked_at = Instant::now();
             let mut questions = redis::pipe();
             questions.cmd("HMGET").arg(name).arg(&["format", "id", "seq", "mark"]).cmd("TIME");
             match timeout(limit, questions.query_async::<Said>(&mut connection)).await {
                 Ok(said) => {
                     let meta = said.map_err(LinkError::Asking).and_then(meta);
-                    Ok(Answer { asked_at, meta })
+                    Ok(Answer { asked, meta })
                 }
                 Err(_) => Err(()),
             }
@@ -358,7 +357,7 @@ impl Keeper {
 type Question = Pin<Box<dyn Future<Output = Result<Answer, ()>> + Send>>;
 
 struct Answer {
-    asked_at: Instant,
+    asked: Asked,
     meta: Result<Meta, LinkError>,
 }
 
