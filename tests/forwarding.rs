@@ -441,3 +441,43 @@ fn a_websocket_of_a_good_key_is_a_tunnel() {
     assert!(seen.header("x-keygate-key-id").is_some());
     assert_eq!(seen.header("authorization"), None);
 }
+
+/// The upstream's 101 may be there before the gateway has done with the request.
+#[test]
+fn a_tunnel_stays_open_however_fast_the_upstream_answers() {
+    const CLIENTS: usize = 6;
+    const TUNNELS: usize = 150;
+    let upstream = Upstream::answering(|exchange| {
+        if exchange.request.target == "/public/declined" {
+            exchange.read_body()?;
+            return exchange.answer(200, &[], b"no");
+        }
+        exchange.close();
+        exchange.start(101, &[("Connection", "Upgrade"), ("Upgrade", "websocket")])?;
+        let mut bytes = [0; 5];
+        let count = exchange.read(&mut bytes)?;
+        exchange.write(&bytes[..count])
+    });
+    let gateway = Setup::in_front_of(&upstream).log("info").start();
+    let upgrade =
+        |target| get(target).header("Connection", "Upgrade").header("Upgrade", "websocket");
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for round in 0..TUNNELS {
+                    let mut tunnel = gateway.connect();
+                    let answer = tunnel.exchange(&upgrade("/public/tunnel")).unwrap();
+                    assert_eq!(answer.status, 101);
+                    tunnel.send(b"hello").unwrap();
+                    assert_eq!(tunnel.read_some().as_deref(), Ok(&b"hello"[..]), "round {round}");
+                }
+                // Who is declined goes on as before.
+                let mut declined = gateway.connect();
+                for _ in 0..3 {
+                    let answer = declined.exchange(&upgrade("/public/declined")).unwrap();
+                    assert_eq!((answer.status, &*answer.body), (200, &b"no"[..]));
+                }
+            });
+        }
+    });
+}

@@ -38,6 +38,7 @@ use crate::server::ProxyError;
 use crate::snapshot::Snapshot;
 use crate::sweep::Sweep;
 use crate::trace;
+use crate::upgrade;
 use crate::upstreams::UpstreamPeers;
 
 /// What a `request_filter` answers: whether the request has been answered already.
@@ -308,7 +309,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     /// Chooses the target. Takes the permit: a request that nobody decided has nowhere to go.
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<Box<HttpPeer>> {
         if ctx.admitted.is_none() {
@@ -318,9 +319,12 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         // A second attempt is sent the body from its beginning.
         ctx.body_bytes = 0;
         ctx.forwarded_at = Some(Instant::now());
-        ctx.upstream()
-            .and_then(UpstreamPeers::next)
-            .ok_or_else(|| Error::explain(ErrorType::InternalError, "an upstream has no target"))
+        let missing = || Error::explain(ErrorType::InternalError, "an upstream has no target");
+        let mut peer = ctx.upstream().and_then(UpstreamPeers::next).ok_or_else(missing)?;
+        if session.is_upgrade_req() {
+            upgrade::prepare(&mut peer);
+        }
+        Ok(peer)
     }
 
     /// The request as the upstream gets it.

@@ -15,6 +15,7 @@ mod snapshot;
 mod streams;
 mod sweep;
 mod trace;
+mod upgrade;
 mod upstreams;
 
 pub use gateway::{Gateway, GatewayParts};

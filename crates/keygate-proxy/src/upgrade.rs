@@ -1,0 +1,99 @@
+//! Connections for requests that ask the upstream to switch protocols, such as WebSockets.
+//!
+//! Pingora 0.9 takes the end of such a request's empty body for the end of the tunnel if it reads
+//! the upstream's 101 first (cloudflare/pingora issue 946): the client gets the 101, and then the
+//! connection closes. A near upstream is fast enough once in a hundred times. So the first that the
+//! upstream says is held back for one turn, in which Pingora gets the request's end out of the way.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::connectors::l4::Connect;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Has the upstream connected to in this module's way, on a connection of its own: one that was
+/// used before would read at once, and one that is virtual does not belong in a pool.
+pub(crate) fn prepare(peer: &mut HttpPeer) {
+    peer.options.custom_l4 = Some(Arc::new(Dial));
+    peer.options.idle_timeout = Some(Duration::ZERO);
+    peer.group_key = fastrand::u64(1..);
+}
+
+#[derive(Debug)]
+struct Dial;
+
+#[async_trait]
+impl Connect for Dial {
+    /// The peer's `total_connection_timeout` bounds this.
+    async fn connect(&self, address: &SocketAddr) -> pingora::Result<Stream> {
+        let Some(address) = address.as_inet() else {
+            return Error::e_explain(ErrorType::InternalError, "an upstream has no IP address");
+        };
+        let stream = TcpStream::connect(address).await.map_err(|error| {
+            Error::because(ErrorType::ConnectError, "connecting for an upgrade", error)
+        })?;
+        let delayed = Box::new(Delayed { stream, has_waited: false });
+        Ok(VirtualSocketStream::new(delayed).into())
+    }
+}
+
+/// A connection whose first read waits for one turn of its task.
+#[derive(Debug)]
+struct Delayed {
+    stream: TcpStream,
+    has_waited: bool,
+}
+
+impl AsyncRead for Delayed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.has_waited {
+            self.has_waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Delayed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl VirtualSocket for Delayed {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        // Nothing else is asked for by our peers.
+        if matches!(option, VirtualSockOpt::NoDelay) {
+            self.stream.set_nodelay(true)
+        } else {
+            Ok(())
+        }
+    }
+}
