@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Caller, Fleet, Key, KeySpec, Redis, Reply, Resp, Setup, Upstream, alone, assert_refused,
-    eventually, get,
+    Caller, Fleet, Key, KeySpec, Redis, Resp, Setup, Upstream, alone, assert_refused, eventually,
+    get,
 };
 
 fn three(upstream: &Upstream, redis: &Redis) -> Fleet {
@@ -221,10 +221,7 @@ impl Monitor {
         self.redis.call(&["ECHO", END]).unwrap();
         let mut writes = Vec::new();
         loop {
-            let line = match self.connection.read().unwrap() {
-                Reply::Text(line) => String::from_utf8_lossy(&line).into_owned(),
-                other => panic!("{other:?}"),
-            };
+            let line = self.connection.read().unwrap().text();
             if line.contains(END) {
                 return writes;
             }

@@ -107,7 +107,9 @@ impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Error(error) => write!(f, "error {error}"),
-            other => f.write_str(&other.text()),
+            Self::Nil | Self::Number(_) | Self::Text(_) | Self::Many(_) => {
+                f.write_str(&self.text())
+            }
         }
     }
 }
