@@ -96,6 +96,39 @@ fn known_keys_end_with_503_when_the_store_was_away_too_long() {
     });
 }
 
+#[test]
+fn a_gateway_that_is_cut_off_admits_what_was_revoked_until_stale_max_and_no_longer() {
+    let (upstream, redis) = (Upstream::start(), Redis::start());
+    let taps = [Tap::before(redis.address()), Tap::before(redis.address())];
+    let setups = taps.each_ref().map(|tap| {
+        let setup = setup(&upstream).redis(&redis).store(&redis.store_at(tap.address()));
+        setup.cache("stale_max = \"1s\"")
+    });
+    let fleet = Fleet::start(setups);
+    let key = fleet[0].key_with(&orders());
+    let call = get("/v1/orders").bearer(&key.key);
+    let mut callers = fleet.callers();
+    callers.iter_mut().for_each(|caller| assert_eq!(caller.send(&call).status, 200));
+    taps[1].blackhole(Which::All);
+    fleet[0].admin().revoke(&key);
+    let revoked_at = Instant::now();
+    let ended = eventually("the end", || {
+        let answer = callers[1].send(&call);
+        (answer.status != 200).then_some(answer)
+    });
+    println!("stale_max = 1s: cut off, the revoked key ended after {:?}", revoked_at.elapsed());
+    assert_away(&ended);
+    assert_refused(&callers[0].send(&call), 401, "api_key_invalid");
+    taps[1].resume();
+    eventually("the refusal", || match callers[1].send(&call) {
+        answer if answer.status == 401 => Some(()),
+        answer => {
+            assert_away(&answer);
+            None
+        }
+    });
+}
+
 fn setup(upstream: &Upstream) -> Setup {
     Setup::in_front_of(upstream).keys("keys_max_live = 1000").log("info")
 }
