@@ -29,6 +29,7 @@ pub(crate) struct Epochs {
     keys: Stamps,
     apps: Stamps,
     accounts: Stamps,
+    unknown: AtomicU64,
     all: AtomicU64,
 }
 
@@ -39,6 +40,7 @@ impl Epochs {
             keys: Stamps::new(),
             apps: Stamps::new(),
             accounts: Stamps::new(),
+            unknown: AtomicU64::new(0),
             all: AtomicU64::new(0),
         }
     }
@@ -55,6 +57,7 @@ impl Epochs {
             Subject::Key(digest) => self.keys.of(digest.prefix()),
             Subject::App(app) => self.apps.of(app_hash(app)),
             Subject::Account(account) => self.accounts.of(account_hash(account)),
+            Subject::Unknown => &self.unknown,
             Subject::All => &self.all,
         };
         // Two invalidations may get here in either order; the later number must stay.
@@ -69,13 +72,17 @@ impl Epochs {
         account: AccountId,
         read_at: u64,
     ) -> bool {
-        self.holds_unknown(digest, read_at)
+        self.holds_key(digest, read_at)
             && self.apps.of(app_hash(app)).load(SeqCst) <= read_at
             && self.accounts.of(account_hash(account)).load(SeqCst) <= read_at
     }
 
     /// Whether a key that was unknown at `read_at` may be taken to be so still.
     pub(crate) fn holds_unknown(&self, digest: &KeyDigest, read_at: u64) -> bool {
+        self.holds_key(digest, read_at) && self.unknown.load(SeqCst) <= read_at
+    }
+
+    fn holds_key(&self, digest: &KeyDigest, read_at: u64) -> bool {
         self.keys.of(digest.prefix()).load(SeqCst) <= read_at && self.all.load(SeqCst) <= read_at
     }
 }

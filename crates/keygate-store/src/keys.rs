@@ -69,7 +69,7 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Writes records as they are, parents before children, without a cap on live keys. What is
     /// there already stays as it is. If anything was written, that is one change, to
-    /// [`Subject::All`], with this entry in the log. May be called again with the same records.
+    /// [`Subject::Unknown`], with this entry in the log. May be called again with the same records.
     fn import(
         &self,
         records: Vec<StoredRecord>,
@@ -80,6 +80,11 @@ pub trait KeyStore: Send + Sync + 'static {
     /// A caller whose write turns out to be done already, by an earlier try that ended in
     /// [`StoreError::NotDurable`], has to ask before it says so.
     fn settle(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Says that this gateway stops, and follows the store's changes no longer.
+    fn leave(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
         async { Ok(()) }
     }
 
@@ -156,6 +161,8 @@ pub enum Subject {
     Key(KeyDigest),
     App(AppId),
     Account(AccountId),
+    /// Keys that were unknown: records were added, and none that was there has changed.
+    Unknown,
     /// Everything: the log could not be followed.
     All,
 }

@@ -85,9 +85,7 @@ fn outcome<T>(result: &Result<T, StoreError>) -> CallOutcome {
             | StoreError::TooManyLiveKeys { .. },
         ) => CallOutcome::Answered,
         Err(
-            StoreError::Unavailable(_)
-            | StoreError::Unreadable(_)
-            | StoreError::NotDurable { .. },
+            StoreError::Unavailable(_) | StoreError::Unreadable(_) | StoreError::NotDurable { .. },
         ) => CallOutcome::Failed,
     }
 }
@@ -146,6 +144,10 @@ impl<S: KeyStore> KeyStore for Observed<S> {
 
     async fn settle(&self) -> Result<(), StoreError> {
         self.watch(Op::Commit, self.store.settle()).await
+    }
+
+    async fn leave(&self) -> Result<(), StoreError> {
+        self.store.leave().await
     }
 
     async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {

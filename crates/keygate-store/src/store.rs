@@ -81,6 +81,10 @@ impl KeyStore for Store {
         ask!(self, store => store.settle())
     }
 
+    async fn leave(&self) -> Result<(), StoreError> {
+        ask!(self, store => store.leave())
+    }
+
     async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
         ask!(self, store => store.fleet())
     }

@@ -38,6 +38,7 @@ const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// How long a start waits for a store that others use as well.
 const STORE_WAIT: Duration = Duration::from_secs(2);
 const PEPPERS_ASKED_EVERY: Duration = Duration::from_secs(5);
+const PEPPERS_FIRST_ASKED_EVERY: Duration = Duration::from_millis(100);
 
 /// How often one client network may send a wrong admin token.
 const WRONG_TOKENS: Rate = Rate { count: 60, unit: Unit::Minute };
@@ -134,7 +135,8 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
     // Only now, so that a gateway that answers `/readyz` is one that answers clients.
     let stopping = Arc::new(AtomicBool::new(false));
-    let pepper_watch = PepperWatch::start(&keys, &peppers);
+    let checked = if in_use.is_some() { PepperState::Fine } else { PepperState::Unchecked };
+    let pepper_states = watch_peppers(&keys, &peppers, checked);
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
         peppers: Arc::clone(&peppers),
@@ -148,7 +150,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         registry,
         token_sha256,
         failures: Arc::new(wrong_tokens),
-        ready: readiness(&stopping, pepper_watch.lost),
+        ready: readiness(&stopping, pepper_states),
         metrics,
     };
     let admin = Control::start(listeners.admin, keygate_admin::router(parts))?;
@@ -182,22 +184,26 @@ impl Listeners {
 
 fn readiness(
     stopping: &Arc<AtomicBool>,
-    lost_pepper: watch::Receiver<Option<PepperId>>,
+    peppers: watch::Receiver<PepperState>,
 ) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
     let stopping = Arc::clone(stopping);
     Arc::new(move || {
         if stopping.load(Ordering::Acquire) {
             return Readiness::NotReady("the gateway is stopping".into());
         }
-        match *lost_pepper.borrow() {
-            None => Readiness::Ready,
-            Some(pepper) => Readiness::NotReady(missing_pepper(pepper).into()),
+        match *peppers.borrow() {
+            PepperState::Fine => Readiness::Ready,
+            PepperState::Unchecked => Readiness::NotReady(
+                "the store was not reached yet, so nobody knows whether the pepper is the fleet's"
+                    .into(),
+            ),
+            PepperState::Foreign(pepper) => Readiness::NotReady(missing_pepper(pepper).into()),
         }
     })
 }
 
 /// The peppers that live keys were made under; nothing if a store that others use as well is out of
-/// reach: the gateway then starts without it, and [`PepperWatch`] asks later.
+/// reach: the gateway then starts without it, and [`watch_peppers`] asks later.
 async fn peppers_in_use(store: &AnyStore) -> Result<Option<Vec<PepperId>>, Failure> {
     if let AnyStore::Redis(redis) = store
         && !redis.reached(STORE_WAIT).await
@@ -212,32 +218,48 @@ async fn peppers_in_use(store: &AnyStore) -> Result<Option<Vec<PepperId>>, Failu
     }
 }
 
-/// Sees whether other gateways make keys with a pepper that this one does not have: it would call
-/// them invalid, so it must not be sent requests.
-struct PepperWatch {
-    lost: watch::Receiver<Option<PepperId>>,
+/// Whether this gateway can know the keys of its fleet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PepperState {
+    /// It started without the store.
+    Unchecked,
+    Fine,
+    /// No key of the fleet was made with a pepper of ours: all would be called invalid here.
+    Foreign(PepperId),
 }
 
-impl PepperWatch {
-    fn start(keys: &Arc<CachedKeys<Store>>, peppers: &Arc<Peppers>) -> Self {
-        let (keys, peppers) = (Arc::clone(keys), Arc::clone(peppers));
-        let (sender, lost) = watch::channel(None);
-        drop(tokio::spawn(async move {
-            while !sender.is_closed() {
-                if let Ok(in_use) = keys.store().peppers(clock::now()).await {
-                    let lost =
-                        in_use.into_iter().find(|id| peppers.iter().all(|ours| ours.id() != *id));
-                    if sender.send_replace(lost) != lost
-                        && let Some(pepper) = lost
-                    {
-                        tracing::error!("{}", missing_pepper(pepper));
-                    }
+/// Goes on looking at the peppers of the fleet's keys. One that is not ours among others that are is
+/// an error to be seen to, and no reason to turn away the keys that do work.
+fn watch_peppers(
+    keys: &Arc<CachedKeys<Store>>,
+    peppers: &Arc<Peppers>,
+    state: PepperState,
+) -> watch::Receiver<PepperState> {
+    let (keys, peppers) = (Arc::clone(keys), Arc::clone(peppers));
+    let (sender, states) = watch::channel(state);
+    drop(tokio::spawn(async move {
+        let mut told = None;
+        while !sender.is_closed() {
+            if let Ok(in_use) = keys.store().peppers(clock::now()).await {
+                let is_ours = |id: &PepperId| peppers.iter().any(|ours| ours.id() == *id);
+                let foreign = in_use.iter().copied().find(|id| !is_ours(id));
+                if let Some(pepper) = foreign
+                    && told != foreign
+                {
+                    tracing::error!("{}", missing_pepper(pepper));
                 }
-                tokio::time::sleep(PEPPERS_ASKED_EVERY).await;
+                told = foreign;
+                sender.send_replace(match foreign {
+                    Some(pepper) if !in_use.iter().any(is_ours) => PepperState::Foreign(pepper),
+                    Some(_) | None => PepperState::Fine,
+                });
             }
-        }));
-        Self { lost }
-    }
+            let is_unchecked = *sender.borrow() == PepperState::Unchecked;
+            let pause = if is_unchecked { PEPPERS_FIRST_ASKED_EVERY } else { PEPPERS_ASKED_EVERY };
+            tokio::time::sleep(pause).await;
+        }
+    }));
+    states
 }
 
 fn missing_pepper(pepper: PepperId) -> String {
@@ -263,6 +285,9 @@ impl Serving {
             signal = self.signals.next() => tracing::warn!(signal, "told twice: stopping now"),
         }
         self.admin.stop().await;
+        if let Err(error) = self.keys.store().leave().await {
+            tracing::debug!(%error, "the fleet was not told that this gateway stops");
+        }
         tracing::info!("stopped");
         Ok(())
     }

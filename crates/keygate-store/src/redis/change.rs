@@ -85,7 +85,7 @@ pub(super) fn subject(text: &str) -> Subject {
     subject
 }
 
-/// A subject as text: a digest in hex, an id, or `*` for everything.
+/// A subject as text: a digest in hex, an id, `?` for keys that were unknown, or `*` for everything.
 pub(super) struct SubjectText(pub(super) Subject);
 
 impl fmt::Display for SubjectText {
@@ -96,6 +96,7 @@ impl fmt::Display for SubjectText {
             }
             Subject::App(app) => app.fmt(f),
             Subject::Account(account) => account.fmt(f),
+            Subject::Unknown => f.write_str("?"),
             Subject::All => f.write_str("*"),
         }
     }
@@ -109,7 +110,8 @@ impl FromStr for SubjectText {
         let app = || text.parse::<AppId>().ok().map(Subject::App);
         let account = || text.parse::<AccountId>().ok().map(Subject::Account);
         let key = crate::codec::digest_from_hex(text).map(Subject::Key);
-        Ok(Self(key.or_else(app).or_else(account).unwrap_or(Subject::All)))
+        let unknown = || (text == "?").then_some(Subject::Unknown);
+        Ok(Self(key.or_else(app).or_else(account).or_else(unknown).unwrap_or(Subject::All)))
     }
 }
 
@@ -121,10 +123,11 @@ mod tests {
     use crate::testing::{account_id, app_id, digest};
 
     fn any_subject() -> impl Strategy<Value = Subject> {
-        (0u8..4, 0u64..1_000).prop_map(|(kind, n)| match kind {
+        (0u8..5, 0u64..1_000).prop_map(|(kind, n)| match kind {
             0 => Subject::Key(digest(n)),
             1 => Subject::App(app_id(n)),
             2 => Subject::Account(account_id(n)),
+            3 => Subject::Unknown,
             _ => Subject::All,
         })
     }

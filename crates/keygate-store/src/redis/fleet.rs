@@ -38,6 +38,15 @@ pub(super) async fn report(
     call.run(connection).await.map(drop)
 }
 
+/// Notes that this gateway is no more.
+pub(super) async fn leave(
+    connection: &mut MultiplexedConnection,
+    names: &Names,
+    gateway: &Gateway,
+) -> RedisResult<()> {
+    redis::cmd("HDEL").arg(names.fleet()).arg(&gateway.id).query_async(connection).await
+}
+
 /// The gateways that reported not long ago, and the newest change.
 pub(super) async fn fleet(primary: &Primary, names: &Names) -> Result<Fleet, StoreError> {
     let call = Call::new(&FLEET, &names.fleet(), 1, 64).arg(names.meta());

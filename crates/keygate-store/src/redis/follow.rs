@@ -160,6 +160,12 @@ impl Follower {
         if is_old { Next::UpToDate } else { Next::Ask }
     }
 
+    /// The log could not be read in time.
+    pub(super) fn give_up(&mut self, meta: &Meta) {
+        tracing::warn!("the store's log cannot be read in time: forgetting all keys");
+        self.start_over(meta);
+    }
+
     fn follows(&self, change: &Change) -> bool {
         self.following.as_ref().is_some_and(|Following { place, .. }| {
             change.place.number.0 == place.number.0 + 1 && change.after == place.mark

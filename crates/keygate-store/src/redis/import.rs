@@ -31,7 +31,7 @@ pub(super) async fn import(
         if transaction.is_empty() {
             return Ok(imported);
         }
-        match transaction.run(primary, names, log_max, Subject::All, audit).await? {
+        match transaction.run(primary, names, log_max, Subject::Unknown, audit).await? {
             Outcome::Done(_) => return Ok(imported),
             Outcome::Again => {}
         }

@@ -27,6 +27,11 @@ impl Names {
         self.name("meta", &[])
     }
 
+    /// What is written only to wait until replicas have it.
+    pub(super) fn fence(&self) -> Vec<u8> {
+        self.name("fence", &[])
+    }
+
     /// A stream of changes, the entry of number n with the id `n-0`: see [`change`](super::change).
     pub(super) fn log(&self) -> Vec<u8> {
         self.name("log", &[])

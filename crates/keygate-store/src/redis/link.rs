@@ -9,18 +9,20 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use keygate_config::Target;
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamRangeReply;
-use redis::{RedisError, RedisResult, Script};
+use redis::{RedisError, RedisResult, Script, Value};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use super::change::{Change, Mark, Place};
-use super::dial::{DialError, Dialer, is_refusal};
+use super::dial::{Connected, DialError, Dialer, is_refusal};
 use super::follow::{Asked, Follower, Meta, Next};
 use super::layout::{FORMAT, Names};
-use super::primary::Primary;
+use super::primary::{Connections, Primary};
+use super::reach::{Reached, Trust, reach, vouch};
 use super::told::{Sign, Told};
 use super::{LinkObserver, fleet};
 use crate::coherence::Coherence;
@@ -31,8 +33,8 @@ use crate::keys::ChangeNumber;
 pub(super) const ASK_EVERY: Duration = Duration::from_millis(250);
 /// So many questions in a row without an answer end the connections: a dead one never says so.
 pub(super) const UNANSWERED_MAX: u32 = 4;
-/// How often those who know the primary are asked whether it still is the one.
-const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_millis(500);
+/// How long reading the log may take.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// How often the fleet is told of this gateway.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// The longest wait between two tries to connect: what has come back is found within it.
@@ -79,6 +81,8 @@ impl Link {
             reached,
             retries: retries(),
             said: None,
+            is_well: false,
+            trust: Trust::new(None),
         };
         Self { state, reached: was_reached, task: tokio::spawn(keeper.keep()) }
     }
@@ -89,6 +93,11 @@ impl Link {
             // The task is gone, so it never will be.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Follows and reports no longer.
+    pub(super) fn end(&self) {
+        self.task.abort();
     }
 
     pub(super) fn state(&self) -> LinkState {
@@ -139,6 +148,8 @@ struct Keeper {
     retries: ExponentialBackoff,
     /// Why the store was out of reach when that was last said.
     said: Option<String>,
+    is_well: bool,
+    trust: Trust,
 }
 
 pub(super) fn retries() -> ExponentialBackoff {
@@ -156,6 +167,7 @@ impl Keeper {
         loop {
             let Err(error) = self.connect_and_follow().await;
             self.primary.disconnect();
+            self.is_well = false;
             self.show(LinkState::Down);
             self.say(&error);
             sleep(self.retries.next().unwrap_or(RETRY_MAX)).await;
@@ -202,32 +214,34 @@ impl Keeper {
 
     /// One connection's life.
     async fn connect_and_follow(&mut self) -> Result<Infallible, LinkError> {
-        let target = self.dialer.find_primary().await?;
-        let connections = self.dialer.connect(&target).await?;
-        let mut lists = connections.lists.clone();
+        let Reached { target, has_majority, connected } = reach(&self.dialer).await?;
+        let Connected { connections, address } = connected;
+        let connections = Arc::new(connections);
+        let mut lists = connections.lists();
         let asked = self.follower.asking();
         let meta = self.hello(&mut lists).await?;
+        let vouched_at = has_majority.then(Instant::now);
+        let vouched = vouch(Arc::clone(&self.dialer), target.clone(), vouched_at);
         self.catch_up(&mut lists, meta, asked).await?;
-        self.primary.connect(connections);
+        self.trust = Trust::new(vouched);
+        self.confirm(asked);
+        self.primary.connect(Arc::clone(&connections));
         self.show(LinkState::Polling);
-        self.observer.answered(true);
         self.reached.send_replace(true);
-        self.retries = retries();
-        self.said = None;
-        tracing::info!(server = %target, change = self.follower.place().number.0, "connected to the store");
+        tracing::debug!(server = %target, "connected to the store");
 
-        let mut told = Told::start(Arc::clone(&self.dialer), target.clone(), self.names.channel());
-        let elsewhere = pin!(elsewhere(Arc::clone(&self.dialer), target));
-        self.follow(&mut lists, &mut told, elsewhere).await
+        let channel = self.names.channel();
+        let mut told = Told::start(Arc::clone(&self.dialer), target.clone(), address, channel);
+        self.follow(&connections, &mut told, &target).await
     }
 
     async fn follow(
         &mut self,
-        lists: &mut MultiplexedConnection,
+        connections: &Arc<Connections>,
         told: &mut Told,
-        mut elsewhere: Pin<&mut impl Future<Output = ()>>,
+        target: &Target,
     ) -> Result<Infallible, LinkError> {
-        let primary = Arc::clone(&self.primary);
+        let mut lists = connections.lists();
         let mut ask_again = interval(ASK_EVERY);
         ask_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report_again = interval(REPORT_EVERY);
@@ -249,21 +263,24 @@ impl Keeper {
                         ask_again.reset_immediately();
                     }
                     Some(Sign::Garbled) => ask_again.reset_immediately(),
-                    Some(Sign::Silent) | None => {
+                    Some(Sign::Silent) => {
                         self.show(LinkState::Polling);
                         ask_again.reset_immediately();
                     }
+                    None => return Err(LinkError::Lost),
                 },
-                () = primary.lost.notified() => return Err(LinkError::Lost),
-                () = elsewhere.as_mut() => return Err(LinkError::Elsewhere),
+                () = connections.lost.notified() => return Err(LinkError::Lost),
+                () = self.trust.ended() => return Err(LinkError::Elsewhere),
                 answer = answered(question.as_mut()), if question.is_some() => {
                     question.set(None);
                     match answer {
                         Ok(Answer { asked, meta }) => {
                             unanswered = 0;
                             self.observer.answered(true);
-                            self.catch_up(lists, meta?, asked).await?;
-                            primary.close();
+                            self.catch_up(&mut lists, meta?, asked).await?;
+                            self.confirm(asked);
+                            connections.close();
+                            self.well(target);
                         }
                         Err(()) => {
                             unanswered += 1;
@@ -277,12 +294,49 @@ impl Keeper {
                 _ = ask_again.tick(), if question.is_none() => {
                     question.set(Some(self.ask(lists.clone())));
                 }
-                _ = report_again.tick() => self.report(),
+                _ = report_again.tick() => {
+                    self.report();
+                    self.probe(connections);
+                }
             }
         }
     }
 
-    /// Applies what was changed since, and then says that nothing is missing.
+    /// The store answers, and in time: only now a next outage is a new one. One that lets us in and
+    /// then is too slow would be news several times a minute.
+    fn well(&mut self, target: &Target) {
+        if !self.is_well {
+            self.is_well = true;
+            self.retries = retries();
+            self.said = None;
+            let change = self.follower.place().number.0;
+            tracing::info!(server = %target, change, "connected to the store");
+        }
+    }
+
+    /// Says that nothing is missing, as far as this server can be believed.
+    fn confirm(&self, asked: Asked) {
+        if let Some(until) = self.trust.until(asked.at) {
+            self.coherence.confirm(until);
+        }
+    }
+
+    /// Finds out about connections that broke without a word: one for writes may be used once a day.
+    fn probe(&self, connections: &Arc<Connections>) {
+        let (connections, limit) = (Arc::clone(connections), self.primary.list_timeout());
+        drop(tokio::spawn(async move {
+            // The one that waits for replicas may have to wait before it answers.
+            for mut connection in connections.all().into_iter().rev().skip(1) {
+                let ping = redis::cmd("PING");
+                let answer = timeout(limit, ping.query_async::<Value>(&mut connection)).await;
+                if !matches!(answer, Ok(Ok(_))) {
+                    connections.lost.notify_one();
+                }
+            }
+        }));
+    }
+
+    /// Applies what was changed since the store was last asked.
     async fn catch_up(
         &mut self,
         connection: &mut MultiplexedConnection,
@@ -290,13 +344,16 @@ impl Keeper {
         asked: Asked,
     ) -> Result<(), LinkError> {
         let mut next = self.follower.met(&meta, asked);
+        let deadline = Instant::now() + CATCH_UP_MAX;
         while let Next::ReadFrom(place) = next {
-            let limit = self.primary.list_timeout();
-            let read = timeout(limit, read_log(connection, &self.names, place));
-            let entries = read.await.map_err(|_| LinkError::Unanswered)?;
+            let read = timeout_at(deadline, read_log(connection, &self.names, place)).await;
+            let Ok(entries) = read else {
+                // Messages wait meanwhile, so it is quicker to read nothing than to read on.
+                self.follower.give_up(&meta);
+                return Ok(());
+            };
             next = self.follower.read(&entries.map_err(LinkError::Asking)?, &meta);
         }
-        self.coherence.confirm(asked.at);
         Ok(())
     }
 
@@ -335,9 +392,12 @@ impl Keeper {
         let primary = Arc::clone(&self.primary);
         let (names, gateway) = (self.names.clone(), self.gateway.clone());
         let (state, applied) = (self.state(), self.follower.place().number);
+        let is_lonely = Arc::clone(&self.trust.is_lonely);
         drop(tokio::spawn(async move {
             let report = async |connection: &mut MultiplexedConnection| {
-                fleet::report(connection, &names, &gateway, state, applied).await
+                let report = fleet::report(connection, &names, &gateway, state, applied).await;
+                is_lonely.store(report.as_ref().is_err_and(wants_replicas), Relaxed);
+                report
             };
             if let Err(error) = primary.read(report).await {
                 tracing::debug!(reason = chain(&error), "the fleet was not told of this gateway");
@@ -408,17 +468,10 @@ fn entry(entry: &redis::streams::StreamId) -> Option<Change> {
     })
 }
 
-/// Ends when those who know the primary name another one.
-async fn elsewhere(dialer: Arc<Dialer>, target: keygate_config::Target) {
-    if !dialer.may_move() {
-        std::future::pending::<()>().await;
-    }
-    loop {
-        sleep(LOOK_ELSEWHERE_EVERY).await;
-        if dialer.find_primary().await.is_ok_and(|primary| primary != target) {
-            return;
-        }
-    }
+/// Whether a write was refused since the primary has fewer replicas than it is to have.
+fn wants_replicas(error: &RedisError) -> bool {
+    error.code() == Some("NOREPLICAS")
+        || error.detail().is_some_and(|detail| detail.contains("NOREPLICAS"))
 }
 
 /// An error with its causes, for the log.
@@ -426,7 +479,11 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        // Some repeat their cause.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     text

@@ -12,6 +12,7 @@ mod import;
 mod layout;
 mod link;
 mod primary;
+mod reach;
 mod read;
 mod reply;
 mod script;
@@ -49,6 +50,7 @@ pub struct RedisStore {
     primary: Arc<Primary>,
     names: Names,
     log_max: u64,
+    gateway: Gateway,
     link: Link,
 }
 
@@ -73,9 +75,15 @@ impl RedisStore {
         }));
         let names = Names::new(&settings.key_prefix);
         let dialer = dial::Dialer::new(settings, &names)?;
-        let link =
-            Link::start(dialer, Arc::clone(&primary), names.clone(), gateway, coherence, observer);
-        Ok(Self { primary, names, log_max: settings.log_max, link })
+        let link = Link::start(
+            dialer,
+            Arc::clone(&primary),
+            names.clone(),
+            gateway.clone(),
+            coherence,
+            observer,
+        );
+        Ok(Self { primary, names, log_max: settings.log_max, gateway, link })
     }
 
     /// Waits until the store was reached, or not for so long.
@@ -144,11 +152,17 @@ impl KeyStore for RedisStore {
     }
 
     async fn settle(&self) -> Result<(), StoreError> {
-        write::settle(&self.primary, &self.names).await
+        self.primary.settle().await
     }
 
     async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
         fleet::fleet(&self.primary, &self.names).await.map(Some)
+    }
+
+    async fn leave(&self) -> Result<(), StoreError> {
+        self.link.end();
+        let leave = async |to: &mut _| fleet::leave(to, &self.names, &self.gateway).await;
+        self.primary.read(leave).await
     }
 }
 

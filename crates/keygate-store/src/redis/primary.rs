@@ -1,28 +1,24 @@
 //! The connections to the primary as they are now, and the breaker before them: a call either runs
 //! within its time or fails at once. Knows neither how the primary is found nor what is stored.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 use crate::keys::StoreError;
 
-/// So many failures in a row open the breaker.
+/// So many look-ups that fail in a row open the breaker.
 const FAILURES_MAX: u32 = 5;
 
 /// The primary, as far as it can be reached.
 pub(super) struct Primary {
     connections: RwLock<Option<Arc<Connections>>>,
     times: Times,
-    /// Calls fail at once. Whoever follows the primary closes it again.
-    is_open: AtomicBool,
-    failures: AtomicU32,
-    /// Told when a call shows that this is no primary any more.
-    pub(super) lost: Notify,
 }
 
 /// How long calls may take.
@@ -34,25 +30,141 @@ pub(super) struct Times {
     pub(super) wait: Duration,
 }
 
-/// All that is connected to one primary. Each connection carries many calls at a time.
+/// All that is connected to one primary, and what became of it: a call that ends late says nothing
+/// of the connections that were made since. Each connection carries many calls at a time.
 pub(super) struct Connections {
-    pub(super) finds: Box<[MultiplexedConnection]>,
+    finds: Box<[MultiplexedConnection]>,
     /// For lists, which may be long, and for what must not wait behind look-ups.
-    pub(super) lists: MultiplexedConnection,
-    /// Writes have one of their own: while it waits for replicas, everything behind it does.
-    pub(super) writes: MultiplexedConnection,
-    pub(super) next: AtomicUsize,
+    lists: MultiplexedConnection,
+    writes: MultiplexedConnection,
+    replicas: Replicas,
+    /// Counts look-ups, which take turns.
+    next: AtomicUsize,
+    /// The breaker: calls fail at once. Whoever follows the primary closes it again.
+    is_open: AtomicBool,
+    /// Look-ups that failed in a row.
+    failures: AtomicU32,
+    /// Told when a call shows that this is no primary any more.
+    pub(super) lost: Notify,
 }
 
-impl Primary {
-    pub(super) fn new(times: Times) -> Self {
+impl Connections {
+    pub(super) fn new(
+        finds: Vec<MultiplexedConnection>,
+        [lists, writes, waits]: [MultiplexedConnection; 3],
+        fence: Vec<u8>,
+    ) -> Self {
         Self {
-            connections: RwLock::new(None),
-            times,
+            finds: finds.into(),
+            lists,
+            writes,
+            replicas: Replicas {
+                connection: waits,
+                fence,
+                begun: AtomicU64::new(0),
+                last: Mutex::default(),
+            },
+            next: AtomicUsize::new(0),
             is_open: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             lost: Notify::new(),
         }
+    }
+
+    pub(super) fn lists(&self) -> MultiplexedConnection {
+        self.lists.clone()
+    }
+
+    /// Every connection, for whoever asks whether it lives.
+    pub(super) fn all(&self) -> Vec<MultiplexedConnection> {
+        let others = [&self.lists, &self.writes, &self.replicas.connection];
+        self.finds.iter().chain(others).cloned().collect()
+    }
+
+    /// Says that the primary answers in time: calls go through again.
+    pub(super) fn close(&self) {
+        self.failures.store(0, Relaxed);
+        if self.is_open.swap(false, Relaxed) {
+            tracing::info!("the store answers in time again");
+        }
+    }
+
+    async fn watch<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if is_no_primary(&error) {
+                    self.is_open.store(true, Relaxed);
+                    self.lost.notify_one();
+                }
+                Err(unavailable(error))
+            }
+            Err(_) => Err(unavailable(TimedOut(limit))),
+        }
+    }
+
+    fn count_failure(&self) {
+        if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES_MAX
+            && !self.is_open.swap(true, Relaxed)
+        {
+            tracing::warn!("the store fails or does not answer in time: not asking it for now");
+        }
+    }
+}
+
+/// Waits for replicas, for all who want to at a time: whatever is pipelined behind a `WAIT` waits
+/// as well, so it has a connection of its own.
+struct Replicas {
+    connection: MultiplexedConnection,
+    /// What is written before each wait, so that it covers all that was written before that.
+    fence: Vec<u8>,
+    /// Waits that have begun.
+    begun: AtomicU64,
+    /// The last wait that ended.
+    last: Mutex<Wait>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Wait {
+    number: u64,
+    replicas: u64,
+}
+
+impl Replicas {
+    /// How many replicas have all that this server was sent before the call: `wanted`, or fewer
+    /// once `limit` is over.
+    async fn have_all(&self, wanted: u32, limit: Duration) -> u64 {
+        let begun = self.begun.load(SeqCst);
+        let mut last = self.last.lock().await;
+        // One that began after the call speaks for it, too.
+        if last.number <= begun {
+            let number = self.begun.fetch_add(1, SeqCst) + 1;
+            *last = Wait { number, replicas: self.wait(wanted, limit).await };
+        }
+        last.replicas
+    }
+
+    async fn wait(&self, wanted: u32, limit: Duration) -> u64 {
+        let mut connection = self.connection.clone();
+        let mut wait = redis::pipe();
+        wait.cmd("SET").arg(&self.fence).arg(fastrand::u64(..)).ignore();
+        wait.cmd("WAIT").arg(wanted).arg(limit.as_millis().max(1).to_string());
+        // A server that hangs does not keep its own time.
+        let answer = tokio::time::timeout(limit * 2, wait.query_async(&mut connection)).await;
+        match answer {
+            Ok(Ok((replicas,))) => replicas,
+            Ok(Err(_)) | Err(_) => 0,
+        }
+    }
+}
+
+impl Primary {
+    pub(super) fn new(times: Times) -> Self {
+        Self { connections: RwLock::new(None), times }
     }
 
     /// Runs one look-up.
@@ -64,10 +176,17 @@ impl Primary {
         &self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, StoreError> {
-        let connections = self.connections()?;
-        let turn = connections.next.fetch_add(1, Relaxed) % connections.finds.len().max(1);
-        let mut connection = connections.finds.get(turn).ok_or_else(away)?.clone();
-        self.watch(self.times.find, call(&mut connection)).await
+        let to = self.connections()?;
+        let turn = to.next.fetch_add(1, Relaxed) % to.finds.len().max(1);
+        let mut connection = to.finds.get(turn).ok_or_else(away)?.clone();
+        let found = to.watch(self.times.find, call(&mut connection)).await;
+        match &found {
+            // Read first: the line is shared, and nearly always there is nothing to reset.
+            Ok(_) if to.failures.load(Relaxed) > 0 => to.failures.store(0, Relaxed),
+            Ok(_) => {}
+            Err(_) => to.count_failure(),
+        }
+        found
     }
 
     /// Runs a read for an operator.
@@ -78,8 +197,8 @@ impl Primary {
         &self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, StoreError> {
-        let mut connection = self.connections()?.lists.clone();
-        self.watch(self.times.write, call(&mut connection)).await
+        let to = self.connections()?;
+        to.watch(self.times.write, call(&mut to.lists.clone())).await
     }
 
     /// Runs a write, and waits for replicas if it wrote and they are to have it.
@@ -90,47 +209,42 @@ impl Primary {
         &self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<Written<T>>,
     ) -> Result<T, StoreError> {
-        let mut connection = self.connections()?.writes.clone();
-        let written = self.watch(self.times.write, call(&mut connection)).await?;
-        let wanted = self.times.wait_replicas;
-        let Written::Changed(answer) = written else { return Ok(written.into_inner()) };
-        if wanted > 0 {
-            let wait = self.times.wait;
-            let mut command = redis::cmd("WAIT");
-            command.arg(wanted).arg(wait.as_millis().max(1).to_string());
-            let have = command.query_async::<u64>(&mut connection);
-            // Others may be waiting before us on the same connection.
-            let replicas = self.watch(wait + self.times.write, have).await.unwrap_or_default();
-            if replicas < u64::from(wanted) {
-                return Err(StoreError::NotDurable { replicas, wanted });
-            }
+        let to = self.connections()?;
+        match to.watch(self.times.write, call(&mut to.writes.clone())).await? {
+            Written::Nothing(answer) => Ok(answer),
+            Written::Changed(answer) => self.wait_on(&to).await.map(|()| answer),
         }
-        Ok(answer)
+    }
+
+    /// Waits until replicas have all that was written, if they are to have it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDurable`] or [`StoreError::Unavailable`].
+    pub(super) async fn settle(&self) -> Result<(), StoreError> {
+        self.wait_on(&*self.connections()?).await
+    }
+
+    /// On the same server that was written to, whichever is the primary by now.
+    async fn wait_on(&self, connections: &Connections) -> Result<(), StoreError> {
+        let Times { wait_replicas: wanted, wait, .. } = self.times;
+        if wanted == 0 {
+            return Ok(());
+        }
+        let replicas = connections.replicas.have_all(wanted, wait).await;
+        if replicas >= u64::from(wanted) {
+            return Ok(());
+        }
+        Err(StoreError::NotDurable { replicas, wanted })
     }
 
     /// From now on calls go to these.
-    pub(super) fn connect(&self, connections: Connections) {
-        *self.connections.write().unwrap_or_else(PoisonError::into_inner) =
-            Some(Arc::new(connections));
-        self.close();
+    pub(super) fn connect(&self, connections: Arc<Connections>) {
+        *self.connections.write().unwrap_or_else(PoisonError::into_inner) = Some(connections);
     }
 
     /// From now on calls fail at once.
     pub(super) fn disconnect(&self) {
         *self.connections.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Says that the primary answers in time: calls go through again.
-    pub(super) fn close(&self) {
-        self.failures.store(0, Relaxed);
-        if self.is_open.swap(false, Relaxed) {
-            tracing::info!("the store answers in time again");
-        }
-    }
-
-    /// Whether a write waits for replicas.
-    pub(super) fn waits_for_replicas(&self) -> bool {
-        self.times.wait_replicas > 0
     }
 
     /// How long a list may take.
@@ -144,53 +258,10 @@ impl Primary {
     }
 
     fn connections(&self) -> Result<Arc<Connections>, StoreError> {
-        if self.is_open.load(Relaxed) {
-            return Err(away());
-        }
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
-        connections.clone().ok_or_else(away)
-    }
-
-    async fn watch<T>(
-        &self,
-        limit: Duration,
-        call: impl Future<Output = RedisResult<T>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(limit, call).await {
-            Ok(Ok(answer)) => {
-                // Read first: the line is shared, and nearly always there is nothing to reset.
-                if self.failures.load(Relaxed) > 0 {
-                    self.failures.store(0, Relaxed);
-                }
-                Ok(answer)
-            }
-            Ok(Err(error)) => {
-                self.failed(&error);
-                Err(unavailable(error))
-            }
-            Err(_) => {
-                self.count_failure();
-                Err(unavailable(TimedOut(limit)))
-            }
-        }
-    }
-
-    fn failed(&self, error: &RedisError) {
-        if is_of_this_call(error) {
-            return;
-        }
-        self.count_failure();
-        if is_no_primary(error) {
-            self.is_open.store(true, Relaxed);
-            self.lost.notify_one();
-        }
-    }
-
-    fn count_failure(&self) {
-        if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES_MAX
-            && !self.is_open.swap(true, Relaxed)
-        {
-            tracing::warn!("the store fails or does not answer in time: not asking it for now");
+        match &*connections {
+            Some(connections) if !connections.is_open.load(Relaxed) => Ok(Arc::clone(connections)),
+            Some(_) | None => Err(away()),
         }
     }
 }
@@ -203,19 +274,6 @@ pub(super) enum Written<T> {
     Nothing(T),
 }
 
-impl<T> Written<T> {
-    fn into_inner(self) -> T {
-        match self {
-            Self::Changed(answer) | Self::Nothing(answer) => answer,
-        }
-    }
-}
-
-/// Whether an error says something about the call and nothing about the server.
-fn is_of_this_call(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType)
-}
-
 /// Whether an error shows that the connection is gone, or that the server is no primary of ours.
 fn is_no_primary(error: &RedisError) -> bool {
     if error.is_connection_dropped() || error.is_io_error() {
@@ -226,7 +284,6 @@ fn is_no_primary(error: &RedisError) -> bool {
         ErrorKind::Server(
             ServerErrorKind::ReadOnly
                 | ServerErrorKind::Moved
-                | ServerErrorKind::Ask
                 | ServerErrorKind::ClusterDown
                 | ServerErrorKind::MasterDown
         )

@@ -1,6 +1,7 @@
 //! The subscription to changes: fast, and allowed to fail, since the numbers of what it brings show
 //! what it did not.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use keygate_config::Target;
@@ -40,12 +41,17 @@ impl Drop for Told {
 }
 
 impl Told {
-    pub(super) fn start(dialer: Arc<Dialer>, target: Target, channel: Vec<u8>) -> Self {
+    pub(super) fn start(
+        dialer: Arc<Dialer>,
+        target: Target,
+        address: SocketAddr,
+        channel: Vec<u8>,
+    ) -> Self {
         let (sender, signs) = mpsc::channel(MESSAGES_MAX);
         let task = tokio::spawn(async move {
             let mut retries = retries();
             loop {
-                match listen(&dialer, &target, &channel, &sender).await {
+                match listen(&dialer, (&target, address), &channel, &sender).await {
                     Ok(()) => retries = self::retries(),
                     Err(error) => {
                         tracing::debug!(reason = chain(&error), "no subscription to changes");
@@ -64,7 +70,7 @@ impl Told {
 /// Listens until the connection is silent. An error means that it never began.
 async fn listen(
     dialer: &Dialer,
-    target: &Target,
+    (target, address): (&Target, SocketAddr),
     channel: &[u8],
     signs: &mpsc::Sender<Sign>,
 ) -> Result<(), LinkError> {
@@ -76,7 +82,7 @@ async fn listen(
         }
         Ok::<(), redis::aio::SendError>(())
     };
-    let mut connection = dialer.listen(target, push).await?;
+    let mut connection = dialer.listen(target, address, push).await?;
     let limit = ASK_EVERY * UNANSWERED_MAX;
     let subscribed = timeout(limit, connection.subscribe(channel)).await;
     subscribed.map_err(|_| LinkError::Unanswered)?.map_err(LinkError::Asking)?;

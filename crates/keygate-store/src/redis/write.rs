@@ -1,17 +1,13 @@
 //! The rules of each change. What they need is read first, and the change then carried out on
 //! condition that it is still so.
 
-use std::sync::LazyLock;
-
 use keygate_core::UnixMillis;
-use redis::aio::MultiplexedConnection;
-use redis::{Script, ToRedisArgs, Value};
+use redis::{ToRedisArgs, Value};
 
 use super::layout::{Names, Score, join_key, place};
-use super::primary::{Primary, Written, unavailable};
+use super::primary::Primary;
 use super::reply::{self, Dangling, unreadable};
-use super::script::Call;
-use super::transaction::{Check, NoStore, Operation, Otherwise, Outcome, Transaction};
+use super::transaction::{Check, Operation, Otherwise, Outcome, Transaction};
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError, Write};
 use crate::records::{Account, App, AuditEntry, Key, KeyStatus, Version};
@@ -19,8 +15,6 @@ use crate::records::{Account, App, AuditEntry, Key, KeyStatus, Version};
 /// How often a change is decided again because somebody else was faster. Once is enough: what they
 /// changed is a new version.
 const TRIES_MAX: usize = 3;
-
-static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
 
 pub(super) async fn commit(
     primary: &Primary,
@@ -37,21 +31,6 @@ pub(super) async fn commit(
         }
     }
     Err(StoreError::Conflict)
-}
-
-/// Writes something, so that waiting until replicas have it means that they have all before it.
-pub(super) async fn settle(primary: &Primary, names: &Names) -> Result<(), StoreError> {
-    if !primary.waits_for_replicas() {
-        return Ok(());
-    }
-    let call = Call::new(&SETTLE, &names.meta(), 0, 0);
-    let written = async |to: &mut MultiplexedConnection| {
-        let answer = call.run(to).await?;
-        let is_there = answer != Value::Int(0);
-        Ok(if is_there { Written::Changed(true) } else { Written::Nothing(false) })
-    };
-    let is_there = primary.write(written).await?;
-    if is_there { Ok(()) } else { Err(unavailable(NoStore)) }
 }
 
 async fn decide(

@@ -1,7 +1,5 @@
 //! A server that has no room, that lost something, or that has too few replicas.
 
-use std::sync::atomic::AtomicUsize;
-
 use super::super::layout::Names;
 use super::super::primary::{Connections, Primary, Times};
 use super::super::{import, write};
@@ -97,8 +95,6 @@ fn nothing_is_written_to_a_store_that_is_not_there() {
         let write = Write::CreateAccount(account(1));
         let result = write::commit(&primary, &names, 10, &write, &audit("create")).await;
         assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
-        let result = write::settle(&primary, &names).await;
-        assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
         let records = [StoredRecord::Account(account(1))];
         let result = import::import(&primary, &names, 10, &records, &audit("import")).await;
         assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
@@ -118,12 +114,9 @@ async fn primary(fixture: &Fixture, wait_replicas: u32) -> Primary {
     let long = Duration::from_secs(10);
     let primary = Primary::new(Times { find: long, write: long, wait_replicas, wait: long });
     let connection = connect(fixture.port).await;
-    primary.connect(Connections {
-        finds: [connection.clone()].into(),
-        lists: connection.clone(),
-        writes: connection,
-        next: AtomicUsize::new(0),
-    });
+    let others = [connection.clone(), connection.clone(), connection.clone()];
+    let connections = Connections::new(vec![connection], others, fixture.name(b"fence"));
+    primary.connect(Arc::new(connections));
     primary
 }
 
