@@ -124,8 +124,13 @@ fn a_change_is_published_as_it_is_logged() {
             }
         }
         let subject = Subject::Key(key.digest);
-        let subjects =
-            [Subject::Account(account.id), Subject::App(app.id), subject, subject, Subject::All];
+        let subjects = [
+            Subject::Account(account.id),
+            Subject::App(app.id),
+            subject,
+            subject,
+            Subject::Unknown,
+        ];
         assert_eq!(told.iter().map(|change| change.subject).collect::<Vec<_>>(), subjects);
         let numbers: Vec<_> = told.iter().map(|change| change.place.number).collect();
         assert_eq!(numbers, (1..=5).map(ChangeNumber).collect::<Vec<_>>());
