@@ -44,6 +44,7 @@ macro_rules! contract {
             an_import_leaves_alone_what_is_there_and_differs
             an_import_is_one_change_or_none
             an_import_needs_parents_before_children
+            a_record_of_any_version_can_be_imported_and_then_changed
             any_imports_and_writes_end_as_in_the_model
         );
     };

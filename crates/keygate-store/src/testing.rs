@@ -172,7 +172,8 @@ impl Tables {
             Write::CreateKey { key, live_max, now } => self.create_key(key, live_max, now),
             Write::UpdateAccount(account) => {
                 let stored = stored(&mut self.accounts, account.id, account.version)?;
-                *stored = Account { version: Version(account.version.0 + 1), ..account };
+                *stored =
+                    Account { version: Version(account.version.0.wrapping_add(1)), ..account };
                 Ok(())
             }
             Write::UpdateApp(app) => {
@@ -180,7 +181,7 @@ impl Tables {
                     return Err(StoreError::NotFound("the app in this account"));
                 }
                 let stored = stored(&mut self.apps, app.id, app.version)?;
-                *stored = App { version: Version(app.version.0 + 1), ..app };
+                *stored = App { version: Version(app.version.0.wrapping_add(1)), ..app };
                 Ok(())
             }
             Write::UpdateKey { key, live_max, now } => {
@@ -193,7 +194,7 @@ impl Tables {
                 if !is_live(stored, now) && is_live(&key, now) && live >= live_max {
                     return Err(StoreError::TooManyLiveKeys { live });
                 }
-                *stored = Key { version: Version(key.version.0 + 1), ..key };
+                *stored = Key { version: Version(key.version.0.wrapping_add(1)), ..key };
                 Ok(())
             }
         }

@@ -161,3 +161,26 @@ pub(crate) fn an_import_needs_parents_before_children<S: KeyStore>(make: impl As
         assert_eq!(store.audit(all()).await.unwrap().len(), 3);
     });
 }
+
+/// Above all a key can be revoked, whatever a backup says of it.
+pub(crate) fn a_record_of_any_version_can_be_imported_and_then_changed<S: KeyStore>(
+    make: impl AsyncFn() -> S,
+) {
+    run(async {
+        let store = make().await;
+        let version = Version(u64::MAX);
+        let account = Account { version, ..account(1) };
+        let app = App { version, ..app(1, &account) };
+        let key = Key { version, ..key(1, &app) };
+        let records = [R::Account(account.clone()), R::App(app.clone()), R::Key(key.clone())];
+        store.import(records.to_vec(), audit("import")).await.unwrap();
+        for write in [Write::UpdateAccount(account), Write::UpdateApp(app), update(revoked(&key))] {
+            store.commit(write, audit("change")).await.unwrap();
+        }
+        let found = store.find(key.digest).await.unwrap().unwrap();
+        assert!(matches!(found.key.status, KeyStatus::Revoked { .. }));
+        assert_ne!(found.key.version, version);
+        let again = update(Key { version: found.key.version, ..revoked(&key) });
+        store.commit(again, audit("again")).await.unwrap();
+    });
+}

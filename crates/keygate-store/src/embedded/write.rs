@@ -171,9 +171,10 @@ pub(super) fn enter(peppers: &mut PepperKeys<'_>, key: &Key) -> Result<(), Store
     Ok(())
 }
 
-/// The version to store, if the writer saw the one that is stored.
+/// The version to store, if the writer saw the one that is stored. Versions are only told apart, so
+/// after the last comes the first: a key that was imported with the last can still be revoked.
 fn next(stored: Version, seen: Version) -> Result<Version, StoreError> {
-    if stored == seen { Ok(Version(stored.0 + 1)) } else { Err(StoreError::Conflict) }
+    if stored == seen { Ok(Version(stored.0.wrapping_add(1))) } else { Err(StoreError::Conflict) }
 }
 
 pub(super) fn log(

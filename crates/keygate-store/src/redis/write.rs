@@ -243,9 +243,10 @@ fn index(transaction: &mut Transaction, name: Vec<u8>, id: u128) {
     transaction.write(name, Operation::Add { member: place(id), score: Score::At(0) });
 }
 
-/// The version to store, if the writer saw the one that is stored.
+/// The version to store, if the writer saw the one that is stored. Versions are only told apart, so
+/// after the last comes the first: a key that was imported with the last can still be revoked.
 fn next(stored: Version, seen: Version) -> Result<Version, StoreError> {
-    if stored == seen { Ok(Version(stored.0 + 1)) } else { Err(StoreError::Conflict) }
+    if stored == seen { Ok(Version(stored.0.wrapping_add(1))) } else { Err(StoreError::Conflict) }
 }
 
 pub(super) fn encode(record: &impl Record) -> Result<Vec<u8>, StoreError> {
