@@ -1,5 +1,5 @@
 //! What can be asked of the store. Each call is one command or one script: one round trip, and one
-//! moment.
+//! moment; but for a list of large records, which takes some.
 
 use std::sync::LazyLock;
 
@@ -13,6 +13,10 @@ use super::reply::{self, Malformed};
 use super::script::Call;
 use crate::keys::{ChangeNumber, Page, StoreError};
 use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+
+/// Once a list has so many bytes, the rest of it is asked for anew: no single answer, and no time
+/// that the server spends on one, grows with the size of records. A record is bounded far below that.
+const ANSWER_BYTES: usize = 1 << 20;
 
 static FIND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("find.lua")));
 static KEY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("key.lua")));
@@ -79,9 +83,9 @@ pub(super) async fn accounts(
     names: &Names,
     page: Page<AccountId>,
 ) -> Result<Vec<Account>, StoreError> {
-    let call = list(&names.account_ids(), page.after.map(AccountId::as_u128), page.limit);
-    let call = call.arg(names.accounts());
-    items(primary, call).await?.iter().map(reply::named).collect()
+    let index = names.account_ids();
+    let list = List { index, to: vec![names.accounts()], page: ids(page, AccountId::as_u128) };
+    list.read(primary, reply::named, |account: &Account| account.id.as_u128()).await
 }
 
 pub(super) async fn apps(
@@ -90,9 +94,9 @@ pub(super) async fn apps(
     account: AccountId,
     page: Page<AppId>,
 ) -> Result<Vec<App>, StoreError> {
-    let call = list(&names.app_ids(account), page.after.map(AppId::as_u128), page.limit);
-    let call = call.arg(names.apps());
-    items(primary, call).await?.iter().map(reply::named).collect()
+    let index = names.app_ids(account);
+    let list = List { index, to: vec![names.apps()], page: ids(page, AppId::as_u128) };
+    list.read(primary, reply::named, |app: &App| app.id.as_u128()).await
 }
 
 pub(super) async fn keys(
@@ -101,9 +105,10 @@ pub(super) async fn keys(
     app: AppId,
     page: Page<KeyId>,
 ) -> Result<Vec<Key>, StoreError> {
-    let call = list(&names.key_ids(app), page.after.map(KeyId::as_u128), page.limit);
-    let call = call.arg(names.key_digests()).arg(names.keys());
-    items(primary, call).await?.iter().map(reply::named_key).collect()
+    let index = names.key_ids(app);
+    let to = vec![names.key_digests(), names.keys()];
+    let list = List { index, to, page: ids(page, KeyId::as_u128) };
+    list.read(primary, reply::named_key, |key| key.id.as_u128()).await
 }
 
 pub(super) async fn audit(
@@ -144,14 +149,50 @@ async fn get(primary: &Primary, name: &[u8]) -> Result<Value, StoreError> {
     primary.read(async |to| command.query_async(to).await).await
 }
 
-fn list(index: &[u8], after: Option<u128>, limit: usize) -> Call<'static> {
-    let from = match after {
-        Some(id) => [b"(".as_slice(), &place(id)].concat(),
-        None => b"-".to_vec(),
-    };
-    Call::new(&LIST, index, 4, 128).arg(from).arg(limit)
+fn ids<T>(page: Page<T>, id: impl FnOnce(T) -> u128) -> Page<u128> {
+    Page { after: page.after.map(id), limit: page.limit }
 }
 
-async fn items(primary: &Primary, call: Call<'_>) -> Result<Vec<Value>, StoreError> {
-    reply::items(primary.read(async |to| call.run(to).await).await?)
+/// A part of a list of records.
+struct List {
+    index: Vec<u8>,
+    /// What the names begin with that lead from an id to its record.
+    to: Vec<Vec<u8>>,
+    page: Page<u128>,
+}
+
+impl List {
+    /// One trip, or as many as it takes with records so large that the server would be busy with one
+    /// answer for long. Each is a moment of its own.
+    async fn read<R>(
+        self,
+        primary: &Primary,
+        record: impl Fn(&Value) -> Result<R, StoreError>,
+        id: impl Fn(&R) -> u128,
+    ) -> Result<Vec<R>, StoreError> {
+        let Page { mut after, limit } = self.page;
+        let mut records = Vec::new();
+        while records.len() < limit {
+            let call = self.call(after, limit - records.len());
+            let answer = primary.read(async |to| call.run(to).await).await?;
+            let [stopped, found] = reply::array(answer)?;
+            for value in reply::items(found)? {
+                records.push(record(&value)?);
+            }
+            after = records.last().map(&id);
+            if stopped != Value::Int(1) {
+                break;
+            }
+        }
+        Ok(records)
+    }
+
+    fn call(&self, after: Option<u128>, limit: usize) -> Call<'static> {
+        let from = match after {
+            Some(id) => [b"(".as_slice(), &place(id)].concat(),
+            None => b"-".to_vec(),
+        };
+        let call = Call::new(&LIST, &self.index, 5, 128).arg(from).arg(limit).arg(ANSWER_BYTES);
+        self.to.iter().fold(call, |call, names| call.arg(names))
+    }
 }

@@ -6,7 +6,7 @@ use super::super::{import, write};
 use super::*;
 use crate::contract::run;
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, StoredRecord, Write};
-use crate::records::{Account, Version};
+use crate::records::{Account, Key, Metadata, Version};
 use crate::testing::{account, account_id, audit, create, key, revoked, seed, update};
 
 fn all<T>() -> Page<T> {
@@ -172,5 +172,33 @@ fn a_change_is_acknowledged_once_replicas_have_it() {
         let there = Fixture { port: replica.port, prefix: fixture.prefix.clone(), ..fixture };
         let seq: u64 = there.ask(&[b"HGET", &there.name(b"meta"), b"seq"]).await;
         assert_eq!(seq, 2);
+    });
+}
+
+/// The server cuts off whom it owes more than that.
+#[test]
+fn a_list_of_large_records_comes_whole_in_bounded_answers() {
+    run(async {
+        let limit = ["--client-output-buffer-limit", "normal", "3mb", "0", "0"];
+        let server = Server::start(&limit);
+        let store = Fixture::on(&server).store().await;
+        let (owner, app, first) = seed(&store).await;
+        let metadata = Metadata::from([("text".to_owned(), "x".repeat(100_000))]);
+        let accounts: Vec<_> =
+            (2..62).map(|n| Account { metadata: metadata.clone(), ..account(n) }).collect();
+        let keys: Vec<_> =
+            (2..62).map(|n| Key { metadata: metadata.clone(), ..key(n, &app) }).collect();
+        for account in &accounts {
+            let record = StoredRecord::Account(account.clone());
+            store.import(vec![record], audit("import")).await.unwrap();
+        }
+        for key in &keys {
+            store.import(vec![StoredRecord::Key(key.clone())], audit("import")).await.unwrap();
+        }
+        assert_eq!(store.accounts(all()).await.unwrap(), [vec![owner], accounts].concat());
+        let all_keys = [vec![first], keys].concat();
+        assert_eq!(store.keys(app.id, all()).await.unwrap(), all_keys);
+        let page = Page { after: Some(all_keys[2].id), limit: 30 };
+        assert_eq!(store.keys(app.id, page).await.unwrap(), all_keys[3..33]);
     });
 }
