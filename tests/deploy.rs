@@ -167,10 +167,12 @@ fn the_page_s_sentinels_carry_a_fleet_over_the_loss_of_its_primary() {
     for gateway in fleet.iter() {
         assert_eq!(gateway.send(&get("/v1/orders").bearer(&key.key)).status, 200, "known");
     }
-    eventually("a change after the failover", || {
-        let revoke = post(&format!("/v1/keys/{}/revoke", key.id), "{}");
-        (fleet[1].admin().try_send(&revoke).ok()?.status == 200).then_some(())
-    });
+    for gateway in fleet.iter() {
+        eventually("a change after the failover", || {
+            let revoke = post(&format!("/v1/keys/{}/revoke", key.id), "{}");
+            (gateway.admin().try_send(&revoke).ok()?.status == 200).then_some(())
+        });
+    }
     use_all(&fleet);
 }
 

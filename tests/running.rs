@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::harness::h2_streams::{H2, H2Stream};
 use crate::harness::{
-    Connection, Gateway, Key, KeySpec, Request, Setup, Upstream, assert_refused, chunk, eventually,
-    get, post,
+    Connection, Fleet, Gateway, Key, KeySpec, Redis, Request, Setup, Upstream, assert_refused,
+    chunk, eventually, get, post,
 };
 
 /// An upstream with something for every kind of long request. It notes which were broken off.
@@ -454,4 +454,34 @@ fn what_was_cut_off_is_counted_logged_and_no_longer_in_flight() {
     for part in ["cut-1", &key.id, "KeyRevoked"] {
         assert!(line.contains(part), "{line}");
     }
+}
+
+#[test]
+fn what_runs_on_any_gateway_of_a_fleet_ends_with_its_key() {
+    let (stage, redis) = (Stage::set(), Redis::start());
+    let fleet = Fleet::of(3, &Setup::in_front_of(&stage.upstream).redis(&redis));
+    let mut longest = Duration::ZERO;
+    for revoking in 0..fleet.len() {
+        let (key, other) = (fleet[0].key_with(&KeySpec::new(&[])), fleet[0].key(&[]));
+        let target = |what: &str, at: usize| format!("/any/{what}/{revoking}/{at}");
+        let mut doomed: Vec<Connection> = Vec::new();
+        let mut others = Vec::new();
+        for (at, gateway) in fleet.iter().enumerate() {
+            doomed.push(tunnel(gateway, &target("tunnel", at), &key.key));
+            doomed.push(events(gateway, &get(&target("events", at)).bearer(&key.key)));
+            others.push(tunnel(gateway, &target("tunnel-other", at), &other));
+        }
+        fleet[revoking].admin().revoke(&key);
+        let acknowledged = Instant::now();
+        doomed.iter_mut().for_each(is_cut);
+        longest = longest.max(acknowledged.elapsed());
+        for at in 0..fleet.len() {
+            stage.lost(&target("tunnel", at));
+            stage.lost(&target("events", at));
+        }
+        others.iter_mut().for_each(echoes);
+    }
+    println!(
+        "all streams of a revoked key, on three gateways, ended within {longest:?} at the latest"
+    );
 }
