@@ -84,6 +84,13 @@ fn import(gateway: &Gateway, backup: &str, more: &[&str]) -> Exit {
     exit
 }
 
+#[track_caller]
+fn assert_is_empty(gateway: &Gateway) {
+    let exit = keygate(gateway, &["store", "export"]);
+    assert_eq!((exit.code, &*exit.stdout), (Some(1), ""), "{exit:?}");
+    assert!(exit.stderr.contains("the store is empty"), "{exit:?}");
+}
+
 /// All but the first line, which says when it was made.
 fn records(backup: &str) -> &str {
     backup.split_once('\n').unwrap().1
@@ -157,7 +164,6 @@ fn a_backup_that_was_cut_short_is_refused_and_nothing_of_it_is_written() {
     let backup = origin.export();
     let mut other = Setup::in_front_of(&upstream).pepper_of(&origin.gateway).start();
     stop(&mut other);
-    let empty = export(&other);
     let lines: Vec<&str> = backup.split_inclusive('\n').collect();
     let without_end = lines[..lines.len() - 1].concat();
     let mid_line = backup[..backup.len() * 2 / 3].to_owned();
@@ -167,13 +173,13 @@ fn a_backup_that_was_cut_short_is_refused_and_nothing_of_it_is_written() {
     for bad in [&without_end, &mid_line, &hole.concat(), &damaged, &"{}".into(), &String::new()] {
         let complaint = import(&other, bad, &[]).complaint();
         assert!(complaint.contains("from.jsonl"), "{complaint}");
-        assert_eq!(records(&export(&other)), records(&empty), "{complaint}");
+        assert_is_empty(&other);
         assert_eq!(import(&other, bad, &["--dry-run"]).code, Some(1));
     }
     let whole = import(&other, &backup, &["--dry-run"]);
     assert!(whole.stderr.contains("3 accounts, 3 apps, 3 keys"), "{whole:?}");
     assert_eq!(whole.code, Some(0));
-    assert_eq!(records(&export(&other)), records(&empty));
+    assert_is_empty(&other);
     let part = import(&other, &without_end, &["--partial"]);
     assert!(part.stderr.contains("created 9"), "{part:?}");
     assert_eq!(part.code, Some(0));
@@ -279,6 +285,27 @@ fn an_export_makes_no_store() {
     assert_eq!(exit.code, Some(1));
     assert!(exit.complaint().contains("data/keygate.db"));
     assert_eq!(names_in(folder.path()), ["gateway.toml"]);
+}
+
+/// The wrong prefix, or a Redis that was emptied.
+#[test]
+fn an_export_of_nothing_fails_and_leaves_the_last_backup_alone() {
+    let redis = Redis::start();
+    let folder = folder(&format!("{}\nkey_prefix = \"other\"", redis.store()));
+    let export = ["store", "export", "--out", "backup.jsonl"];
+    for there in [false, true] {
+        if there {
+            fs::write(folder.path().join("backup.jsonl"), "of yesterday").unwrap();
+        }
+        let exit = run(folder.path(), &export, &[]);
+        assert_eq!((exit.code, &*exit.stdout), (Some(1), ""), "{exit:?}");
+        assert!(exit.complaint().contains("key_prefix"));
+        assert_eq!(names_in(folder.path()).len(), if there { 2 } else { 1 });
+    }
+    assert_eq!(fs::read_to_string(folder.path().join("backup.jsonl")).unwrap(), "of yesterday");
+    let piped = run(folder.path(), &["store", "export"], &[]);
+    assert_eq!((piped.code, &*piped.stdout), (Some(1), ""), "{piped:?}");
+    assert!(redis.command(&["DBSIZE"]).number() <= 1, "no more than what it is");
 }
 
 #[test]

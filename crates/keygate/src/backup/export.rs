@@ -50,11 +50,13 @@ async fn write_all(
     out: &mut impl Write,
 ) -> anyhow::Result<Counts> {
     let mut writer = Writer { out, counts: Counts::default() };
-    writer.line(&Line::Start { at: now })?;
     let mut after = None;
     loop {
         let accounts = store.accounts(Page { after, limit: PART }).await.context(READING)?;
         let Some(last) = accounts.last() else { break };
+        if after.is_none() {
+            writer.line(&Line::Start { at: now })?;
+        }
         after = Some(last.id);
         for account in accounts {
             let id = account.id;
@@ -62,11 +64,16 @@ async fn write_all(
             write_apps(store, id, &mut writer).await?;
         }
     }
+    // A store that nobody wrote to is most likely not the one that was meant, or was emptied: the last
+    // backup is worth more. All that Redis then has is the description that who connects makes.
+    anyhow::ensure!(writer.counts != Counts::default(), "{EMPTY}");
     writer.line(&Line::End(writer.counts))?;
     Ok(writer.counts)
 }
 
 const READING: &str = "cannot read the store";
+const EMPTY: &str = "the store is empty, so nothing was exported: check `[store]`, and in Redis \
+                     `database` and `key_prefix`";
 
 async fn write_apps(
     store: &impl KeyStore,
