@@ -77,6 +77,7 @@ impl Lab {
             self.round += 1;
             return true;
         }
+        assert!(!self.gone.is_empty(), "nothing was tried");
         println!(
             "{}: {} rounds, {} revocations acknowledged, {} not; refused everywhere after {}",
             self.what,
@@ -85,7 +86,6 @@ impl Lab {
             self.unacknowledged,
             quantiles(std::mem::take(&mut self.late))
         );
-        assert!(!self.gone.is_empty(), "nothing was tried");
         false
     }
 
@@ -146,7 +146,12 @@ impl Lab {
             let through = through[random.usize(..through.len())];
             (key, admins[through].clone())
         });
-        let tasks = Arc::new(Mutex::new(tasks.collect::<Vec<_>>()));
+        let mut tasks = tasks.collect::<Vec<_>>();
+        // One that is acknowledged just before the fault, in every round.
+        let first = Mutex::new(tasks.split_off(tasks.len() - 1));
+        let (mut revoked, others) = revoke_all(&first);
+        self.unacknowledged += others;
+        let tasks = Arc::new(Mutex::new(tasks));
         let writers: Vec<JoinHandle<_>> = (0..WRITERS)
             .map(|_| {
                 let tasks = Arc::clone(&tasks);
@@ -154,7 +159,6 @@ impl Lab {
             })
             .collect();
         fault(self);
-        let mut revoked = Vec::new();
         for writer in writers {
             let (acknowledged, others) = writer.join().expect("writers cope");
             revoked.extend(acknowledged);
@@ -319,6 +323,6 @@ fn call_control(key: &str, at: &Mutex<Option<SocketAddr>>, failures: &Mutex<Vec<
 
 pub(super) fn quantiles(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let at = |share: f64| times[(times.len().saturating_sub(1) as f64 * share) as usize];
     format!("median {:?}, p99 {:?}, max {:?}", at(0.5), at(0.99), at(1.0))
 }
