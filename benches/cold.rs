@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::cast_precision_loss,
+    clippy::disallowed_methods,
     clippy::cast_possible_truncation,
     reason = "a bench that cannot go on stops, and prints what it found"
 )]
@@ -152,11 +153,50 @@ async fn loads(port: u16, digests: &Arc<[KeyDigest]>, in_flight: usize) -> f64 {
     rate
 }
 
-async fn fill(port: u16, ring: &KeyRing, plain: &mut MultiplexedConnection) {
+/// The memory that this process holds, in bytes.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<f64>().unwrap() * 4096.0
+}
+
+/// What many keys take: in Redis, and in a gateway's cache that holds them all.
+async fn sizes(redis: &Redis, count: usize) {
+    let ring = KeyRing::new(count);
+    let client = redis::Client::open(("127.0.0.1", redis.port)).unwrap();
+    let mut plain = client.get_multiplexed_async_connection().await.unwrap();
+    let used = async |plain: &mut MultiplexedConnection| {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(plain).await.unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+        line.trim().parse::<f64>().unwrap()
+    };
+    let before = used(&mut plain).await;
     let coherence = Arc::new(Coherence::followed(Duration::from_secs(600)));
-    let store = store(port, &coherence).await;
-    let records = ring.records();
-    for batch in records.chunks(BATCH) {
+    let store = store(redis.port, &coherence).await;
+    import(&store, &ring).await;
+    println!(
+        "{count} keys in Redis: {:.0} B each",
+        (used(&mut plain).await - before) / count as f64
+    );
+    let digests = ring.digests.clone();
+    drop(ring);
+    let keys = Arc::new(CachedKeys::new(store, coherence, &config().cache));
+    let before = resident();
+    let mut tasks = JoinSet::new();
+    for part in digests.chunks(count.div_ceil(64)) {
+        let (keys, part) = (Arc::clone(&keys), part.to_vec());
+        tasks.spawn(async move {
+            for digest in part {
+                assert!(keys.load(digest).await.expect("the store answers").is_some());
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(keys.counts().entries, count as u64);
+    println!("{count} keys in the cache: {:.0} B each", (resident() - before) / count as f64);
+}
+
+async fn import(store: &RedisStore, ring: &KeyRing) {
+    for batch in ring.records().chunks(BATCH) {
         let audit = AuditEntry {
             at: NOW,
             actor: "bench".into(),
@@ -168,6 +208,12 @@ async fn fill(port: u16, ring: &KeyRing, plain: &mut MultiplexedConnection) {
         };
         store.import(batch.to_vec(), audit).await.expect("records can be imported");
     }
+}
+
+async fn fill(port: u16, ring: &KeyRing, plain: &mut MultiplexedConnection) {
+    let coherence = Arc::new(Coherence::followed(Duration::from_secs(600)));
+    let store = store(port, &coherence).await;
+    import(&store, ring).await;
     // As many bytes as a key, its app and its account take together.
     let total: usize = {
         let mut total = 0;
@@ -202,6 +248,10 @@ async fn fill(port: u16, ring: &KeyRing, plain: &mut MultiplexedConnection) {
 
 fn main() {
     let redis = Redis::start();
+    if let Some(count) = std::env::var("COLD_KEYS").ok().and_then(|text| text.parse().ok()) {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        return builder.enable_all().build().unwrap().block_on(sizes(&redis, count));
+    }
     let ring = KeyRing::new(KEYS);
     let digests: Arc<[KeyDigest]> = ring.digests.clone().into();
     for threads in [1, 2] {
