@@ -246,14 +246,24 @@ fn the_records_of_redis_fit_an_embedded_store() {
 }
 
 #[test]
-fn keys_of_another_pepper_are_imported_with_a_warning() {
+fn keys_of_another_pepper_are_refused_unless_that_is_asked_for() {
     let upstream = Upstream::start();
     let mut origin = Origin::start(&upstream);
     let backup = origin.export();
     let mut other = Setup::in_front_of(&upstream).start();
     stop(&mut other);
-    let exit = import(&other, &backup, &[]);
+    for more in [&[][..], &["--dry-run"]] {
+        let complaint = import(&other, &backup, more).complaint();
+        assert!(complaint.contains("--other-pepper"), "{complaint}");
+        assert!(complaint.contains("pepper_file"), "{complaint}");
+        assert_is_empty(&other);
+    }
+    let exit = run_with_input(other.folder(), &["store", "import", "-"], &backup);
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert_is_empty(&other);
+    let exit = import(&other, &backup, &["--other-pepper"]);
     assert!(exit.stderr.contains("copy it to data/pepper"), "{exit:?}");
+    assert_eq!(exit.code, Some(0));
     fs::copy(origin.gateway.path("data/pepper"), other.path("data/pepper")).unwrap();
     let exit = import(&other, &backup, &[]);
     assert!(exit.stderr.contains("fit data/pepper"), "{exit:?}");

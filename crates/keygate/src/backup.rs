@@ -5,6 +5,7 @@ mod export;
 mod import;
 mod read;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -19,7 +20,7 @@ use crate::failure::{Exit, Failure};
 use crate::stores::{self, IfMissing};
 use crate::{clock, output, serve};
 
-use self::import::{Outcome, Whole};
+use self::import::{Outcome, Peppers, Terms, Whole};
 use self::read::Source;
 
 /// Records that are read from a store, or written to it, in one step.
@@ -36,12 +37,17 @@ pub(crate) fn run(options: &Store) -> Result<(), Failure> {
     }
     match &options.command {
         StoreCommand::Export { out } => serve::block_on(export(&config, out)),
-        StoreCommand::Import { file, partial, dry_run } => {
+        StoreCommand::Import { file, partial, other_pepper, dry_run } => {
             let source = Source::open(file)?;
             let whole = if *partial { Whole::IfItIs } else { Whole::Required };
+            let peppers = match other_pepper {
+                true => Peppers::Any,
+                false => Peppers::Only(configured_peppers(&config)?),
+            };
+            let terms = Terms { whole, peppers, now: clock::now() };
             match dry_run {
-                true => check(&config, source, whole),
-                false => serve::block_on(import(&config, source, whole)),
+                true => check(&config, source, &terms),
+                false => serve::block_on(import(&config, source, &terms)),
             }
         }
     }
@@ -62,25 +68,24 @@ async fn export(config: &Config, out: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(config: &Config, source: Source, whole: Whole) -> Result<(), Failure> {
-    let contents = import::check(source, whole)?;
+fn check(config: &Config, source: Source, terms: &Terms) -> Result<(), Failure> {
+    let contents = import::check(source, terms)?;
     eprintln!("can be imported: {}", shown(contents.counts));
     say_of_peppers(config, &contents.peppers)
 }
 
-async fn import(config: &Config, source: Source, whole: Whole) -> Result<(), Failure> {
+async fn import(config: &Config, source: Source, terms: &Terms) -> Result<(), Failure> {
     // Nothing is written of a file that is not good to its end; only a stream is read once.
     let source = match source.again() {
         Some(again) => {
-            import::check(source, whole)?;
+            import::check(source, terms)?;
             again?
         }
         None => source,
     };
-    let now = clock::now();
-    let store = stores::open_for_command(config, now, IfMissing::Make).await?;
+    let store = stores::open_for_command(config, terms.now, IfMissing::Make).await?;
     let mut out = output::writer();
-    let imported = import::all(&store, source, whole, now, &mut out).await;
+    let imported = import::all(&store, source, terms, &mut out).await;
     out.flush().context("cannot write to standard output")?;
     let Outcome { created, unchanged, different, peppers } = imported?;
     eprintln!("created {created}, unchanged {unchanged}, different {different}");
@@ -97,16 +102,11 @@ async fn import(config: &Config, source: Source, whole: Whole) -> Result<(), Fai
 }
 
 /// Says whether the keys will work here.
-fn say_of_peppers(config: &Config, needed: &[PepperId]) -> Result<(), Failure> {
-    let keys = &config.keys;
-    let mut there = Vec::new();
-    for file in std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files) {
-        let pepper = secrets::load_pepper(file).map_err(anyhow::Error::new)?;
-        there.extend(pepper.map(|pepper| pepper.id()));
-    }
+fn say_of_peppers(config: &Config, needed: &BTreeSet<PepperId>) -> Result<(), Failure> {
+    let there = configured_peppers(config)?;
     let missing: Vec<String> =
         needed.iter().filter(|id| !there.contains(id)).map(PepperId::to_string).collect();
-    let file = keys.pepper_file.display();
+    let file = config.keys.pepper_file.display();
     match missing.as_slice() {
         [] => eprintln!("The pepper is not in a backup; the keys in this one fit {file}."),
         missing => eprintln!(
@@ -117,6 +117,16 @@ fn say_of_peppers(config: &Config, needed: &[PepperId]) -> Result<(), Failure> {
         ),
     }
     Ok(())
+}
+
+fn configured_peppers(config: &Config) -> Result<Vec<PepperId>, Failure> {
+    let keys = &config.keys;
+    let mut ids = Vec::new();
+    for file in std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files) {
+        let pepper = secrets::load_pepper(file).map_err(anyhow::Error::new)?;
+        ids.extend(pepper.map(|pepper| pepper.id()));
+    }
+    Ok(ids)
 }
 
 fn shown(Counts { accounts, apps, keys }: Counts) -> String {

@@ -299,7 +299,13 @@ pub(crate) enum StoreCommand {
         /// Take a backup that was cut short for what there is of it
         #[arg(long)]
         partial: bool,
-        /// Only read the backup, and say whether it is whole
+        /// Import keys that were made with a pepper that is not configured here
+        ///
+        /// They work once that pepper is. Without this nothing is imported of a backup with such
+        /// keys, unless they are all revoked or expired.
+        #[arg(long)]
+        other_pepper: bool,
+        /// Only read the backup, and say whether it can be imported
         #[arg(long)]
         dry_run: bool,
     },

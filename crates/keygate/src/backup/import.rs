@@ -8,7 +8,7 @@ use keygate_core::UnixMillis;
 use keygate_core::key::PepperId;
 use keygate_store::backup::Counts;
 use keygate_store::keys::{Imported, KeyStore, StoredRecord};
-use keygate_store::records::{AuditEntry, KeyStatus};
+use keygate_store::records::{AuditEntry, Key, KeyStatus};
 
 use super::PART;
 use super::read::{Records, Source};
@@ -21,21 +21,43 @@ pub(super) enum Whole {
     IfItIs,
 }
 
+/// What is asked of a backup.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) whole: Whole,
+    pub(super) peppers: Peppers,
+    /// A key that has expired by now needs no pepper.
+    pub(super) now: UnixMillis,
+}
+
+/// Those that live keys may have been made with.
+#[derive(Clone, Debug)]
+pub(super) enum Peppers {
+    Any,
+    Only(Vec<PepperId>),
+}
+
+impl Peppers {
+    fn has(&self, id: PepperId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(ids) => ids.contains(&id),
+        }
+    }
+}
+
 /// What is in a backup.
 pub(super) struct Contents {
     pub(super) counts: Counts,
-    /// Those that keys in it need to work.
-    pub(super) peppers: Vec<PepperId>,
+    /// Those that live keys in it need to work.
+    pub(super) peppers: BTreeSet<PepperId>,
 }
 
 /// Reads all of a backup, and fails where an import would.
-pub(super) fn check(source: Source, whole: Whole) -> anyhow::Result<Contents> {
-    let mut records = Records::of(source, whole);
-    let mut peppers = Peppers::default();
-    while let Some(record) = records.next()? {
-        peppers.note(&record);
-    }
-    Ok(Contents { counts: records.counts(), peppers: peppers.all() })
+pub(super) fn check(source: Source, terms: &Terms) -> anyhow::Result<Contents> {
+    let mut backup = Backup::new(source, terms);
+    while backup.next()?.is_some() {}
+    Ok(Contents { counts: backup.records.counts(), peppers: backup.needed })
 }
 
 /// What became of a backup.
@@ -44,7 +66,7 @@ pub(super) struct Outcome {
     pub(super) created: u64,
     pub(super) unchanged: u64,
     pub(super) different: u64,
-    pub(super) peppers: Vec<PepperId>,
+    pub(super) peppers: BTreeSet<PepperId>,
 }
 
 /// Adds all of a backup to `store`. Writes the ids of records that the store holds otherwise, one a
@@ -52,21 +74,22 @@ pub(super) struct Outcome {
 pub(super) async fn all(
     store: &impl KeyStore,
     source: Source,
-    whole: Whole,
-    now: UnixMillis,
+    terms: &Terms,
     differing: &mut impl Write,
 ) -> anyhow::Result<Outcome> {
-    let mut records = Records::of(source, whole);
-    let mut peppers = Peppers::default();
+    let mut backup = Backup::new(source, terms);
     let mut outcome = Outcome::default();
     loop {
-        let first = records.line() + 1;
-        let part = next_part(&mut records, &mut peppers)?;
+        let first = backup.records.line() + 1;
+        let part = backup.next_part().with_context(|| match first {
+            1 => "nothing was imported".to_owned(),
+            _ => format!("imported up to line {}, and no further", first - 1),
+        })?;
         if part.is_empty() {
             break;
         }
-        let lines = format!("{} to {}", records.place(first), records.line());
-        let imported = store.import(part, entry(now)).await;
+        let lines = format!("{} to {}", backup.records.place(first), backup.records.line());
+        let imported = store.import(part, entry(terms.now)).await;
         let Imported { created, unchanged, different } = imported.with_context(|| {
             format!("{lines}: not imported (what came before is; run this again to go on)")
         })?;
@@ -79,19 +102,55 @@ pub(super) async fn all(
     }
     // What was there already may be from a try before this one that was not durable.
     store.settle().await.context("all is imported, but may be lost yet: run this again")?;
-    outcome.peppers = peppers.all();
+    outcome.peppers = backup.needed;
     Ok(outcome)
 }
 
-fn next_part(records: &mut Records, peppers: &mut Peppers) -> anyhow::Result<Vec<StoredRecord>> {
-    let mut part = Vec::with_capacity(PART);
-    while part.len() < PART
-        && let Some(record) = records.next()?
-    {
-        peppers.note(&record);
-        part.push(record);
+/// A backup being read, and held to what is asked of it.
+struct Backup<'a> {
+    records: Records,
+    terms: &'a Terms,
+    needed: BTreeSet<PepperId>,
+}
+
+impl<'a> Backup<'a> {
+    fn new(source: Source, terms: &'a Terms) -> Self {
+        Self { records: Records::of(source, terms.whole), terms, needed: BTreeSet::new() }
     }
-    Ok(part)
+
+    fn next(&mut self) -> anyhow::Result<Option<StoredRecord>> {
+        let record = self.records.next()?;
+        if let Some(StoredRecord::Key(key)) = &record
+            && is_live(key, self.terms.now)
+        {
+            anyhow::ensure!(
+                self.terms.peppers.has(key.pepper),
+                "{}: this key was made with a pepper that is not configured here (id {}) and would \
+                 not work: copy that pepper to `[keys] pepper_file` or `previous_pepper_files` from \
+                 where the backup was made, or import it all the same with --other-pepper",
+                self.records.place(self.records.line()),
+                key.pepper,
+            );
+            self.needed.insert(key.pepper);
+        }
+        Ok(record)
+    }
+
+    fn next_part(&mut self) -> anyhow::Result<Vec<StoredRecord>> {
+        let mut part = Vec::with_capacity(PART);
+        while part.len() < PART
+            && let Some(record) = self.next()?
+        {
+            part.push(record);
+        }
+        Ok(part)
+    }
+}
+
+/// Whether anybody can use the key: one that is disabled may be enabled again.
+fn is_live(key: &Key, now: UnixMillis) -> bool {
+    let has_ended = key.expires_at.is_some_and(|end| end <= now);
+    !has_ended && !matches!(key.status, KeyStatus::Revoked { .. })
 }
 
 /// One entry for each part, whose records have their own history elsewhere.
@@ -104,22 +163,5 @@ fn entry(at: UnixMillis) -> AuditEntry {
         hint: None,
         from: None,
         reason: None,
-    }
-}
-
-#[derive(Default)]
-struct Peppers(BTreeSet<PepperId>);
-
-impl Peppers {
-    fn note(&mut self, record: &StoredRecord) {
-        if let StoredRecord::Key(key) = record
-            && !matches!(key.status, KeyStatus::Revoked { .. })
-        {
-            self.0.insert(key.pepper);
-        }
-    }
-
-    fn all(self) -> Vec<PepperId> {
-        self.0.into_iter().collect()
     }
 }

@@ -13,8 +13,6 @@ use keygate_store::records::{
 };
 use tempfile::TempDir;
 
-use super::import::{self, Outcome, Whole};
-use super::read::Source;
 use super::*;
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -82,6 +80,11 @@ fn key(n: u16, app: &App) -> Key {
     }
 }
 
+/// With the pepper of all keys here.
+fn terms(whole: Whole) -> Terms {
+    Terms { whole, peppers: Peppers::Only(vec![Pepper::new(&PEPPER).id()]), now: NOW }
+}
+
 struct Machine {
     store: EmbeddedStore,
     folder: TempDir,
@@ -120,7 +123,7 @@ impl Machine {
     async fn import(&self, text: &[u8], whole: Whole) -> anyhow::Result<(Outcome, String)> {
         let mut differing = Vec::new();
         let source = Source::of(text);
-        let outcome = import::all(&self.store, source, whole, NOW, &mut differing).await?;
+        let outcome = import::all(&self.store, source, &terms(whole), &mut differing).await?;
         Ok((outcome, String::from_utf8(differing).unwrap()))
     }
 
@@ -153,7 +156,7 @@ async fn what_is_exported_is_imported_as_it_was_and_once() {
         created: ALL,
         unchanged: 0,
         different: 0,
-        peppers: vec![Pepper::new(&PEPPER).id()],
+        peppers: BTreeSet::from([Pepper::new(&PEPPER).id()]),
     };
     assert_eq!((&outcome, &*differing), (&expected, ""));
     let first_line_end = backup.iter().position(|&byte| byte == b'\n').unwrap();
@@ -205,8 +208,8 @@ async fn a_backup_that_was_cut_short_is_refused_unless_a_part_will_do() {
     let mid_line = &backup[..ends[700] + 40];
     let without_end = &backup[..=ends[ends.len() - 2]];
     for cut in [whole_lines, mid_line, without_end, &backup[..=ends[0]]] {
-        assert!(import::check(Source::of(cut), Whole::Required).is_err());
-        let contents = import::check(Source::of(cut), Whole::IfItIs).unwrap();
+        assert!(import::check(Source::of(cut), &terms(Whole::Required)).is_err());
+        let contents = import::check(Source::of(cut), &terms(Whole::IfItIs)).unwrap();
         let to = Machine::new();
         assert!(to.import(cut, Whole::Required).await.is_err());
         let again = Machine::new();
@@ -223,7 +226,7 @@ fn a_line_that_went_missing_is_noticed() {
     let text = |lines: &[&str]| format!("{}\n", lines.join("\n"));
     let start = r#"{"keygate":"export","v":1,"at":1}"#;
     let end = |keys: u64| format!(r#"{{"end":{{"accounts":0,"apps":0,"keys":{keys}}}}}"#);
-    let check = |text: &str, whole| import::check(Source::of(text), whole).map(|_| ());
+    let check = |text: &str, whole| import::check(Source::of(text), &terms(whole)).map(|_| ());
     assert!(check(&text(&[start, &end(0)]), Whole::Required).is_ok());
     let missing = text(&[start, &end(1)]);
     let error = check(&missing, Whole::Required).unwrap_err().to_string();
@@ -250,10 +253,61 @@ fn what_is_no_backup_is_refused_with_its_line() {
         (&long, "backup:2", "longer than"),
     ] {
         for whole in [Whole::Required, Whole::IfItIs] {
-            let error = import::check(Source::of(text), whole).err().expect(why);
+            let error = import::check(Source::of(text), &terms(whole)).err().expect(why);
             let error = format!("{error:#}");
             assert!(error.starts_with(place) && error.contains(why), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
     }
+}
+
+#[tokio::test]
+async fn no_live_key_of_an_unknown_pepper_is_imported_unless_that_is_asked_for() {
+    let (account, other) = (account(1), Pepper::new(&[8; 32]).id());
+    let app = app(1, &account);
+    let key = |n, expires_at, status| Key { pepper: other, expires_at, status, ..key(n, &app) };
+    let revoked = KeyStatus::Revoked { at: NOW, reason: None };
+    let dead = [key(0, None, revoked), key(2, Some(NOW), KeyStatus::Active)].map(StoredRecord::Key);
+    let later = Some(UnixMillis(NOW.0 + 1));
+    let parents = [StoredRecord::Account(account.clone()), StoredRecord::App(app.clone())];
+    for live in [
+        key(4, None, KeyStatus::Active),
+        key(4, later, KeyStatus::Active),
+        key(4, None, KeyStatus::Disabled),
+    ] {
+        let (from, to) = (Machine::new(), Machine::new());
+        from.store.import([&parents[..], &dead].concat(), entry()).await.unwrap();
+        let without = from.export().await;
+        from.store.import(vec![StoredRecord::Key(live)], entry()).await.unwrap();
+        let backup = from.export().await;
+        for error in [
+            import::check(Source::of(&*backup), &terms(Whole::Required)).err().unwrap(),
+            to.import(&backup, Whole::Required).await.unwrap_err(),
+        ] {
+            let error = format!("{error:#}");
+            assert!(error.contains(&other.to_string()), "{error}");
+            assert!(error.contains("backup:6") && error.contains("--other-pepper"), "{error}");
+        }
+        assert_eq!(to.changes().await, []);
+        let (outcome, _) = to.import(&without, Whole::Required).await.unwrap();
+        assert_eq!((outcome.created, outcome.peppers.len()), (4, 0));
+        let terms = Terms { peppers: Peppers::Any, ..terms(Whole::Required) };
+        let source = Source::of(backup);
+        let outcome = import::all(&to.store, source, &terms, &mut Vec::new()).await.unwrap();
+        assert_eq!((outcome.created, outcome.peppers), (1, BTreeSet::from([other])));
+    }
+}
+
+/// What came before is there, and it is said how much that is.
+#[tokio::test]
+async fn a_stream_is_refused_part_by_part() {
+    let (from, to) = (Machine::full().await, Machine::new());
+    let backup = from.export().await;
+    let mut lines: Vec<&[u8]> = backup.split_inclusive(|&byte| byte == b'\n').collect();
+    lines[PART + 5] = b"nonsense\n";
+    let error = to.import(&lines.concat(), Whole::Required).await.unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.starts_with(&format!("imported up to line {}", PART + 1)), "{error}");
+    assert!(error.contains(&format!("backup:{}", PART + 6)), "{error}");
+    assert_eq!(to.changes().await.len(), 1);
 }
