@@ -200,6 +200,47 @@ fn a_backup_goes_through_pipes() {
     origin.check_same(&other);
 }
 
+/// Else a second try would say of all that the first one wrote that it is safe.
+#[test]
+fn an_import_that_is_done_again_waits_for_replicas_with_each_part() {
+    let upstream = Upstream::start();
+    let mut origin = Origin::start(&upstream);
+    let backup = origin.export();
+    let account = backup.lines().find(|line| line.starts_with("{\"account\"")).unwrap();
+    let id: Value = serde_json::from_str(account).unwrap();
+    let id = id["account"]["record"]["id"].as_str().unwrap();
+    let accounts: String = (100..999)
+        .map(|n| account.replace(id, &format!("{}{n}", &id[..id.len() - 3])) + "\n")
+        .collect();
+    let first = backup.lines().next().unwrap();
+    let end = json!({ "end": { "accounts": 899, "apps": 0, "keys": 0 } });
+    let backup = format!("{first}\n{accounts}{end}\n");
+
+    let redis = Redis::start();
+    let wait = "wait_replicas = 1\nwait_timeout = \"100ms\"";
+    let folder = folder(&format!("{}\n{wait}", redis.store()));
+    fs::write(folder.path().join("b"), backup).unwrap();
+    let entries = || redis.command(&["XLEN", "{keygate}:log"]).number();
+    for again in 0..3 {
+        let exit = run(folder.path(), &["store", "import", "b"], &[]);
+        assert_eq!(exit.code, Some(1), "{exit:?}");
+        assert!(exit.stderr.contains("0 of 1 replicas"), "{again}: {exit:?}");
+        assert_eq!(entries(), 1, "{again}: the second part is not written");
+    }
+    let replica = Redis::start();
+    let at = redis.address();
+    replica.command(&["REPLICAOF", &at.ip().to_string(), &at.port().to_string()]);
+    eventually("a replica that follows", || {
+        (replica.info("master_link_status")? == "up").then_some(())
+    });
+    let exit = eventually("an import", || {
+        let exit = run(folder.path(), &["store", "import", "b"], &[]);
+        (exit.code == Some(0)).then_some(exit)
+    });
+    assert!(exit.stderr.contains("different 0"), "{exit:?}");
+    assert_eq!(redis.command(&["ZCARD", "{keygate}:accounts"]).number(), 899);
+}
+
 #[test]
 fn an_embedded_store_is_moved_to_redis_under_gateways_that_run() {
     let upstream = Upstream::start();

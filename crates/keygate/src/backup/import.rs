@@ -13,6 +13,10 @@ use keygate_store::records::{AuditEntry, Key, KeyStatus};
 use super::PART;
 use super::read::{Records, Source};
 
+/// A part of a backup ends after so many bytes too: a store writes it in one step, and serves nobody
+/// else meanwhile.
+const PART_BYTES: u64 = 1 << 20;
+
 /// Whether a backup has to have its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whole {
@@ -93,6 +97,12 @@ pub(super) async fn all(
         let Imported { created, unchanged, different } = imported.with_context(|| {
             format!("{lines}: not imported (what came before is; run this again to go on)")
         })?;
+        if unchanged > 0 {
+            // It may be from a try before this one that was not durable.
+            store.settle().await.with_context(|| {
+                format!("{lines}: imported, but may be lost yet (run this again to go on)")
+            })?;
+        }
         outcome.created += created;
         outcome.unchanged += unchanged;
         for id in different {
@@ -100,8 +110,6 @@ pub(super) async fn all(
             writeln!(differing, "{id}").context("cannot write to standard output")?;
         }
     }
-    // What was there already may be from a try before this one that was not durable.
-    store.settle().await.context("all is imported, but may be lost yet: run this again")?;
     outcome.peppers = backup.needed;
     Ok(outcome)
 }
@@ -138,7 +146,9 @@ impl<'a> Backup<'a> {
 
     fn next_part(&mut self) -> anyhow::Result<Vec<StoredRecord>> {
         let mut part = Vec::with_capacity(PART);
+        let end = self.records.bytes() + PART_BYTES;
         while part.len() < PART
+            && self.records.bytes() < end
             && let Some(record) = self.next()?
         {
             part.push(record);

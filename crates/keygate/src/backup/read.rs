@@ -52,6 +52,8 @@ pub(super) struct Records {
     whole: Whole,
     /// Of the line that was read last; the first is 1.
     line: u64,
+    /// Of all lines so far.
+    bytes: u64,
     counts: Counts,
     state: State,
 }
@@ -65,12 +67,17 @@ enum State {
 
 impl Records {
     pub(super) fn of(source: Source, whole: Whole) -> Self {
-        Self { source, whole, line: 0, counts: Counts::default(), state: State::Start }
+        Self { source, whole, line: 0, bytes: 0, counts: Counts::default(), state: State::Start }
     }
 
     /// The number of the line that was read last.
     pub(super) fn line(&self) -> u64 {
         self.line
+    }
+
+    /// The length of what was read so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// What was read so far.
@@ -163,6 +170,7 @@ impl Records {
                 return Ok(None);
             }
             self.line += 1;
+            self.bytes += text.len() as u64;
             anyhow::ensure!(
                 text.len() <= LINE_BYTES_MAX,
                 "{}: the line is longer than {LINE_BYTES_MAX} bytes",

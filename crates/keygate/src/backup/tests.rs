@@ -311,3 +311,15 @@ async fn a_stream_is_refused_part_by_part() {
     assert!(error.contains(&format!("backup:{}", PART + 6)), "{error}");
     assert_eq!(to.changes().await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_part_of_large_records_is_small() {
+    let (from, to) = (Machine::new(), Machine::new());
+    let metadata = Metadata::from([("text".to_owned(), "x".repeat(100_000))]);
+    let records = (0..35).map(|n| Account { metadata: metadata.clone(), ..account(n) });
+    from.store.import(records.map(StoredRecord::Account).collect(), entry()).await.unwrap();
+    let backup = from.export().await;
+    let (outcome, _) = to.import(&backup, Whole::Required).await.unwrap();
+    assert_eq!(outcome.created, 35);
+    assert_eq!(to.changes().await.len(), 4, "parts of eleven, since ten are less than a mebibyte");
+}
