@@ -149,12 +149,15 @@ fn the_page_s_sentinels_carry_a_fleet_over_the_loss_of_its_primary() {
     let watch = watch.replace("10.0.0.5 6379", &format!("{} {}", at.ip(), at.port()));
     let sentinels = [(); 3].map(|()| {
         let lines = format!("{watch}\n");
-        Redis::with(RedisSettings { lines, sentinel: true, ..RedisSettings::default() })
+        let password = Some(ADMIN_PASSWORD.to_owned());
+        Redis::with(RedisSettings { lines, password, sentinel: true, ..RedisSettings::default() })
     });
     let addresses = sentinels.each_ref().map(Redis::address);
     let fleet = fleet(&upstream, &page.store("# under Sentinel", &addresses));
     let key = use_all(&fleet);
+    assert_eq!(refused(&primary), [""; 0]);
     for sentinel in &sentinels {
+        assert_eq!(refused(sentinel), [""; 0]);
         eventually("sentinels that know each other and the replicas", || {
             let known = sentinel.command(&["SENTINEL", "MASTER", "keygate"]);
             let words: Vec<String> = known.parts().iter().map(Reply::text).collect();
@@ -182,7 +185,9 @@ fn the_page_s_cluster_serves_a_fleet() {
     let (upstream, page) = (Upstream::start(), Page::read());
     let settings = page.server("# redis.conf of each of six nodes");
     let nodes: Vec<Redis> = (0..6).map(|_| Redis::with(settings.clone())).collect();
-    let create = page.block("sh", "redis-cli --cluster create");
+    let create = page.block("sh", "export REDISCLI_AUTH=");
+    let (login, create) = create.split_once('\n').unwrap();
+    let password = login.strip_prefix("export REDISCLI_AUTH=").unwrap();
     let addresses: Vec<SocketAddr> = nodes.iter().map(Redis::address).collect();
     let words = create.split_whitespace().map(|word| {
         let place =
@@ -190,7 +195,9 @@ fn the_page_s_cluster_serves_a_fleet() {
         place.map_or_else(|| word.to_owned(), |place| addresses[place].to_string())
     });
     let words: Vec<String> = words.chain(["--cluster-yes".into()]).collect();
-    let made = Command::new(&words[0]).args(&words[1..]).output().expect("redis-cli is there");
+    let mut made = Command::new(&words[0]);
+    made.args(&words[1..]).env("REDISCLI_AUTH", password);
+    let made = made.output().expect("redis-cli is there");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
     eventually("a cluster that is well", || {
         let is_well = |node: &Redis| {
@@ -203,6 +210,9 @@ fn the_page_s_cluster_serves_a_fleet() {
         };
         nodes.iter().all(|node| is_well(node).is_some()).then_some(())
     });
-    let fleet = fleet(&upstream, &page.store("# in a cluster", &addresses[..3]));
+    let fleet = fleet(&upstream, &page.store("# in a cluster", &addresses));
     use_all(&fleet);
+    for node in &nodes {
+        assert_eq!(refused(node), [""; 0]);
+    }
 }

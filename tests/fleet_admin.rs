@@ -47,6 +47,17 @@ fn the_exit_code_of_fleet_says_whether_every_gateway_follows() {
     assert!(exit.stdout.contains("down") && exit.stdout.contains("live"), "{exit:?}");
 }
 
+#[test]
+fn a_gateway_that_is_stopped_leaves_the_list() {
+    let (upstream, redis) = (Upstream::start(), Redis::start());
+    let mut fleet = Fleet::of(2, &Setup::in_front_of(&upstream).redis(&redis));
+    let list = |gateway: &Gateway| keygate(gateway, "fleet -q").stdout.lines().count();
+    eventually("both in the list", || (list(&fleet[0]) == 2).then_some(()));
+    fleet[1].process().terminate();
+    assert_eq!(fleet[1].process().wait_for_exit(), Some(Some(0)));
+    assert_eq!(list(&fleet[0]), 1);
+}
+
 #[track_caller]
 fn assert_problem(answer: &Answer, code: &str) {
     assert_eq!((answer.status, &answer.json()["code"]), (503, &json!(code)), "{}", answer.text());
