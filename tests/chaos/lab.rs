@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Admin, Caller, Fleet, Gateway, Key, KeySpec, Setup, patience, scale};
+use crate::harness::{
+    Admin, Caller, Fleet, Gateway, Key, KeySpec, Setup, eventually, patience, scale,
+};
 
 /// What the README promises, from an acknowledgement or from the end of a fault.
 const CEILING: Duration = Duration::from_secs(1);
@@ -203,6 +205,13 @@ impl Lab {
         self.control.assert_calm();
     }
 
+    /// Waits until every gateway is told of changes as they are made.
+    pub(super) fn all_live(&self) {
+        for gateway in self.fleet.iter() {
+            eventually("a live link", || (gateway.metric("keygate_link_up") == 1.0).then_some(()));
+        }
+    }
+
     fn refused(&self, caller: &mut Caller, gateway: usize, key: &Key, since: Instant) -> Duration {
         loop {
             let asked_at = Instant::now();
@@ -258,14 +267,23 @@ pub(super) fn revoked_now(key: Key) -> Revoked {
 /// Calls a key that nobody revokes, through every gateway, all the time.
 struct Control {
     key: Key,
-    at: Arc<Vec<Mutex<Option<SocketAddr>>>>,
+    at: Arc<Vec<Mutex<Whereabouts>>>,
     failures: Arc<Mutex<Vec<String>>>,
     ended: Arc<AtomicBool>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Whereabouts {
+    /// None while the gateway is excused.
+    address: Option<SocketAddr>,
+    /// A call during which this has changed says nothing.
+    changes: u64,
+}
+
 impl Control {
     fn watch(fleet: &Fleet, key: Key) -> Self {
-        let at = fleet.iter().map(|gateway| Mutex::new(Some(gateway.proxy))).collect();
+        let at = |gateway: &Gateway| Whereabouts { address: Some(gateway.proxy), changes: 0 };
+        let at = fleet.iter().map(|gateway| Mutex::new(at(gateway))).collect();
         let control =
             Self { key, at: Arc::new(at), failures: Arc::default(), ended: Arc::default() };
         for mut caller in fleet.callers() {
@@ -286,13 +304,18 @@ impl Control {
     }
 
     fn excuse(&self, gateway: usize) {
-        *self.at[gateway].lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.change(gateway, None);
     }
 
     fn expect(&self, gateway: usize, address: SocketAddr) {
         // A gateway that has just started has to look the key up once.
         assert_eq!(Caller::new(address).status(&self.key.key), 200);
-        *self.at[gateway].lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+        self.change(gateway, Some(address));
+    }
+
+    fn change(&self, gateway: usize, address: Option<SocketAddr>) {
+        let mut at = self.at[gateway].lock().unwrap_or_else(PoisonError::into_inner);
+        *at = Whereabouts { address, changes: at.changes + 1 };
     }
 
     #[track_caller]
@@ -308,14 +331,15 @@ impl Drop for Control {
     }
 }
 
-fn call_control(key: &str, at: &Mutex<Option<SocketAddr>>, failures: &Mutex<Vec<String>>) {
+fn call_control(key: &str, at: &Mutex<Whereabouts>, failures: &Mutex<Vec<String>>) {
     let now = || *at.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(address) = now() else { return };
+    let before = now();
+    let Some(address) = before.address else { return };
     let request = crate::harness::get("/v1/orders").bearer(key);
     let answer = Caller::new(address).try_send(&request);
     let is_well = answer.as_ref().is_ok_and(|answer| answer.status == 200);
     // It may have been excused while the call was on its way.
-    if !is_well && now() == Some(address) {
+    if !is_well && now() == before {
         let text = answer.map(|answer| format!("{} {}", answer.status, answer.text()));
         failures.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{text:?}"));
     }

@@ -32,6 +32,9 @@ fn measure(revocations: u64) {
         (0..count).map(|_| admin.key_of(&account, &app, &spec)).collect()
     };
     let (load, victims) = (keys(300), keys(revocations));
+    for caller in &mut fleet.callers() {
+        load.iter().for_each(|key| assert_eq!(caller.status(&key.key), 200));
+    }
     let (ended, served) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut lags: Vec<Vec<Duration>> = vec![Vec::new(); GATEWAYS];
     let mut took = Duration::ZERO;
