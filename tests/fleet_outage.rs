@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Caller, Connection, Fleet, Gateway, Key, KeySpec, Redis, Setup, Tap, Upstream, Which,
-    alone, assert_refused, eventually, get, post, scale,
+    Answer, Caller, Connection, Fleet, Gateway, Key, KeySpec, Redis, Sentinels, Setup, Tap,
+    Upstream, Which, alone, assert_refused, eventually, get, post, scale,
 };
 
 /// How much there is of an outage under load: what the environment says.
@@ -127,6 +127,35 @@ fn a_gateway_that_is_cut_off_admits_what_was_revoked_until_stale_max_and_no_long
             None
         }
     });
+}
+
+#[test]
+fn a_primary_that_most_sentinels_do_not_name_is_believed_until_stale_max_and_no_longer() {
+    let _alone = alone();
+    let (upstream, sentinels) = (Upstream::start(), Sentinels::start(1));
+    let mut addresses = sentinels.addresses();
+    let taps = [0, 1].map(|n| Tap::before(addresses[n]));
+    (addresses[0], addresses[1]) = (taps[0].address(), taps[1].address());
+    let setup = setup(&upstream).store(&sentinels.store_at(&addresses));
+    let gateway = setup.searching(sentinels.files()).cache("stale_max = \"2s\"").start();
+    let [known, cold] = [(); 2].map(|()| gateway.key_with(&orders()));
+    let call = |key: &Key| get("/v1/orders").bearer(&key.key);
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(&call(&known)).status, 200);
+    // One may be away. Two may have made another primary, and the store that answers be left behind.
+    taps[0].blackhole(Which::All);
+    assert_eq!(caller.send(&call(&known)).status, 200);
+    taps[1].blackhole(Which::All);
+    let ended = eventually("the end", || {
+        let answer = caller.send(&call(&known));
+        (answer.status != 200).then_some(answer)
+    });
+    assert_away(&ended);
+    assert_away(&caller.send(&call(&cold)));
+    taps[0].resume();
+    for key in [&known, &cold] {
+        eventually("all is well", || (caller.send(&call(key)).status == 200).then_some(()));
+    }
 }
 
 fn setup(upstream: &Upstream) -> Setup {

@@ -53,7 +53,16 @@ impl Sentinels {
 
     /// `[store]` for a gateway that asks the sentinels.
     pub fn store(&self) -> String {
-        let urls = self.sentinels.iter().map(|s| format!("\"redis://{}\"", s.address()));
+        self.store_at(&self.addresses())
+    }
+
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sentinels.iter().map(Redis::address).collect()
+    }
+
+    /// The same, with the sentinels at these addresses.
+    pub fn store_at(&self, addresses: &[SocketAddr]) -> String {
+        let urls = addresses.iter().map(|address| format!("\"redis://{address}\""));
         let urls = urls.collect::<Vec<_>>().join(", ");
         format!(
             "kind = \"redis\"\nmode = \"sentinel\"\nurls = [{urls}]\nsentinel_service = \"{SERVICE}\""

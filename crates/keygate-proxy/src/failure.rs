@@ -1,7 +1,10 @@
 //! What a failure after admission means: what the client is told, and what the log says.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use http::HeaderValue;
 use keygate_core::{Code, Route};
+use keygate_store::keys::StoreError;
 use pingora::{Error, ErrorSource, ErrorType};
 
 /// What the client is told; nothing when it is the client that is gone.
@@ -40,6 +43,26 @@ pub(crate) fn log_failure(
         tracing::debug!(request_id, route, code, kind, "request failed");
     } else {
         tracing::warn!(request_id, route, code, kind, "request failed");
+    }
+}
+
+/// Says that keys cannot be looked up. In an outage that concerns every request with an unknown key:
+/// one of them a second is told.
+#[derive(Default)]
+pub(crate) struct OutageLog {
+    told_at: AtomicU64,
+}
+
+const OUTAGE_TOLD_EVERY_NS: u64 = 1_000_000_000;
+
+impl OutageLog {
+    /// `now_ns` is on any one monotonic clock.
+    pub(crate) fn tell(&self, error: &StoreError, now_ns: u64) {
+        let last = self.told_at.load(Relaxed);
+        let is_time = last == 0 || now_ns.saturating_sub(last) >= OUTAGE_TOLD_EVERY_NS;
+        if is_time && self.told_at.compare_exchange(last, now_ns, Relaxed, Relaxed).is_ok() {
+            tracing::warn!(error = %ErrorChain(error), "a key could not be looked up");
+        }
     }
 }
 

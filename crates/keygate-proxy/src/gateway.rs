@@ -30,7 +30,7 @@ use quanta::Instant;
 
 use crate::context::{Admitted, Context, Strip};
 use crate::facts::RequestFacts;
-use crate::failure::{ErrorChain, failure_code, log_failure};
+use crate::failure::{OutageLog, failure_code, log_failure};
 use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
 use crate::line::{self, Lines};
 use crate::respond::{self, Problem};
@@ -62,8 +62,9 @@ pub struct Gateway<S: KeyStore> {
     in_flight: InFlight,
     lines: Lines,
     clock: fn() -> UnixMillis,
-    /// Where the failure limiter's nanoseconds begin.
+    /// Where the nanoseconds here begin.
     began: Instant,
+    outage_log: OutageLog,
 }
 
 /// What a gateway is made of.
@@ -94,6 +95,7 @@ impl<S: KeyStore> Gateway<S> {
             lines: Lines::new(metrics.requests_ended()),
             clock,
             began: Instant::now(),
+            outage_log: OutageLog::default(),
         })
     }
 
@@ -184,7 +186,7 @@ impl<S: KeyStore> Gateway<S> {
             Ok(Some(key)) => Ok(key),
             Ok(None) => Err(Denial::KeyUnknown),
             Err(error) => {
-                tracing::warn!(error = %ErrorChain(&error), "a key could not be looked up");
+                self.outage_log.tell(&error, self.now_ns());
                 // An outage says nothing about the key: never 401.
                 Err(Denial::KeyStoreUnavailable { retry_after: STORE_RETRY_AFTER })
             }

@@ -311,6 +311,10 @@ impl<S: KeyStore> Shared<S> {
     }
 
     async fn read(&self, digest: KeyDigest) -> Loaded {
+        // Whoever answers may have been left behind by those who take changes now.
+        if !self.coherence.is_usable() {
+            return Err(Arc::new(unavailable(NotFollowed)));
+        }
         // Held until the store is done with the look-up, however long nobody has waited for it.
         let Ok(_permit) = self.loads_left.try_acquire() else {
             return Err(Arc::new(unavailable(TooManyLoads)));
@@ -351,6 +355,10 @@ struct CommitBrokenOff;
 #[derive(Debug, thiserror::Error)]
 #[error("the store did not answer within {FIND_TIMEOUT:?}")]
 struct FindTimedOut;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the store's changes have not been followed for longer than `stale_max`")]
+struct NotFollowed;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{LOADS_MAX} look-ups in the store are under way already")]

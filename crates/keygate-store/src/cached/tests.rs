@@ -488,12 +488,13 @@ async fn shared() -> (CachedKeys<Gated>, Arc<Coherence>, Key) {
 async fn nothing_is_kept_while_the_changes_of_others_go_unheard() {
     let (keys, coherence, key) = shared().await;
     for digest in [key.digest, digest(2)] {
+        coherence.confirm(quanta::Instant::now());
+        coherence.let_silence_begin();
         keys.load(digest).await.unwrap();
         assert!(keys.cached(&digest).is_none());
         coherence.confirm(quanta::Instant::now());
         keys.load(digest).await.unwrap();
         assert!(keys.cached(&digest).is_some());
-        coherence.forget_confirmations();
     }
 }
 
@@ -509,9 +510,11 @@ async fn a_store_that_cannot_be_followed_leaves_known_keys_and_calls_no_key_unkn
     // It may have been made since.
     assert!(keys.cached(&digest(2)).is_none());
     assert!(keys.load(digest(2)).await.is_err());
-    // For longer than `stale_max`.
+    // For longer than `stale_max`: then nobody is believed, not even one who answers.
     coherence.forget_confirmations();
+    keys.store().mood.find_fails.store(false, Ordering::SeqCst);
     assert!(keys.cached(&key.digest).is_none());
+    assert!(keys.load(digest(2)).await.is_err());
     assert!(keys.load(key.digest).await.is_err());
     coherence.confirm(quanta::Instant::now());
     assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))), "nothing was missed");

@@ -222,10 +222,11 @@ impl Keeper {
         let meta = self.hello(&mut lists).await?;
         let vouched_at = has_majority.then(Instant::now);
         let vouched = vouch(Arc::clone(&self.dialer), target.clone(), vouched_at);
-        self.catch_up(&mut lists, meta, asked).await?;
         self.trust = Trust::new(vouched);
-        self.confirm(asked);
+        // First, since catching up may forget all keys: who asks for one then must be answered.
         self.primary.connect(Arc::clone(&connections));
+        self.catch_up(&mut lists, meta, asked).await?;
+        self.confirm(asked);
         self.show(LinkState::Polling);
         self.reached.send_replace(true);
         tracing::debug!(server = %target, "connected to the store");
@@ -392,12 +393,9 @@ impl Keeper {
         let primary = Arc::clone(&self.primary);
         let (names, gateway) = (self.names.clone(), self.gateway.clone());
         let (state, applied) = (self.state(), self.follower.place().number);
-        let is_lonely = Arc::clone(&self.trust.is_lonely);
         drop(tokio::spawn(async move {
             let report = async |connection: &mut MultiplexedConnection| {
-                let report = fleet::report(connection, &names, &gateway, state, applied).await;
-                is_lonely.store(report.as_ref().is_err_and(wants_replicas), Relaxed);
-                report
+                fleet::report(connection, &names, &gateway, state, applied).await
             };
             if let Err(error) = primary.read(report).await {
                 tracing::debug!(reason = chain(&error), "the fleet was not told of this gateway");
@@ -466,12 +464,6 @@ fn entry(entry: &redis::streams::StreamId) -> Option<Change> {
         at_micros: field("t")?.parse().ok()?,
         subject: super::change::subject(&field("s")?),
     })
-}
-
-/// Whether a write was refused since the primary has fewer replicas than it is to have.
-fn wants_replicas(error: &RedisError) -> bool {
-    error.code() == Some("NOREPLICAS")
-        || error.detail().is_some_and(|detail| detail.contains("NOREPLICAS"))
 }
 
 /// An error with its causes, for the log.

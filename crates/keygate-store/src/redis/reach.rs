@@ -2,7 +2,6 @@
 //! the primary.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use keygate_config::Target;
@@ -54,8 +53,6 @@ pub(super) async fn reach(dialer: &Arc<Dialer>) -> Result<Reached, DialError> {
 pub(super) struct Trust {
     /// When those who know last said so, if they have to.
     vouched: Option<Vouched>,
-    /// It refuses writes for want of replicas: another may have been made primary.
-    pub(super) is_lonely: Arc<AtomicBool>,
 }
 
 /// Who asks them. Dropping this ends it.
@@ -72,14 +69,11 @@ impl Drop for Vouched {
 
 impl Trust {
     pub(super) fn new(vouched: Option<Vouched>) -> Self {
-        Self { vouched, is_lonely: Arc::default() }
+        Self { vouched }
     }
 
     /// Up to when an answer to a question of `asked_at` speaks for the primary.
     pub(super) fn until(&self, asked_at: quanta::Instant) -> Option<quanta::Instant> {
-        if self.is_lonely.load(Relaxed) {
-            return None;
-        }
         let Some(vouched) = &self.vouched else { return Some(asked_at) };
         let ago = vouched.at.borrow().map(|at| at.elapsed())?;
         asked_at.checked_sub(ago)
