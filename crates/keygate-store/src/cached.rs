@@ -200,7 +200,11 @@ impl<S: KeyStore> CachedKeys<S> {
     }
 
     /// Carries out a change and makes the cache forget what it may alter, even if the caller goes
-    /// away midway, and also on an error: an outage may have hidden a success.
+    /// away midway.
+    ///
+    /// An outage may have hidden a success. What an embedded store then holds is asked for again. In a
+    /// store that is followed such a change shows up in the log, as those of others do; to forget
+    /// keys for it now would cost them their answer for as long as the outage lasts.
     ///
     /// # Errors
     /// As [`KeyStore::commit`].
@@ -216,7 +220,12 @@ impl<S: KeyStore> CachedKeys<S> {
         let committing = tokio::spawn(async move {
             let invalidation = Invalidation { shared: &*shared, subject };
             let result = shared.store.commit(write, audit).await;
-            drop(invalidation);
+            let is_made = matches!(result, Ok(_) | Err(StoreError::NotDurable { .. }));
+            if is_made || shared.coherence.is_alone() {
+                drop(invalidation);
+            } else {
+                std::mem::forget(invalidation);
+            }
             result
         });
         match committing.await {

@@ -573,3 +573,15 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_change_that_fails_in_an_outage_costs_known_keys_nothing() {
+    let (keys, coherence, key) = shared().await;
+    coherence.confirm(quanta::Instant::now());
+    keys.load(key.digest).await.unwrap();
+    keys.store().mood.commit_fails.store(true, Ordering::SeqCst);
+    keys.store().mood.find_fails.store(true, Ordering::SeqCst);
+    // If it was made all the same, the log will say so.
+    keys.commit(update(revoked(&key)), audit("revoke")).await.unwrap_err();
+    assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))));
+}
