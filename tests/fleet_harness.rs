@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, Redis, Reply, Resp, Sentinels, Tap, Which, eventually};
+use crate::harness::{Cluster, Redis, Reply, Resp, Sentinels, Tap, Which, alone, eventually};
 
 #[test]
 fn a_redis_that_was_killed_comes_back_with_what_it_had() {
@@ -58,13 +58,17 @@ fn a_slow_tap_delays_answers_side_by_side() {
 
 #[test]
 fn sentinels_make_a_replica_the_primary() {
+    let _alone = alone();
     let mut set = Sentinels::start(1);
     let first = set.primary();
     set.servers[first].command(&["SET", "name", "value"]);
     set.wait_until_replicated(1);
     set.servers[first].kill();
     let second = set.wait_for_another_than(first);
-    assert_eq!(set.servers[second].command(&["GET", "name"]).text(), "value");
+    eventually("the value", || {
+        let value = set.servers[second].try_command(&["GET", "name"])?;
+        (value.text() == "value").then_some(())
+    });
     set.bring_back(first);
     set.wait_until_replicated(1);
     set.wait_until_agreed(1);
@@ -74,6 +78,7 @@ fn sentinels_make_a_replica_the_primary() {
 
 #[test]
 fn a_cluster_makes_a_replica_the_primary() {
+    let _alone = alone();
     const NAME: &str = "{keygate}:name";
     let mut cluster = Cluster::start();
     let first = cluster.primary_of(NAME, 0).unwrap();
