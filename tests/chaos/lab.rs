@@ -52,9 +52,11 @@ impl Lab {
         let rounds = scale("CHAOS_ROUNDS", 3);
         println!("{what}: KEYGATE_SEED={seed} CHAOS_ROUNDS={rounds}");
         let (admin, spec) = (fleet[0].admin(), KeySpec::new(&["read:orders"]));
-        let account = admin.account();
-        let app = admin.app(&account, &spec);
-        let control = Control::watch(&fleet, admin.key_of(&account, &app, &spec));
+        // A replica that has just been given everything takes a moment to say so.
+        let account = admin.account_when_possible();
+        let app = admin.app_when_possible(&account, &spec);
+        let key = admin.key_when_possible(&account, &app, &spec);
+        let control = Control::watch(&fleet, key);
         let random = fastrand::Rng::with_seed(seed);
         let (gone, late, unacknowledged, round) = (Vec::new(), Vec::new(), 0, 0);
         Self {

@@ -148,6 +148,11 @@ impl Admin {
         Some(self.remember(account, app, &answer.json()))
     }
 
+    /// Makes an account as soon as the store takes it.
+    pub fn account_when_possible(&self) -> String {
+        text(&self.created_when_possible("/v1/accounts", &json!({ "name": "Acme" })), "id")
+    }
+
     /// Makes an app as soon as the store takes it.
     pub fn app_when_possible(&self, account: &str, spec: &KeySpec) -> String {
         let mut app = json!({ "name": "app", "environment": spec.environment });

@@ -157,7 +157,14 @@ impl Replicas {
         let answer = tokio::time::timeout(limit * 2, wait.query_async(&mut connection)).await;
         match answer {
             Ok(Ok((replicas,))) => replicas,
-            Ok(Err(_)) | Err(_) => 0,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "replicas cannot be waited for");
+                0
+            }
+            Err(_) => {
+                tracing::warn!("the store does not say what its replicas have");
+                0
+            }
         }
     }
 }
