@@ -72,7 +72,7 @@ fn fleet(upstream: &Upstream, store: &str) -> Fleet {
 fn use_all(fleet: &Fleet) -> Key {
     let (one, other) = (&fleet[0], &fleet[1]);
     let spec = KeySpec::new(&["read:orders"]).with("ttl", "1h".into());
-    let [key, gone] = [(); 2].map(|()| one.key_with(&spec));
+    let [key, gone] = [(); 2].map(|()| one.admin().first_key(&spec));
     for key in [&key, &gone] {
         for gateway in fleet.iter() {
             assert_eq!(gateway.send(&get("/v1/orders").bearer(&key.key)).status, 200);

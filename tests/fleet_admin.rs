@@ -77,7 +77,7 @@ fn a_change_is_acknowledged_only_once_a_replica_has_it() {
     let setup = Setup::in_front_of(&upstream).redis(&redis);
     let setup = setup.store_also("wait_replicas = 1\nwait_timeout = \"300ms\"");
     let fleet = Fleet::of(2, &setup);
-    let key = fleet[0].key_with(&KeySpec::new(&["read:orders"]));
+    let key = fleet[0].admin().first_key(&KeySpec::new(&["read:orders"]));
     let call = |gateway: &Gateway| gateway.send(&get("/v1/orders").bearer(&key.key));
     assert_eq!(call(&fleet[1]).status, 200);
 

@@ -148,6 +148,14 @@ impl Admin {
         Some(self.remember(account, app, &answer.json()))
     }
 
+    /// A key of an account and an app of its own, as soon as the store takes changes: a replica that
+    /// has just been given everything takes a moment to say so.
+    pub fn first_key(&self, spec: &KeySpec) -> Key {
+        let account = self.account_when_possible();
+        let app = self.app_when_possible(&account, spec);
+        self.key_when_possible(&account, &app, spec)
+    }
+
     /// Makes an account as soon as the store takes it.
     pub fn account_when_possible(&self) -> String {
         text(&self.created_when_possible("/v1/accounts", &json!({ "name": "Acme" })), "id")
