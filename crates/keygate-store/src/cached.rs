@@ -218,13 +218,11 @@ impl<S: KeyStore> CachedKeys<S> {
         // A task of its own: dropping the caller must not drop the work between write and
         // invalidation. It ends when the store answers.
         let committing = tokio::spawn(async move {
-            let invalidation = Invalidation { shared: &*shared, subject };
+            let invalidation = Invalidation { shared: &*shared, subject: Some(subject) };
             let result = shared.store.commit(write, audit).await;
             let is_made = matches!(result, Ok(_) | Err(StoreError::NotDurable { .. }));
-            if is_made || shared.coherence.is_alone() {
-                drop(invalidation);
-            } else {
-                std::mem::forget(invalidation);
+            if !is_made && !shared.coherence.is_alone() {
+                invalidation.call_off();
             }
             result
         });
@@ -376,12 +374,20 @@ struct TooManyLoads;
 /// Invalidates when dropped, so that no way out of a commit, a panic included, leaves it out.
 struct Invalidation<'a, S> {
     shared: &'a Shared<S>,
-    subject: Subject,
+    subject: Option<Subject>,
+}
+
+impl<S> Invalidation<'_, S> {
+    fn call_off(mut self) {
+        self.subject = None;
+    }
 }
 
 impl<S> Drop for Invalidation<'_, S> {
     fn drop(&mut self) {
-        self.shared.coherence.invalidate(self.subject);
+        if let Some(subject) = self.subject {
+            self.shared.coherence.invalidate(subject);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The cache's promises, with a store whose calls stop where the test says, so that each
 //! interleaving is one that really happened.
 
+mod age;
 mod gated;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -417,109 +419,6 @@ async fn both_kinds_of_entries_are_bounded_apart_and_evictions_are_counted() {
     assert_eq!(counts.evictions, 199 * 2 - 30);
 }
 
-#[tokio::test]
-async fn an_unknown_key_is_asked_for_again_after_its_ttl() {
-    let store = MemoryStore::default();
-    let unknown_ttl = Duration::from_millis(5);
-    let keys = CachedKeys::new(store, alone(), &CacheSettings { unknown_ttl, ..settings() });
-    keys.load(digest(2)).await.unwrap();
-    until(async || keys.cached(&digest(2)).is_none()).await;
-}
-
-#[tokio::test]
-async fn a_known_key_past_its_ttl_is_read_again_beside_the_request_that_uses_it() {
-    let store = MemoryStore::default();
-    let (.., key) = seed(&store).await;
-    let ttl = Duration::ZERO;
-    let settings = CacheSettings { ttl, ..settings() };
-    let keys = Arc::new(CachedKeys::new(Gated::new(store), alone(), &settings));
-    let first = keys.load(key.digest).await.unwrap().unwrap();
-    shut(&keys.store().find_gate);
-    let again = || match keys.cached(&key.digest) {
-        Some(Cached::Known(key)) => key,
-        other => panic!("the request would have to wait: {other:?}"),
-    };
-    // However many use it while the store takes its time, all are served, and one asks.
-    for _ in 0..100 {
-        assert!(Arc::ptr_eq(&again(), &first));
-    }
-    wait_for(&keys.store().finds, 2).await;
-    assert!(Arc::ptr_eq(&again(), &first));
-    keys.store().find_gate.add_permits(OPEN);
-    until(async || !Arc::ptr_eq(&again(), &first)).await;
-}
-
-#[tokio::test]
-async fn a_key_that_the_store_has_lost_ends_when_it_is_read_again() {
-    let (full, empty) = (MemoryStore::default(), MemoryStore::default());
-    let (.., key) = seed(&full).await;
-    let settings = CacheSettings { ttl: Duration::ZERO, ..settings() };
-    let keys = CachedKeys::new(Gated::new(full), alone(), &settings);
-    keys.load(key.digest).await.unwrap();
-    keys.store().replace(empty);
-    assert!(keys.cached(&key.digest).is_some());
-    until(async || matches!(keys.load(key.digest).await, Ok(None))).await;
-}
-
-#[tokio::test]
-async fn an_outage_while_a_key_is_read_again_leaves_it_as_it_is() {
-    let store = MemoryStore::default();
-    let (.., key) = seed(&store).await;
-    let settings = CacheSettings { ttl: Duration::ZERO, ..settings() };
-    let keys = CachedKeys::new(Gated::new(store), alone(), &settings);
-    keys.load(key.digest).await.unwrap();
-    keys.store().mood.find_fails.store(true, Ordering::SeqCst);
-    assert!(keys.cached(&key.digest).is_some());
-    wait_for(&keys.store().finds, 2).await;
-    settle().await;
-    assert!(keys.cached(&key.digest).is_some());
-}
-
-/// A cache in front of a store that others write to, which is followed from now on.
-async fn shared() -> (CachedKeys<Gated>, Arc<Coherence>, Key) {
-    let store = MemoryStore::default();
-    let (.., key) = seed(&store).await;
-    let coherence = Arc::new(Coherence::followed(settings().stale_max));
-    let keys = CachedKeys::new(Gated::new(store), Arc::clone(&coherence), &settings());
-    (keys, coherence, key)
-}
-
-#[tokio::test]
-async fn nothing_is_kept_while_the_changes_of_others_go_unheard() {
-    let (keys, coherence, key) = shared().await;
-    for digest in [key.digest, digest(2)] {
-        coherence.confirm(quanta::Instant::now());
-        coherence.let_silence_begin();
-        keys.load(digest).await.unwrap();
-        assert!(keys.cached(&digest).is_none());
-        coherence.confirm(quanta::Instant::now());
-        keys.load(digest).await.unwrap();
-        assert!(keys.cached(&digest).is_some());
-    }
-}
-
-#[tokio::test]
-async fn a_store_that_cannot_be_followed_leaves_known_keys_and_calls_no_key_unknown() {
-    let (keys, coherence, key) = shared().await;
-    coherence.confirm(quanta::Instant::now());
-    keys.load(key.digest).await.unwrap();
-    keys.load(digest(2)).await.unwrap();
-    coherence.let_silence_begin();
-    keys.store().mood.find_fails.store(true, Ordering::SeqCst);
-    assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))));
-    // It may have been made since.
-    assert!(keys.cached(&digest(2)).is_none());
-    assert!(keys.load(digest(2)).await.is_err());
-    // For longer than `stale_max`: then nobody is believed, not even one who answers.
-    coherence.forget_confirmations();
-    keys.store().mood.find_fails.store(false, Ordering::SeqCst);
-    assert!(keys.cached(&key.digest).is_none());
-    assert!(keys.load(digest(2)).await.is_err());
-    assert!(keys.load(key.digest).await.is_err());
-    coherence.confirm(quanta::Instant::now());
-    assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))), "nothing was missed");
-}
-
 /// Readers on several threads never see less than what was acknowledged before they asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_reader_sees_less_than_what_was_acknowledged() {
@@ -572,16 +471,4 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_change_that_fails_in_an_outage_costs_known_keys_nothing() {
-    let (keys, coherence, key) = shared().await;
-    coherence.confirm(quanta::Instant::now());
-    keys.load(key.digest).await.unwrap();
-    keys.store().mood.commit_fails.store(true, Ordering::SeqCst);
-    keys.store().mood.find_fails.store(true, Ordering::SeqCst);
-    // If it was made all the same, the log will say so.
-    keys.commit(update(revoked(&key)), audit("revoke")).await.unwrap_err();
-    assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))));
 }
