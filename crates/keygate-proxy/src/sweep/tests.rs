@@ -280,24 +280,33 @@ async fn a_key_that_has_expired_is_not_looked_up() {
 
 #[tokio::test]
 async fn an_outage_ends_nothing_but_what_was_to_end_anyway() {
-    // Never in touch with its store, as after `stale_max`: the cache vouches for nothing.
-    let sweep = sweep(Coherence::followed(Duration::ZERO), good());
+    let sweep = sweep(Coherence::alone(), good());
     let request = sweep.request(digest(1)).await;
     sweep.answer(expired());
     let expired = sweep.request(digest(2)).await;
     sweep.answer(Find::Outage);
+    sweep.keys.invalidate(Subject::All);
     sweep.once().await;
     is_cut(expired).await;
     settled().await;
     assert!(!request.is_finished());
     // It is asked again, and the answer counts.
-    sweep.answer(good());
-    sweep.once().await;
-    settled().await;
-    assert!(!request.is_finished());
     sweep.answer(revoked());
     sweep.once().await;
     is_cut(request).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_no_longer_followed_ends_nothing() {
+    let began = sweep(Coherence::alone(), good());
+    let request = began.request(digest(1)).await;
+    // The same requests, later: what the store says may have been left behind by others.
+    let later = sweep(Coherence::followed(Duration::ZERO), revoked());
+    let later = Sweep { lines: began.lines, ..later };
+    later.once().await;
+    settled().await;
+    assert!(!request.is_finished());
+    assert_eq!(later.finds(), 0);
 }
 
 #[tokio::test(start_paused = true)]
