@@ -150,6 +150,7 @@ fn read_access(section: &Section<'_, '_>) -> Option<Access> {
         Auth::Key => Some(Access::Key(KeyAccess {
             environment: environment?,
             scopes: RequiredScopes { all: all?, any: any? },
+            cost: 1,
             query_param,
         })),
         Auth::Public => None,

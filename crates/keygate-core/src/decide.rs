@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::KeyKind;
+use crate::limit::policy::Over;
 use crate::problem::Code;
 use crate::record::{KeyRecord, Standing};
 use crate::route::KeyAccess;
@@ -141,12 +142,13 @@ pub enum Denial {
     IpNotAllowed,
     OriginNotAllowed,
     PermissionDenied,
+    OverLimit(Over),
 }
 
 impl Denial {
     /// The published code: what the client is told, and what the metrics count.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub fn code(&self) -> Code {
         match self {
             Self::BadRequest(_) => Code::BadRequest,
             Self::AmbiguousPath(_) => Code::AmbiguousPath,
@@ -170,6 +172,7 @@ impl Denial {
             Self::IpNotAllowed => Code::IpNotAllowed,
             Self::OriginNotAllowed => Code::OriginNotAllowed,
             Self::PermissionDenied => Code::PermissionDenied,
+            Self::OverLimit(over) => over.code(),
         }
     }
 }
@@ -204,6 +207,9 @@ mod tests {
             key_networks: Networks::default(),
             app_networks: Networks::default(),
             origins: Box::default(),
+            tier: None,
+            overrides: None,
+            meter: Default::default(),
             read_at: 0,
         }
     }
@@ -214,6 +220,7 @@ mod tests {
             environment: Environment::Live,
             scopes: RequiredScopes { all, any: vec![] },
             query_param: None,
+            cost: 1,
         }
     }
 

@@ -1,7 +1,28 @@
-//! Limits as values and arithmetic. Counters and clocks live elsewhere.
+//! Limits: what may be used ([`terms`]), what has been used on one machine ([`tally`]) or of what a
+//! fleet's store lets this gateway use ([`leased`]), and the arithmetic of both. Knows no clock: every
+//! moment is an argument.
 
+pub mod calendar;
+pub mod leased;
+pub mod meter;
+pub mod policy;
+pub mod tally;
+pub mod terms;
+
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+
+use crate::time::UnixMillis;
+
+/// One moment on two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Nanoseconds of one monotonic clock, whatever its zero: rates and leases go by it.
+    pub mono_ns: u64,
+    /// Calendar windows go by it.
+    pub unix: UnixMillis,
+}
 
 /// So many per so long, such as `100/s`, `60/minute` or `1000/day`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,8 +31,14 @@ pub struct Rate {
     pub unit: Unit,
 }
 
-/// The span that a rate or quota counts in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, self.unit.as_str())
+    }
+}
+
+/// The span that a rate or quota counts in, from the shortest to the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     Second,
     Minute,
@@ -95,7 +122,8 @@ impl Gcra {
     #[must_use]
     pub fn new(count: u64, period: Duration, burst: u64) -> Self {
         let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
-        let interval_ns = (period_ns / count.max(1)).max(1);
+        // Rounded up: rather a billionth too little than one request too many.
+        let interval_ns = period_ns.div_ceil(count.max(1)).max(1);
         Self { interval_ns, tolerance_ns: interval_ns.saturating_mul(burst.max(1)) }
     }
 
@@ -111,6 +139,25 @@ impl Gcra {
         } else {
             Err(OverLimit { wait: Duration::from_nanos(next - latest) })
         }
+    }
+
+    /// Nanoseconds that one unit of cost takes to come back.
+    #[must_use]
+    pub const fn interval_ns(self) -> u64 {
+        self.interval_ns
+    }
+
+    /// The most units that can be taken at once.
+    #[must_use]
+    pub const fn burst(self) -> u64 {
+        self.tolerance_ns / self.interval_ns
+    }
+
+    /// How many units could be taken at `now_ns`.
+    #[must_use]
+    pub fn available(self, state_ns: u64, now_ns: u64) -> u64 {
+        let taken_ns = state_ns.saturating_sub(now_ns);
+        self.tolerance_ns.saturating_sub(taken_ns) / self.interval_ns
     }
 
     /// How long after `now_ns` a cost of one would succeed; zero means at once. Changes nothing.

@@ -18,6 +18,9 @@ pub enum Code {
     PayloadTooLarge,
     HeadersTooLarge,
     TooManyFailures,
+    ConcurrencyExceeded,
+    RateLimitExceeded,
+    QuotaExceeded,
     KeyStoreUnavailable,
     UpstreamError,
     UpstreamUnavailable,
@@ -27,7 +30,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of its discriminant, so that a table can be indexed by one.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::AmbiguousPath,
         Self::AmbiguousCredentials,
@@ -43,6 +46,9 @@ impl Code {
         Self::PayloadTooLarge,
         Self::HeadersTooLarge,
         Self::TooManyFailures,
+        Self::ConcurrencyExceeded,
+        Self::RateLimitExceeded,
+        Self::QuotaExceeded,
         Self::KeyStoreUnavailable,
         Self::UpstreamError,
         Self::UpstreamUnavailable,
@@ -97,6 +103,13 @@ impl Code {
             Self::TooManyFailures => {
                 ("too_many_failures", 429, "Too many failed attempts from this address")
             }
+            Self::ConcurrencyExceeded => {
+                ("concurrency_exceeded", 429, "Too many requests are running at once")
+            }
+            Self::RateLimitExceeded => {
+                ("rate_limit_exceeded", 429, "Requests come faster than the key may send them")
+            }
+            Self::QuotaExceeded => ("quota_exceeded", 429, "The quota is used up"),
             Self::KeyStoreUnavailable => {
                 ("key_store_unavailable", 503, "The key cannot be checked right now")
             }
@@ -136,6 +149,9 @@ impl Code {
             Self::PayloadTooLarge => "Send a smaller body.",
             Self::HeadersTooLarge => "Send fewer or shorter headers.",
             Self::TooManyFailures => "Wait, then send a valid key.",
+            Self::ConcurrencyExceeded => "Wait until one of your requests has ended.",
+            Self::RateLimitExceeded => "Wait as long as `Retry-After` says, then go slower.",
+            Self::QuotaExceeded => "Wait until the quota starts anew, or have it raised.",
             Self::KeyStoreUnavailable => "Your key was not refused. Try again shortly.",
             Self::UpstreamError => "Try again; if it persists, tell the operator.",
             Self::UpstreamUnavailable => "Try again shortly.",

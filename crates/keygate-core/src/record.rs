@@ -1,10 +1,14 @@
 //! What is known about a key when a request is decided: the key, its app and its account, joined
 //! and boiled down when it is loaded, so that a request neither computes nor allocates.
 
+use std::sync::{Arc, OnceLock};
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::id::{AccountId, AppId, KeyId};
 use crate::key::{Environment, KeyKind};
+use crate::limit::meter::Meter;
+use crate::limit::terms::Overrides;
 use crate::network::Networks;
 use crate::scope::ScopeSet;
 use crate::time::UnixMillis;
@@ -37,6 +41,12 @@ pub struct KeyRecord {
     pub app_networks: Networks,
     /// Serialised origins, lower case (RFC 6454 section 6.2). Empty allows any.
     pub origins: Box<[Box<str>]>,
+    /// The key's tier, or its app's.
+    pub tier: Option<Box<str>>,
+    /// What the key has instead of its tier's limits.
+    pub overrides: Option<Box<Overrides>>,
+    /// The counters of whoever is limited, once they were looked for: they outlive this record.
+    pub meter: OnceLock<Arc<Meter>>,
     /// The number of the newest change that this record is known to reflect.
     pub read_at: u64,
     /// Who is calling, as text, ready to be put into headers.

@@ -50,6 +50,8 @@ pub struct KeyAccess {
     pub scopes: RequiredScopes,
     /// The query parameter that may carry the key, besides the headers.
     pub query_param: Option<Box<str>>,
+    /// How many units of its limits a request costs. At least 1.
+    pub cost: u64,
 }
 
 /// The methods that a route serves.

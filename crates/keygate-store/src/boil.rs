@@ -29,6 +29,9 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
             .into_iter()
             .map(|origin| origin.to_ascii_lowercase().into_boxed_str())
             .collect(),
+        tier: key.tier.or(app.tier).map(String::into_boxed_str),
+        overrides: None,
+        meter: Default::default(),
         read_at,
         identity,
     }

@@ -43,7 +43,7 @@ struct Shared<S> {
     /// Holds the `read_at` of the load that found nothing.
     unknown: Cache<KeyDigest, u64, DigestHasher>,
     coherence: Arc<Coherence>,
-    flights: Arc<Flights<Loaded>>,
+    flights: Arc<Flights<KeyDigest, Loaded>>,
     /// One permit for each look-up that may still begin.
     loads_left: Semaphore,
     counters: Counters,

@@ -14,6 +14,7 @@ pub mod fleet;
 mod flights;
 pub mod keys;
 mod known;
+pub mod limits;
 pub mod observed;
 pub mod records;
 pub mod redis;

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use keygate_core::key::PepperId;
+use keygate_core::limit::terms::{Party, Share};
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 
 /// The layout that this program writes. A store with a higher number is left alone.
@@ -25,6 +26,16 @@ impl Names {
     /// `mark` (that change's).
     pub(super) fn meta(&self) -> Vec<u8> {
         self.name("meta", &[])
+    }
+
+    /// What a party has used of its limits: see [`limits`](super::limits).
+    pub(super) fn limit(&self, party: Party) -> Vec<u8> {
+        let kind = match party.share() {
+            Share::Key => "lk:",
+            Share::App => "la:",
+            Share::Account => "lc:",
+        };
+        self.name(kind, &party.id())
     }
 
     /// What is written only to wait until replicas have it.

@@ -10,6 +10,7 @@ mod fleet;
 mod follow;
 mod import;
 mod layout;
+mod limits;
 mod link;
 mod primary;
 mod reach;
@@ -29,6 +30,7 @@ use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
 
 pub use self::dial::SetupError;
 use self::layout::Names;
+pub use self::limits::Lessor;
 use self::link::Link;
 use self::primary::{Primary, Times};
 use crate::coherence::Coherence;
@@ -89,6 +91,13 @@ impl RedisStore {
     /// Waits until the store was reached, or not for so long.
     pub async fn reached(&self, within: Duration) -> bool {
         tokio::time::timeout(within, self.link.reached()).await.is_ok()
+    }
+
+    /// What lends this gateway its part of the fleet's limits.
+    #[must_use]
+    pub fn lessor(&self, unix: fn() -> UnixMillis) -> Lessor {
+        let (primary, names) = (Arc::clone(&self.primary), self.names.clone());
+        Lessor { primary, names, gateway: self.gateway.id.as_str().into(), unix }
     }
 
     /// What is heard of the changes of others.

@@ -254,6 +254,11 @@ impl Primary {
         *self.connections.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Whether a call would fail at once.
+    pub(super) fn is_away(&self) -> bool {
+        self.connections().is_err()
+    }
+
     /// How long a list may take.
     pub(super) fn list_timeout(&self) -> Duration {
         self.times.write

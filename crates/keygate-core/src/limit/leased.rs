@@ -1,0 +1,360 @@
+//! A gateway's part of limits that a fleet shares: it spends units that the store has let it use, and
+//! asks for more before they run out. Knows neither store nor network: it says what to ask
+//! ([`Ask`]), and is told the answer ([`Answer`]).
+//!
+//! The store takes a unit out of the fleet's limit before anybody may spend it, so no sum over the
+//! gateways is ever above the limit; what is not spent goes back.
+
+mod ask;
+mod away;
+mod demand;
+
+use std::time::Duration;
+
+pub use self::ask::{
+    Answer, Ask, Need, QuotaAnswer, QuotaAsk, RateAnswer, RateAsk, SlotsAnswer, SlotsAsk, Tick,
+};
+use self::away::Away;
+use self::demand::Demand;
+use super::policy::{Few, Over, Policy, RetryAfter, Use, add};
+use super::tally::{Charged, SLOT_RETRY_AFTER, quota_use, rate_use, slots_use};
+use super::terms::{Limits, Terms};
+use super::{Moment, Unit};
+use crate::time::UnixMillis;
+
+/// Demand of so long is asked for ahead.
+const AHEAD: Duration = Duration::from_millis(500);
+/// What is held this long without a use goes back.
+const IDLE_MAX_NS: u64 = 300_000_000;
+/// A limit of fewer units a gateway than this is not lent in advance: each request asks.
+const LENT_UNITS_MIN: u64 = 10;
+/// While the store has too little for all, a gateway asks again when about so many units have come
+/// back for it, and within these bounds.
+const PACE_UNITS: u64 = 25;
+const PACE_MIN_NS: u64 = 10_000_000;
+const PACE_MAX_NS: u64 = 250_000_000;
+/// A quota that is used up, and slots that are all taken, are asked about again after so long: an
+/// operator may have reset it, another gateway may have given some back.
+const EMPTY_QUOTA_NS: u64 = 1_000_000_000;
+const EMPTY_SLOTS_NS: u64 = 100_000_000;
+const OUTRUN_RETRY_AFTER: Duration = Duration::from_millis(10);
+/// Slots that nobody needed for so many ticks go back.
+const UNUSED_TICKS_MAX: u32 = 5;
+
+/// What one party may still use here.
+#[derive(Debug, Default)]
+pub struct Leased {
+    /// As they were when last asked for.
+    terms: Limits,
+    rate: RatePurse,
+    quotas: Vec<QuotaPurse>,
+    slots: Slots,
+    demand: Demand,
+    /// Until when units of the rate and slots may be used: the store then lends them to others.
+    lease_ends_ns: u64,
+    asked_ns: u64,
+    used_ns: u64,
+    /// Whether the store has heard of this party from us.
+    is_known: bool,
+    /// Counts what was given back, or used in the store's absence, and how far the store knows it.
+    owed: u64,
+    told: u64,
+    away: Option<Box<Away>>,
+}
+
+#[derive(Debug, Default)]
+struct RatePurse {
+    units: u64,
+    /// What the store had left, in thousandths of a unit, and when.
+    level_milli: u64,
+    level_at_ns: u64,
+    /// Used while the store was away.
+    debt: u64,
+    empty_until_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct QuotaPurse {
+    unit: Unit,
+    /// The window by the store's clock, and its end by ours.
+    ends_at: UnixMillis,
+    ends_ns: u64,
+    units: u64,
+    /// All that the store lent, or we used in its absence, in this window; less what went back.
+    granted: u64,
+    /// What the store had left.
+    remaining: Option<u64>,
+    empty_until_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    held: u64,
+    running: u64,
+    /// The most that were running since ticks began to find some unused.
+    peak: u64,
+    unused_ticks: u32,
+    /// What the store had left.
+    free: u64,
+    empty_until_ns: u64,
+}
+
+/// What came of a request for units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Charged.
+    Done {
+        charged: Charged,
+        /// It is time to ask for more, beside the request.
+        is_low: bool,
+    },
+    Over(Over),
+    /// The store has to be asked first.
+    Ask,
+}
+
+impl Leased {
+    /// Notes that a request has come. To be called once for each, before [`take`](Self::take).
+    pub fn demanded(&mut self, cost: u64, now: Moment) {
+        self.demand.add(cost, now.mono_ns);
+        self.used_ns = now.mono_ns;
+    }
+
+    /// Charges a request to all policies from what is held here, or to none.
+    pub fn take(&mut self, terms: &Terms<'_>, cost: u64, now: Moment, fleet: Fleet) -> Take {
+        let now_ns = now.mono_ns;
+        self.agree_on(terms);
+        self.expire(now_ns);
+        if let Some(over) = never(terms, cost) {
+            return Take::Over(over);
+        }
+        let mut lacks = false;
+        let mut over = None;
+        if terms.concurrency.is_some() && self.slots.held <= self.slots.running {
+            lacks = true;
+            if now_ns < self.slots.empty_until_ns {
+                over = add(over, Policy::Concurrency, RetryAfter::In(SLOT_RETRY_AFTER));
+            }
+        }
+        if let Some(limit) = terms.rate
+            && self.rate.units < cost
+        {
+            lacks = true;
+            if now_ns < self.rate.empty_until_ns {
+                let interval = limit.gcra().interval_ns();
+                let wait = self.rate.wait_ns(cost, interval, now_ns);
+                over = add(over, Policy::Rate, RetryAfter::In(Duration::from_nanos(wait)));
+            }
+        }
+        for quota in terms.quotas {
+            let purse = self.quotas.iter().find(|purse| purse.unit == quota.unit);
+            if purse.is_some_and(|purse| purse.units >= cost) {
+                continue;
+            }
+            lacks = true;
+            if let Some(purse) = purse.filter(|purse| now_ns < purse.empty_until_ns) {
+                let wait = Duration::from_nanos(purse.ends_ns.saturating_sub(now_ns));
+                over = add(over, Policy::Quota(quota.unit), RetryAfter::In(wait));
+            }
+        }
+        match over {
+            Some(over) => Take::Over(over),
+            None if lacks => Take::Ask,
+            None => {
+                let charged = self.spend(terms, cost, now);
+                Take::Done { charged, is_low: self.is_low(now_ns, fleet) }
+            }
+        }
+    }
+
+    fn spend(&mut self, terms: &Terms<'_>, cost: u64, now: Moment) -> Charged {
+        if terms.rate.is_some() {
+            self.rate.units -= cost;
+        }
+        for purse in &mut self.quotas {
+            if terms.quota(purse.unit).is_some() {
+                purse.units = purse.units.saturating_sub(cost);
+            }
+        }
+        self.slots.begin();
+        Charged { cost, at: now, back_at_ns: u64::MAX }
+    }
+
+    /// Takes a charge back: the request reached nobody. Its slot stays until [`end`](Self::end).
+    pub fn refund(&mut self, charged: &Charged, now: Moment) {
+        // Units that the store believes here: those it was told of as used have come back by
+        // themselves, and may be somebody else's by now.
+        if charged.at.mono_ns >= self.asked_ns && now.mono_ns < self.lease_ends_ns {
+            self.rate.units += charged.cost;
+        }
+        for purse in &mut self.quotas {
+            let length = purse.unit.duration().as_millis();
+            let begins = purse.ends_at.0.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+            if now.mono_ns < purse.ends_ns && charged.at.unix.0 >= begins {
+                purse.units += charged.cost;
+            }
+        }
+    }
+
+    /// A request that was charged is over: its slot is free.
+    pub fn end(&mut self) {
+        self.slots.running = self.slots.running.saturating_sub(1);
+    }
+
+    #[must_use]
+    pub const fn running(&self) -> u64 {
+        self.slots.running
+    }
+
+    /// What a request is told that was outrun by others each time it asked.
+    #[must_use]
+    pub fn outrun(terms: &Terms<'_>) -> Over {
+        let quota = || terms.quotas.first().map(|quota| Policy::Quota(quota.unit));
+        let policy = terms.rate.map(|_| Policy::Rate).or_else(quota);
+        Over::one(policy.unwrap_or(Policy::Concurrency), RetryAfter::In(OUTRUN_RETRY_AFTER))
+    }
+
+    /// What was refused may be asked for again at once: an operator has reset the limits.
+    pub fn forget_refusals(&mut self) {
+        self.rate.empty_until_ns = 0;
+        self.slots.empty_until_ns = 0;
+        for purse in &mut self.quotas {
+            purse.empty_until_ns = 0;
+        }
+    }
+
+    /// Notes other limits than before: what was refused under the old ones may pass now.
+    fn agree_on(&mut self, terms: &Terms<'_>) {
+        let Limits { rate, quotas, concurrency, share: _ } = &self.terms;
+        let is_same = rate.as_ref() == terms.rate
+            && **quotas == *terms.quotas
+            && *concurrency == terms.concurrency;
+        if is_same {
+            return;
+        }
+        self.terms = Limits {
+            rate: terms.rate.copied(),
+            quotas: terms.quotas.into(),
+            concurrency: terms.concurrency,
+            share: terms.share,
+        };
+        self.away = None;
+        self.forget_refusals();
+    }
+
+    /// Lets go of what may not be used any more.
+    fn expire(&mut self, now_ns: u64) {
+        if now_ns >= self.lease_ends_ns {
+            self.rate.units = 0;
+            // What runs goes on.
+            self.slots.held = self.slots.running;
+        }
+        for purse in &mut self.quotas {
+            if now_ns >= purse.ends_ns {
+                *purse = QuotaPurse::new(purse.unit, UnixMillis(0), 0);
+            }
+        }
+    }
+
+    /// Whether this party holds nothing, owes nothing, and so can be forgotten.
+    #[must_use]
+    pub fn is_idle(&self, now: Moment) -> bool {
+        let rests = now.mono_ns >= self.used_ns.saturating_add(IDLE_MAX_NS);
+        rests && self.owed == self.told && self.slots.running == 0 && !self.holds_units(now.mono_ns)
+    }
+
+    fn holds_units(&self, now_ns: u64) -> bool {
+        let is_lent = now_ns < self.lease_ends_ns;
+        is_lent && (self.rate.units > 0 || self.slots.held > 0)
+            || self.quotas.iter().any(|purse| purse.units > 0 && now_ns < purse.ends_ns)
+    }
+
+    /// How much of each policy is used, as far as this gateway knows.
+    #[must_use]
+    pub fn uses(&self, terms: &Terms<'_>, now: Moment) -> Few<Use> {
+        let mut uses = Few::default();
+        if let Some(most) = terms.concurrency {
+            let unheld = self.slots.held.saturating_sub(self.slots.running);
+            uses.push(slots_use(most, most.saturating_sub(self.slots.free + unheld)));
+        }
+        if let Some(limit) = terms.rate {
+            let interval = limit.gcra().interval_ns();
+            let level = self.rate.level_milli(interval, now.mono_ns) / 1_000;
+            uses.push(rate_use(limit, self.rate.units.saturating_add(level)));
+        }
+        for quota in terms.quotas {
+            let purse = self.quotas.iter().find(|purse| purse.unit == quota.unit);
+            let purse = purse.filter(|purse| now.mono_ns < purse.ends_ns);
+            let left = purse.map_or(quota.count, |purse| purse.left(quota.count));
+            uses.push(quota_use(*quota, quota.count.saturating_sub(left), now.unix));
+        }
+        uses
+    }
+}
+
+/// A request that costs more than a whole limit.
+fn never(terms: &Terms<'_>, cost: u64) -> Option<Over> {
+    let mut over = None;
+    if terms.rate.is_some_and(|limit| cost > limit.burst()) {
+        over = add(over, Policy::Rate, RetryAfter::Never);
+    }
+    for quota in terms.quotas {
+        if cost > quota.count {
+            over = add(over, Policy::Quota(quota.unit), RetryAfter::Never);
+        }
+    }
+    over
+}
+
+/// What a gateway knows of its fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// Gateways that live, this one included. At least 1.
+    pub gateways: u64,
+    /// How long lent units may be used.
+    pub lease: Duration,
+}
+
+impl Fleet {
+    fn is_small(self, units: u64) -> bool {
+        self.gateways > 1 && units < LENT_UNITS_MIN.saturating_mul(self.gateways)
+    }
+}
+
+impl RatePurse {
+    /// What the store has by now, if nobody took any.
+    fn level_milli(&self, interval_ns: u64, now_ns: u64) -> u64 {
+        let passed = u128::from(now_ns.saturating_sub(self.level_at_ns)) * 1_000;
+        let back = u64::try_from(passed / u128::from(interval_ns.max(1))).unwrap_or(u64::MAX);
+        self.level_milli.saturating_add(back)
+    }
+
+    /// How long until the store may have `cost` units, and may be asked.
+    fn wait_ns(&self, cost: u64, interval_ns: u64, now_ns: u64) -> u64 {
+        let lacking =
+            cost.saturating_mul(1_000).saturating_sub(self.level_milli(interval_ns, now_ns));
+        let refill = u128::from(lacking) * u128::from(interval_ns) / 1_000;
+        let refill = u64::try_from(refill).unwrap_or(u64::MAX);
+        refill.max(self.empty_until_ns.saturating_sub(now_ns))
+    }
+}
+
+impl QuotaPurse {
+    const fn new(unit: Unit, ends_at: UnixMillis, ends_ns: u64) -> Self {
+        Self { unit, ends_at, ends_ns, units: 0, granted: 0, remaining: None, empty_until_ns: 0 }
+    }
+
+    fn left(&self, limit: u64) -> u64 {
+        self.remaining.unwrap_or(limit).saturating_add(self.units)
+    }
+}
+
+impl Slots {
+    fn begin(&mut self) {
+        self.running += 1;
+        self.peak = self.peak.max(self.running);
+    }
+}
+
+#[cfg(test)]
+mod tests;

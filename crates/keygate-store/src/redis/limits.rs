@@ -1,0 +1,232 @@
+//! Lends parts of a fleet's limits: one script, one value for each party. See `limits.lua` for what
+//! is kept and how it is shared out.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use keygate_core::UnixMillis;
+use keygate_core::limit::Unit;
+use keygate_core::limit::calendar::window_end;
+use keygate_core::limit::leased::{Answer, Ask, Need, QuotaAnswer, RateAnswer, SlotsAnswer};
+use keygate_core::limit::terms::Party;
+use redis::{Script, Value};
+use serde::Serialize;
+
+use super::fleet;
+use super::layout::Names;
+use super::primary::{Primary, unavailable};
+use super::reply::{self, Malformed, unreadable};
+use super::script::Call;
+use crate::keys::StoreError;
+
+static LIMITS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limits.lua")));
+
+/// A gateway that has not reported for so long has no part in the limits.
+const ALIVE_MAX: Duration = Duration::from_secs(5);
+
+/// What lends this gateway its part of the fleet's limits.
+#[derive(Clone)]
+pub struct Lessor {
+    pub(super) primary: Arc<Primary>,
+    pub(super) names: Names,
+    pub(super) gateway: Arc<str>,
+    pub(super) unix: fn() -> UnixMillis,
+}
+
+impl Lessor {
+    /// Whether a question would fail at once.
+    pub(crate) fn is_away(&self) -> bool {
+        self.primary.is_away()
+    }
+
+    /// Asks for units, and tells what is held here.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: what was asked for may have been lent or not.
+    pub(crate) async fn ask(&self, party: Party, ask: &Ask) -> Result<Answer, StoreError> {
+        self.call(party, ask, Deed::Lend).await
+    }
+
+    /// How much is left. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(crate) async fn look(&self, party: Party, ask: &Ask) -> Result<Answer, StoreError> {
+        self.call(party, ask, Deed::Look).await
+    }
+
+    /// Forgets what was used.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(crate) async fn reset(&self, party: Party, ask: &Ask) -> Result<(), StoreError> {
+        self.call(party, ask, Deed::Reset).await.map(drop)
+    }
+
+    /// How many gateways live.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(crate) async fn gateways(&self) -> Result<u64, StoreError> {
+        let fleet = fleet::fleet(&self.primary, &self.names).await?;
+        let alive_max = u64::try_from(ALIVE_MAX.as_millis()).unwrap_or(u64::MAX);
+        let is_alive = |seen_at: UnixMillis| seen_at.0.saturating_add(alive_max) > fleet.now.0;
+        Ok(fleet.members.iter().filter(|member| is_alive(member.seen_at)).count() as u64)
+    }
+
+    async fn call(&self, party: Party, ask: &Ask, deed: Deed) -> Result<Answer, StoreError> {
+        let now = (self.unix)();
+        let form = Form::new(ask, &self.gateway, deed, now);
+        let json = serde_json::to_string(&form).map_err(unavailable)?;
+        let call = Call::new(&LIMITS, &self.names.limit(party), 1, json.len() + 16).arg(json);
+        let answer = self.primary.find(async |connection| call.run(connection).await).await?;
+        read(ask, answer)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Deed {
+    Lend,
+    Look,
+    Reset,
+}
+
+/// A question as the script reads it. Times in milliseconds, but for a rate's period.
+#[derive(Serialize)]
+struct Form<'a> {
+    deed: Deed,
+    gateway: &'a str,
+    number: u64,
+    is_known: bool,
+    lease: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<RateForm>,
+    quotas: Vec<QuotaForm>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<SlotsForm>,
+}
+
+#[derive(Serialize)]
+struct RateForm {
+    count: u64,
+    /// In microseconds.
+    period: u64,
+    burst: u64,
+    held: u64,
+    debt: u64,
+    need: u64,
+    want: u64,
+}
+
+#[derive(Serialize)]
+struct QuotaForm {
+    unit: &'static str,
+    limit: u64,
+    /// Window ends to choose from, the first that lies ahead; for those that the server cannot
+    /// work out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ends: Vec<u64>,
+    /// The windows' length, of the others.
+    length: u64,
+    ends_at: u64,
+    granted: u64,
+    need: u64,
+    want: u64,
+}
+
+#[derive(Serialize)]
+struct SlotsForm {
+    limit: u64,
+    held: u64,
+    need: u64,
+    want: u64,
+}
+
+impl<'a> Form<'a> {
+    fn new(ask: &Ask, gateway: &'a str, deed: Deed, now: UnixMillis) -> Self {
+        let rate = ask.rate.map(|rate| {
+            let Need { units: need, wanted: want } = rate.need;
+            let period = rate.limit.rate().unit.duration().as_micros();
+            RateForm {
+                count: rate.limit.rate().count,
+                period: u64::try_from(period).unwrap_or(u64::MAX),
+                burst: rate.limit.burst(),
+                held: rate.held,
+                debt: rate.debt,
+                need,
+                want,
+            }
+        });
+        let quotas = ask.quotas.iter().map(|quota| {
+            let Need { units: need, wanted: want } = quota.need;
+            let unit = quota.quota.unit;
+            QuotaForm {
+                unit: unit.as_str(),
+                limit: quota.quota.count,
+                ends: if unit == Unit::Month { months(now) } else { Vec::new() },
+                length: u64::try_from(unit.duration().as_millis()).unwrap_or(u64::MAX),
+                ends_at: quota.ends_at.0,
+                granted: quota.granted,
+                need,
+                want,
+            }
+        });
+        let slots = ask.slots.map(|slots| {
+            let Need { units: need, wanted: want } = slots.need;
+            SlotsForm { limit: slots.most, held: slots.held, need, want }
+        });
+        Self {
+            deed,
+            gateway,
+            number: ask.number,
+            is_known: ask.is_known,
+            lease: u64::try_from(ask.lease.as_millis()).unwrap_or(u64::MAX),
+            rate,
+            quotas: quotas.collect(),
+            slots,
+        }
+    }
+}
+
+/// The ends of the months around now: the server's clock may be in another one than ours.
+fn months(now: UnixMillis) -> Vec<u64> {
+    const DAY_MS: u64 = 86_400_000;
+    let before = window_end(Unit::Month, UnixMillis(now.0.saturating_sub(20 * DAY_MS)));
+    let mut ends = vec![before];
+    for _ in 0..3 {
+        ends.extend(ends.last().map(|last| window_end(Unit::Month, *last)));
+    }
+    ends.into_iter().map(|end| end.0).collect()
+}
+
+/// The answer: the time, then for each policy that was asked for its numbers.
+fn read(ask: &Ask, answer: Value) -> Result<Answer, StoreError> {
+    let numbers = reply::items(answer)?;
+    let numbers: Result<Vec<u64>, _> = numbers.into_iter().map(whole).collect();
+    let mut numbers = numbers?.into_iter();
+    let mut next = || numbers.next().ok_or_else(|| unreadable(Malformed));
+    let now = UnixMillis(next()?);
+    let mut answer = Answer { now, rate: None, quotas: Vec::new(), slots: None };
+    if ask.rate.is_some() {
+        answer.rate = Some(RateAnswer { granted: next()?, level_milli: next()? });
+    }
+    for _ in &ask.quotas {
+        let ends_at = UnixMillis(next()?);
+        answer.quotas.push(QuotaAnswer { ends_at, granted: next()?, remaining: next()? });
+    }
+    if ask.slots.is_some() {
+        answer.slots = Some(SlotsAnswer { granted: next()?, free: next()? });
+    }
+    Ok(answer)
+}
+
+fn whole(value: Value) -> Result<u64, StoreError> {
+    match value {
+        Value::Int(number) => u64::try_from(number).map_err(unreadable),
+        other => {
+            drop(other);
+            Err(unreadable(Malformed))
+        }
+    }
+}
