@@ -242,6 +242,12 @@ impl Limiter {
         }
     }
 
+    /// Gateways that share the limits, this one included, as far as is known.
+    #[must_use]
+    pub fn gateways(&self) -> u64 {
+        self.0.fleet().gateways
+    }
+
     /// Requests that hold a slot of a limited concurrency.
     #[must_use]
     pub fn running(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The store against a real server: the contract, and what only a shared store has to keep.
 
 mod damage;
+mod leases;
 mod limits;
 mod server;
 mod shared;
