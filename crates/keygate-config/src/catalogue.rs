@@ -8,13 +8,14 @@ use ipnet::IpNet;
 use keygate_core::Scope;
 use keygate_core::key::{Brand, Environment};
 use keygate_core::limit::Rate;
+use keygate_core::limit::terms::Share;
 use keygate_core::route::PathPattern;
 
 use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::settings::{LogLevel, Target};
 use crate::value::Bytes;
-use crate::word::{Auth, Host, KeySource, Method, Name, QueryParam, UpstreamName};
+use crate::word::{Auth, Host, KeySource, Method, Name, QueryParam, Quota, UpstreamName};
 
 pub(crate) mod store;
 
@@ -40,6 +41,7 @@ pub(crate) const TABLES: &[&Table] = &[
     &store::TABLE,
     &cache::TABLE,
     &log::TABLE,
+    &limits::TABLE,
     &tier::TABLE,
     &upstream::TABLE,
     &route::TABLE,
@@ -49,7 +51,18 @@ pub(crate) static ROOT: Table = Table {
     header: "gateway.toml",
     meaning: "The whole file.",
     settings: &[],
-    tables: &["server", "admin", "keys", "store", "cache", "log", "tiers", "upstreams", "routes"],
+    tables: &[
+        "server",
+        "admin",
+        "keys",
+        "store",
+        "cache",
+        "log",
+        "limits",
+        "tiers",
+        "upstreams",
+        "routes",
+    ],
 };
 
 pub(crate) mod server {
@@ -254,6 +267,34 @@ pub(crate) mod log {
     };
 }
 
+pub(crate) mod limits {
+    use super::*;
+
+    pub(crate) const HEADERS: Setting<bool> = Setting::new(
+        "headers",
+        Default("true"),
+        "whether answers have `RateLimit-Policy` and `RateLimit`",
+    );
+    pub(crate) const X_HEADERS: Setting<bool> = Setting::new(
+        "x_headers",
+        Default("false"),
+        "whether they have `X-RateLimit-Limit`, `-Remaining` and `-Reset`",
+    );
+    pub(crate) const LEASE: Setting<Duration> = Setting::new(
+        "lease",
+        Default("\"2s\""),
+        "how long a gateway may use the part of a limit that Redis has lent it",
+    )
+    .within(500, MINUTE_MS);
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[limits]",
+        meaning: "How clients hear of their limits, and how a fleet counts. The limits are in tiers.",
+        settings: &[&HEADERS, &X_HEADERS, &LEASE],
+        tables: &[],
+    };
+}
+
 pub(crate) mod tier {
     use super::*;
 
@@ -265,17 +306,22 @@ pub(crate) mod tier {
         "the whole bucket; needs `rate`",
     )
     .within(1, 1_000_000_000);
-    pub(crate) const QUOTAS: Setting<Vec<Rate>> =
+    pub(crate) const QUOTAS: Setting<Vec<Quota>> =
         Setting::new("quotas", Default("[]"), "calendar windows in UTC, each unit once")
             .within(0, 5);
     pub(crate) const CONCURRENCY: Setting<u64> =
         Setting::new("concurrency", Optional("none"), "the most requests at one time")
             .within(1, 1_000_000);
+    pub(crate) const SHARE: Setting<Share> = Setting::new(
+        "share",
+        Default("\"key\""),
+        "who is counted together: one key, or all keys of one app or account",
+    );
 
     pub(crate) static TABLE: Table = Table {
         header: "[tiers.NAME]",
-        meaning: "A named set of limits. **Checked but not enforced in this version.**",
-        settings: &[&RATE, &BURST, &QUOTAS, &CONCURRENCY],
+        meaning: "A named set of limits. `NAME` is 1 to 64 of `a-z 0-9 . _ -`; at most 1000.",
+        settings: &[&RATE, &BURST, &QUOTAS, &CONCURRENCY, &SHARE],
         tables: &[],
     };
 }
@@ -347,6 +393,9 @@ pub(crate) mod route {
         Optional("none"),
         "the query parameter that may carry the key, besides the headers",
     );
+    pub(crate) const COST: Setting<u64> =
+        Setting::new("cost", Default("1"), "how much of its limits a request takes")
+            .within(1, 1_000_000);
     pub(crate) const END_WHEN_REVOKED: Setting<bool> = Setting::new(
         "end_when_revoked",
         Default("true"),
@@ -371,6 +420,7 @@ pub(crate) mod route {
             &SCOPES,
             &ANY_SCOPES,
             &QUERY_PARAM,
+            &COST,
             &END_WHEN_REVOKED,
         ],
         tables: &[],

@@ -20,6 +20,7 @@ mod store;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod value;
 mod word;
 
@@ -32,8 +33,9 @@ use toml::de::DeTable;
 use crate::reader::{Findings, Reader, Section};
 pub use report::{Colours, Problem, Report};
 pub use settings::{
-    Admin, Cache, Config, EmbeddedStore, FailedAuth, Keys, Log, LogLevel, RedisClientCertificate,
-    RedisLogin, RedisMode, RedisStore, RedisTls, Server, Store, Target, Tier, Upstream,
+    Admin, Cache, Config, EmbeddedStore, FailedAuth, Keys, LimitSettings, Log, LogLevel,
+    RedisClientCertificate, RedisLogin, RedisMode, RedisStore, RedisTls, Server, Store, Target,
+    Tier, Upstream,
 };
 
 /// The longest configuration, in bytes: ten thousand routes with comments fit.
@@ -139,7 +141,8 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
         machine::warn_of_short_stale_max(&root, cache, store);
     }
     let log = machine::read_log(&root);
-    let tiers = services::read_tiers(&root);
+    let limits = tiers::read_limits(&root);
+    let tiers = tiers::read_tiers(&root);
     let upstreams = services::Upstreams::read(&root);
     let routes = routes::read_routes(reader, &root, &upstreams);
     Some(Config {
@@ -149,6 +152,7 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
         store: store?,
         cache: cache?,
         log: log?,
+        limits: limits?,
         tiers: tiers?,
         upstreams: upstreams.list?,
         routes: routes?,

@@ -131,7 +131,9 @@ fn read_upstream(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option
 fn read_access(section: &Section<'_, '_>) -> Option<Access> {
     let auth = section.get(&route::AUTH);
     if auth == Some(Auth::Public) {
-        for key in ["environment", "scopes", "any_scopes", "query_param", "end_when_revoked"] {
+        for key in
+            ["environment", "scopes", "any_scopes", "query_param", "cost", "end_when_revoked"]
+        {
             let help = "remove it, or write `auth = \"key\"`";
             section.refuse_key(key, "means nothing on a public route", help);
         }
@@ -141,6 +143,7 @@ fn read_access(section: &Section<'_, '_>) -> Option<Access> {
     let all = section.get(&route::SCOPES);
     let any = section.get(&route::ANY_SCOPES);
     let query_param = section.get(&route::QUERY_PARAM).map(|QueryParam(name)| name);
+    let cost = section.get(&route::COST);
     for (key, scopes) in [("scopes", &all), ("any_scopes", &any)] {
         if let Some(scopes) = scopes {
             section.refuse_repeats(key, scopes);
@@ -150,7 +153,7 @@ fn read_access(section: &Section<'_, '_>) -> Option<Access> {
         Auth::Key => Some(Access::Key(KeyAccess {
             environment: environment?,
             scopes: RequiredScopes { all: all?, any: any? },
-            cost: 1,
+            cost: cost?,
             query_param,
         })),
         Auth::Public => None,

@@ -1,41 +1,10 @@
-//! Reads the tables about the services behind the gateway: tiers and upstreams.
+//! Reads the upstreams: the services behind the gateway.
 
 use std::ops::Range;
 
-use keygate_core::limit::Rate;
-
-use crate::catalogue::{TIERS_MAX, UPSTREAMS_MAX, tier, upstream};
+use crate::catalogue::{UPSTREAMS_MAX, upstream};
 use crate::reader::{Reader, Section};
-use crate::settings::{Tier, Upstream};
-
-pub(crate) fn read_tiers(root: &Section<'_, '_>) -> Option<Vec<Tier>> {
-    let children = root.named_children("tiers", &tier::TABLE, TIERS_MAX);
-    // Every one is read, also after a wrong one.
-    let tiers: Vec<Option<Tier>> =
-        children.iter().map(|child| read_tier(child.name, child.section.as_ref()?)).collect();
-    tiers.into_iter().collect()
-}
-
-fn read_tier(name: &str, section: &Section<'_, '_>) -> Option<Tier> {
-    let rate = section.get(&tier::RATE);
-    let burst = section.get(&tier::BURST);
-    let quotas = section.get(&tier::QUOTAS);
-    let concurrency = section.get(&tier::CONCURRENCY);
-    if let (Some(span), None) = (section.span_of_key("burst"), section.item("rate")) {
-        let help = "write a `rate` too, such as `rate = \"100/s\"`";
-        section.reader.error(span, "`burst` means nothing without `rate`", Some(help.to_owned()));
-    }
-    if let Some(quotas) = &quotas {
-        let units: Vec<_> = quotas.iter().map(|Rate { unit, .. }| *unit).collect();
-        section.refuse_repeats("quotas", &units);
-    }
-    section.reader.warning(
-        section.span.clone(),
-        format!("the limits of tier `{name}` are not enforced"),
-        "this version of keygate only checks that limits are well written",
-    );
-    Some(Tier { name: name.into(), rate, burst, quotas: quotas?, concurrency })
-}
+use crate::settings::Upstream;
 
 /// The upstreams of a file: the settings if all are right, and every name in any case.
 pub(crate) struct Upstreams<'r> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keygate_core::credential::CredentialRules;
 use keygate_core::limit::Rate;
+use keygate_core::limit::terms::Limits;
 use keygate_core::network::Networks;
 use keygate_core::route::RouteTable;
 
@@ -21,12 +22,23 @@ pub struct Config {
     pub store: Store,
     pub cache: Cache,
     pub log: Log,
+    pub limits: LimitSettings,
+    /// In the order of their names.
     pub tiers: Vec<Tier>,
     /// A route names its upstream by the place in this list.
     pub upstreams: Vec<Upstream>,
     pub routes: RouteTable,
     /// What is legal and probably not meant; to be shown to the operator.
     pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// The limits of the tier of this name, if there is such a tier.
+    #[must_use]
+    pub fn tier(&self, name: &str) -> Option<&Limits> {
+        let at = self.tiers.binary_search_by(|tier| (*tier.name).cmp(name)).ok()?;
+        self.tiers.get(at).map(|tier| &tier.limits)
+    }
 }
 
 /// `[server]`: the listeners that clients talk to, and the bounds on what they may send.
@@ -181,15 +193,22 @@ pub enum LogLevel {
     Trace,
 }
 
+/// `[limits]`: what holds for the limits of all tiers.
+#[derive(Debug)]
+pub struct LimitSettings {
+    /// Whether answers tell of limits in `RateLimit-Policy` and `RateLimit`.
+    pub headers: bool,
+    /// Whether they do in `X-RateLimit-Limit`, `-Remaining` and `-Reset` too.
+    pub x_headers: bool,
+    /// How long a gateway may use what a fleet's store has lent it.
+    pub lease: Duration,
+}
+
 /// `[tiers.NAME]`: a named set of limits.
 #[derive(Debug)]
 pub struct Tier {
     pub name: Box<str>,
-    pub rate: Option<Rate>,
-    /// The whole bucket; one second's worth of `rate`, at least 1, if absent.
-    pub burst: Option<u64>,
-    pub quotas: Vec<Rate>,
-    pub concurrency: Option<u64>,
+    pub limits: Limits,
 }
 
 /// `[upstreams.NAME]`: a service behind the gateway.

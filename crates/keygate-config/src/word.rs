@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use keygate_core::key::{Brand, Environment};
 use keygate_core::limit::Rate;
+use keygate_core::limit::terms::Share;
 use keygate_core::path::canonical_host;
 use keygate_core::route::PathPattern;
 use keygate_core::{Scope, credential};
@@ -22,6 +23,8 @@ const KEY_PREFIX_LENGTH_MAX: usize = 32;
 const REDIS_NAME_LENGTH_MAX: usize = 128;
 /// Above this a nanosecond clock cannot tell two requests apart.
 const RATE_COUNT_MAX: u64 = 1_000_000_000;
+/// Sums of so many stay exact in the numbers that Redis's scripts reckon in.
+const QUOTA_COUNT_MAX: u64 = 1_000_000_000_000;
 
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
@@ -339,6 +342,38 @@ impl FromText for Rate {
             return Err(Wrong::new(format!("a rate counts at most {RATE_COUNT_MAX}")));
         }
         Ok(rate)
+    }
+}
+
+/// So much in each window of the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quota(pub(crate) Rate);
+
+impl FromText for Quota {
+    const TYPE: &'static str = "quota";
+    const RULE: &'static str = "`1` to `1000000000000` per `s`, `m`, `h`, `d` or `month`";
+    const UNIT: Option<&'static str> = Some("/day");
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let quota: Rate = text.parse().map_err(|_| {
+            let units = "second, minute, hour, day or month";
+            Wrong::new("not a quota").help(format!(
+                "write it as `1000/day`: a whole number above 0, then `/` and {units}"
+            ))
+        })?;
+        if quota.count > QUOTA_COUNT_MAX {
+            return Err(Wrong::new(format!("a quota counts at most {QUOTA_COUNT_MAX}")));
+        }
+        Ok(Self(quota))
+    }
+}
+
+impl FromText for Share {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`key`, `app`, `account`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        choose(text, &[("key", Self::Key), ("app", Self::App), ("account", Self::Account)])
     }
 }
 
