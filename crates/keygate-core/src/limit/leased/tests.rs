@@ -1,1 +1,296 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::limit::terms::RateLimit;
+
+const LEASE: Duration = Duration::from_secs(2);
+const ALONE: Fleet = Fleet { gateways: 1, lease: LEASE };
+const THREE: Fleet = Fleet { gateways: 3, lease: LEASE };
+
+fn at(ms: u64) -> Moment {
+    Moment { mono_ns: ms * 1_000_000, unix: UnixMillis(1_800_000_000_000 + ms) }
+}
+
+fn limits(rate: Option<(&str, u64)>, quotas: &[&str], concurrency: Option<u64>) -> Limits {
+    Limits {
+        rate: rate.map(|(rate, burst)| RateLimit::new(rate.parse().unwrap(), Some(burst))),
+        quotas: quotas.iter().map(|quota| quota.parse().unwrap()).collect(),
+        concurrency,
+        ..Limits::default()
+    }
+}
+
+fn terms(limits: &Limits) -> Terms<'_> {
+    Terms::of(Some(limits), None).unwrap()
+}
+
+/// Lends what is wanted of a rate.
+fn lend(leased: &mut Leased, ask: &Ask, granted: u64, level: u64, now: Moment) {
+    let rate = ask.rate.map(|_| RateAnswer { granted, level_milli: level * 1_000 });
+    let slots = ask.slots.map(|slots| SlotsAnswer { granted: slots.need.wanted, free: 0 });
+    let answer = Answer { now: now.unix, rate, quotas: Vec::new(), slots };
+    leased.answered(ask, &answer, now, now, THREE);
+}
+
+fn lend_quota(leased: &mut Leased, ask: &Ask, granted: u64, remaining: u64, now: Moment) {
+    let ends_at = crate::limit::calendar::window_end(ask.quotas[0].quota.unit, now.unix);
+    let quotas = vec![QuotaAnswer { ends_at, granted, remaining }];
+    let answer = Answer { now: now.unix, rate: None, quotas, slots: None };
+    leased.answered(ask, &answer, now, now, THREE);
+}
+
+fn take(leased: &mut Leased, limits: &Limits, now: Moment) -> Take {
+    leased.demanded(1, now);
+    leased.take(&terms(limits), 1, now, THREE)
+}
+
+fn is_done(take: Take) -> bool {
+    matches!(take, Take::Done { .. })
+}
+
+#[test]
+fn nothing_is_spent_that_was_not_lent() {
+    let limits = limits(Some(("1000/s", 1_000)), &[], None);
+    let mut leased = Leased::default();
+    assert_eq!(take(&mut leased, &limits, at(0)), Take::Ask);
+    let ask = leased.ask(1, at(0), THREE);
+    assert_eq!(ask.rate.unwrap().need, Need { units: 1, wanted: 1 });
+    lend(&mut leased, &ask, 3, 997, at(0));
+    for _ in 0..3 {
+        assert!(is_done(take(&mut leased, &limits, at(1))));
+    }
+    assert_eq!(take(&mut leased, &limits, at(1)), Take::Ask);
+}
+
+#[test]
+fn what_was_lent_is_void_when_the_lease_ends() {
+    let limits = limits(Some(("1000/s", 1_000)), &[], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    lend(&mut leased, &ask, 5, 0, at(0));
+    assert!(is_done(take(&mut leased, &limits, at(1_999))));
+    assert_eq!(take(&mut leased, &limits, at(2_000)), Take::Ask);
+}
+
+#[test]
+fn a_store_that_has_too_little_is_not_asked_by_every_request() {
+    let limits = limits(Some(("1000/s", 1_000)), &[], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    lend(&mut leased, &ask, 0, 0, at(0));
+    // 25 units for each of 3 gateways come back in 75 ms.
+    let Take::Over(over) = take(&mut leased, &limits, at(1)) else { panic!("refused") };
+    assert_eq!(over.retry_after, RetryAfter::In(Duration::from_millis(74)));
+    assert!(matches!(take(&mut leased, &limits, at(74)), Take::Over(_)));
+    assert_eq!(take(&mut leased, &limits, at(75)), Take::Ask);
+}
+
+#[test]
+fn a_steady_stream_is_asked_for_ahead_of_its_need() {
+    let limits = limits(Some(("10000/s", 10_000)), &[], None);
+    let mut leased = Leased::default();
+    let mut asked = 0;
+    for ms in 0..3_000 {
+        let is_low = match take(&mut leased, &limits, at(ms)) {
+            Take::Done { is_low, .. } => is_low,
+            Take::Over(over) => panic!("{over:?}"),
+            Take::Ask => {
+                assert!(ms < 300, "a request had to wait at {ms} ms");
+                true
+            }
+        };
+        if is_low {
+            let ask = leased.ask(1, at(ms), THREE);
+            lend(&mut leased, &ask, ask.rate.unwrap().need.wanted, 5_000, at(ms));
+            asked += 1;
+        }
+    }
+    assert!(asked < 3_000 / 20, "{asked} questions for 3000 requests");
+}
+
+#[test]
+fn small_limits_are_asked_for_one_by_one() {
+    let limits = limits(Some(("10/s", 10)), &["20/day"], Some(5));
+    let mut leased = Leased::default();
+    for _ in 0..100 {
+        take(&mut leased, &limits, at(0));
+    }
+    let ask = leased.ask(1, at(0), THREE);
+    let one = Need { units: 1, wanted: 1 };
+    assert_eq!(ask.rate.unwrap().need, one);
+    assert_eq!(ask.quotas[0].need, one);
+    assert_eq!(ask.slots.unwrap().need, one);
+}
+
+#[test]
+fn a_raised_limit_is_asked_for_at_once() {
+    let (low, high) = (limits(Some(("1/s", 1)), &[], None), limits(Some(("9/s", 9)), &[], None));
+    let mut leased = Leased::default();
+    take(&mut leased, &low, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    lend(&mut leased, &ask, 0, 0, at(0));
+    assert!(matches!(take(&mut leased, &low, at(1)), Take::Over(_)));
+    assert_eq!(take(&mut leased, &high, at(1)), Take::Ask);
+}
+
+#[test]
+fn what_lies_idle_goes_back_and_is_told_until_it_was_heard() {
+    let limits = limits(None, &["100000/day"], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    lend_quota(&mut leased, &ask, 50, 900, at(0));
+    assert!(is_done(take(&mut leased, &limits, at(1))));
+    leased.end();
+    assert_eq!(leased.tick(at(100), THREE), Tick::Wait);
+    for _ in 0..3 {
+        let Tick::Tell(ask) = leased.tick(at(400), THREE) else { panic!("49 units lie idle") };
+        assert_eq!(ask.quotas[0].granted, 1);
+    }
+    let Tick::Tell(ask) = leased.tick(at(500), THREE) else { panic!("not heard yet") };
+    lend_quota(&mut leased, &ask, 0, 949, at(500));
+    assert_eq!(leased.tick(at(600), THREE), Tick::Forget);
+    assert!(leased.is_idle(at(600)));
+}
+
+#[test]
+fn an_answer_that_was_under_way_does_not_hide_what_went_back_meanwhile() {
+    let limits = limits(None, &["100000/day"], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let first = leased.ask(1, at(0), THREE);
+    lend_quota(&mut leased, &first, 50, 900, at(0));
+    let under_way = leased.ask(0, at(399), THREE);
+    assert!(matches!(leased.tick(at(400), THREE), Tick::Tell(_)));
+    lend_quota(&mut leased, &under_way, 0, 900, at(401));
+    assert!(matches!(leased.tick(at(500), THREE), Tick::Tell(_)));
+}
+
+#[test]
+fn a_running_request_renews_its_slot() {
+    let limits = limits(None, &[], Some(100));
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    lend(&mut leased, &ask, 0, 0, at(0));
+    assert!(is_done(take(&mut leased, &limits, at(0))));
+    assert_eq!(leased.tick(at(900), THREE), Tick::Wait);
+    let Tick::Tell(ask) = leased.tick(at(1_000), THREE) else { panic!("the lease is half over") };
+    assert_eq!(ask.slots.unwrap().held, 1);
+    // Also when it could not be renewed in time.
+    let Tick::Tell(ask) = leased.tick(at(60_000), THREE) else { panic!("it still runs") };
+    assert_eq!(ask.slots.unwrap().held, 1);
+    leased.end();
+    assert_eq!(leased.running(), 0);
+}
+
+#[test]
+fn a_refund_is_spent_again_and_not_lent_again() {
+    let limits = limits(None, &["100000/day"], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    lend_quota(&mut leased, &ask, 1, 900, at(0));
+    let Take::Done { charged, .. } = take(&mut leased, &limits, at(1)) else { panic!("lent") };
+    leased.refund(&charged, at(2));
+    leased.end();
+    assert!(is_done(take(&mut leased, &limits, at(3))));
+    assert_eq!(take(&mut leased, &limits, at(3)), Take::Ask);
+    assert_eq!(leased.ask(1, at(3), THREE).quotas[0].granted, 1);
+}
+
+#[test]
+fn units_that_were_reported_as_used_are_not_given_back() {
+    let limits = limits(Some(("1000/s", 1_000)), &[], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    lend(&mut leased, &ask, 2, 900, at(0));
+    let Take::Done { charged, .. } = take(&mut leased, &limits, at(1)) else { panic!("lent") };
+    let Tick::Tell(ask) = leased.tick(at(1_500), THREE) else { panic!("one lies idle") };
+    lend(&mut leased, &ask, 0, 900, at(1_500));
+    leased.refund(&charged, at(1_501));
+    assert!(!is_done(take(&mut leased, &limits, at(1_501))));
+}
+
+#[test]
+fn a_cost_above_the_whole_limit_never_passes() {
+    let limits = limits(Some(("10/s", 10)), &[], None);
+    let mut leased = Leased::default();
+    let Take::Over(over) = leased.take(&terms(&limits), 11, at(0), ALONE) else { panic!("never") };
+    assert_eq!(over.retry_after, RetryAfter::Never);
+}
+
+#[test]
+fn a_share_begins_with_what_was_left() {
+    let limits = limits(Some(("90/s", 90)), &["3000/day"], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
+    let answer = Answer {
+        now: at(0).unix,
+        rate: Some(RateAnswer { granted: 1, level_milli: 30_000 }),
+        quotas: vec![QuotaAnswer { ends_at, granted: 1, remaining: 300 }],
+        slots: None,
+    };
+    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    let mut admitted = 0;
+    while leased.take_away(&terms(&limits), 1, at(0), THREE).is_ok() {
+        admitted += 1;
+    }
+    // One was held; a third of 30 is the share.
+    assert_eq!(admitted, 11);
+    // Then a third of the rate: 30 a second.
+    for ms in 1..=10_000 {
+        admitted += u64::from(leased.take_away(&terms(&limits), 1, at(ms), THREE).is_ok());
+    }
+    // And no more than a third of what was left of the day.
+    assert_eq!(admitted, 101);
+    let Tick::Tell(ask) = leased.tick(at(10_001), THREE) else { panic!("the store is to know") };
+    assert_eq!((ask.rate.unwrap().debt, ask.quotas[0].granted), (100, 101));
+}
+
+proptest! {
+    /// Whatever is left and however many gateways there are: their shares of a quota together are what
+    /// is left, and less than one unit a gateway more.
+    #[test]
+    fn shares_of_a_quota_add_up(left in 0u64..200, gateways in 1u64..20) {
+        let limits = limits(None, &["200/day"], None);
+        let fleet = Fleet { gateways, lease: LEASE };
+        let mut admitted = 0;
+        for _ in 0..gateways {
+            let mut leased = Leased::default();
+            take(&mut leased, &limits, at(0));
+            let ask = leased.ask(1, at(0), fleet);
+            lend_quota(&mut leased, &ask, 0, left, at(0));
+            while leased.take_away(&terms(&limits), 1, at(0), fleet).is_ok() {
+                admitted += 1;
+            }
+        }
+        prop_assert!(admitted >= left && admitted < left + gateways, "{admitted}");
+    }
+
+    /// While the store is away no gateway is above its share of the rate, and all have one.
+    #[test]
+    fn shares_of_a_rate_add_up(
+        gateways in 1u64..9,
+        level in 0u64..100,
+        gaps in prop::collection::vec(0u64..50, 1..500),
+    ) {
+        let limits = limits(Some(("100/s", 100)), &[], None);
+        let fleet = Fleet { gateways, lease: LEASE };
+        let mut leased = Leased::default();
+        take(&mut leased, &limits, at(0));
+        let ask = leased.ask(1, at(0), fleet);
+        lend(&mut leased, &ask, 0, level, at(0));
+        let (mut ms, mut admitted) = (0, 0);
+        for gap in gaps {
+            ms += gap;
+            admitted += u64::from(leased.take_away(&terms(&limits), 1, at(ms), fleet).is_ok());
+            prop_assert!(admitted * gateways <= level + ms / 10 + gateways, "{admitted} at {ms} ms");
+        }
+    }
+}
