@@ -11,6 +11,7 @@ use keygate_core::limit::Rate;
 use keygate_core::limit::terms::Share;
 use keygate_core::route::PathPattern;
 
+use crate::limits::{BURST_MAX, CONCURRENCY_MAX, QUOTAS_MAX};
 use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::settings::{LogLevel, Target};
@@ -305,13 +306,13 @@ pub(crate) mod tier {
         Optional("one second of `rate`, at least 1"),
         "the whole bucket; needs `rate`",
     )
-    .within(1, 1_000_000_000);
+    .within(1, BURST_MAX);
     pub(crate) const QUOTAS: Setting<Vec<Quota>> =
         Setting::new("quotas", Default("[]"), "calendar windows in UTC, each unit once")
-            .within(0, 5);
+            .within(0, QUOTAS_MAX as u64);
     pub(crate) const CONCURRENCY: Setting<u64> =
         Setting::new("concurrency", Optional("none"), "the most requests at one time")
-            .within(1, 1_000_000);
+            .within(1, CONCURRENCY_MAX);
     pub(crate) const SHARE: Setting<Share> = Setting::new(
         "share",
         Default("\"key\""),

@@ -7,6 +7,7 @@ mod address;
 mod catalogue;
 mod confidential;
 mod environment;
+pub mod limits;
 mod lines;
 mod machine;
 mod reader;
@@ -144,7 +145,8 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
     let limits = tiers::read_limits(&root);
     let tiers = tiers::read_tiers(&root);
     let upstreams = services::Upstreams::read(&root);
-    let routes = routes::read_routes(reader, &root, &upstreams);
+    let ceilings = tiers::Ceilings::of(tiers.as_deref().unwrap_or_default());
+    let routes = routes::read_routes(reader, &root, &upstreams, &ceilings);
     Some(Config {
         server: server?,
         admin: admin?,

@@ -12,6 +12,7 @@ use crate::catalogue::{ROUTES_MAX, route};
 use crate::reader::{Item, Reader, Section};
 use crate::services::Upstreams;
 use crate::suggest::nearest;
+use crate::tiers::Ceilings;
 use crate::value::found;
 use crate::word::{Auth, Host, Method, Name, QueryParam, UpstreamName};
 
@@ -22,6 +23,7 @@ pub(crate) fn read_routes(
     reader: &Reader<'_>,
     root: &Section<'_, '_>,
     upstreams: &Upstreams<'_>,
+    ceilings: &Ceilings<'_>,
 ) -> Option<RouteTable> {
     let items = route_items(reader, root)?;
     if items.is_empty() {
@@ -31,8 +33,10 @@ pub(crate) fn read_routes(
     let sections: Vec<Section<'_, '_>> =
         items.iter().filter_map(|item| Section::open(reader, item, &route::TABLE)).collect();
     refuse_repeated_names(&sections);
-    let read: Vec<(&Section<'_, '_>, Option<Route>)> =
-        sections.iter().map(|section| (section, read_route(section, upstreams))).collect();
+    let read: Vec<(&Section<'_, '_>, Option<Route>)> = sections
+        .iter()
+        .map(|section| (section, read_route(section, upstreams, ceilings)))
+        .collect();
     let whole = read.len() == items.len() && read.iter().all(|(_, route)| route.is_some());
     let (sections, routes): (Vec<_>, Vec<_>) =
         read.into_iter().filter_map(|(section, route)| Some((section, route?))).unzip();
@@ -70,13 +74,17 @@ fn route_items<'r, 'a>(reader: &Reader<'_>, root: &Section<'r, 'a>) -> Option<&'
     Some(items)
 }
 
-fn read_route(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option<Route> {
+fn read_route(
+    section: &Section<'_, '_>,
+    upstreams: &Upstreams<'_>,
+    ceilings: &Ceilings<'_>,
+) -> Option<Route> {
     let name = section.get(&route::NAME);
     let host = section.get(&route::HOST);
     let path = section.get(&route::PATH);
     let methods = read_methods(section);
     let upstream = read_upstream(section, upstreams);
-    let access = read_access(section);
+    let access = read_access(section, ceilings);
     let ends_when_revoked = section.get(&route::END_WHEN_REVOKED);
     let Name(name) = name?;
     if &*name == NO_ROUTE
@@ -128,7 +136,7 @@ fn read_upstream(section: &Section<'_, '_>, upstreams: &Upstreams<'_>) -> Option
     place
 }
 
-fn read_access(section: &Section<'_, '_>) -> Option<Access> {
+fn read_access(section: &Section<'_, '_>, ceilings: &Ceilings<'_>) -> Option<Access> {
     let auth = section.get(&route::AUTH);
     if auth == Some(Auth::Public) {
         for key in
@@ -144,6 +152,9 @@ fn read_access(section: &Section<'_, '_>) -> Option<Access> {
     let any = section.get(&route::ANY_SCOPES);
     let query_param = section.get(&route::QUERY_PARAM).map(|QueryParam(name)| name);
     let cost = section.get(&route::COST);
+    if let Some(cost) = cost {
+        ceilings.check(section, cost);
+    }
     for (key, scopes) in [("scopes", &all), ("any_scopes", &any)] {
         if let Some(scopes) = scopes {
             section.refuse_repeats(key, scopes);

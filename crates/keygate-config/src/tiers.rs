@@ -1,9 +1,11 @@
 //! Reads the limits: what each tier allows, how clients hear of it, and how a fleet counts.
 
 use keygate_core::limit::Rate;
-use keygate_core::limit::terms::{Limits, RateLimit};
+use keygate_core::limit::policy::Policy;
+use keygate_core::limit::terms::Limits;
 
 use crate::catalogue::{TIERS_MAX, limits, tier};
+use crate::limits::rate_limit;
 use crate::reader::Section;
 use crate::settings::{LimitSettings, Tier};
 use crate::word::Quota;
@@ -40,7 +42,12 @@ fn read_tier(section: &Section<'_, '_>) -> Option<Limits> {
         let help = "write a `rate` too, such as `rate = \"100/s\"`";
         section.reader.error(span, "`burst` means nothing without `rate`", Some(help.to_owned()));
     }
-    let rate = rate.map(|rate| RateLimit::new(rate, burst));
+    let rate = rate.map(|rate| rate_limit(rate, burst));
+    if let (Some(Err(slow)), Some(span)) = (rate, section.span_of("burst")) {
+        let help = "write a smaller `burst`, or a higher `rate`";
+        section.reader.error(span, slow.to_string(), Some(help.to_owned()));
+    }
+    let rate = rate.transpose().ok()?;
     Some(Limits { rate, quotas: quotas?, concurrency, share: share? })
 }
 
@@ -58,4 +65,78 @@ fn read_quotas(section: &Section<'_, '_>) -> Option<Box<[Rate]>> {
     }
     quotas.sort_by_key(|quota| quota.unit);
     Some(quotas.into())
+}
+
+/// The most that one request may cost in each tier.
+pub(crate) struct Ceilings<'c> {
+    /// The lowest first. A tier with neither rate nor quota has none.
+    list: Vec<Ceiling<'c>>,
+    tiers: usize,
+}
+
+struct Ceiling<'c> {
+    cost_max: u64,
+    /// Which limit it is that a higher cost could never pass.
+    policy: Policy,
+    tier: &'c str,
+}
+
+impl<'c> Ceilings<'c> {
+    pub(crate) fn of(tiers: &'c [Tier]) -> Self {
+        let mut list: Vec<Ceiling<'c>> = tiers.iter().filter_map(Ceiling::of).collect();
+        list.sort_by_key(|ceiling| ceiling.cost_max);
+        Self { list, tiers: tiers.len() }
+    }
+
+    /// Refuses a route's cost that no tier lets through, and warns of one that only some do.
+    pub(crate) fn check(&self, route: &Section<'_, '_>, cost: u64) {
+        let Some(span) = route.span_of("cost") else { return };
+        let (below, _) = self.list.split_at(self.list.partition_point(|one| one.cost_max < cost));
+        let Some(highest) = below.last() else { return };
+        if below.len() == self.tiers {
+            let help = format!("{}, or lower `cost`", highest.remedy(cost));
+            route.reader.error(span, "a request of this cost can pass in no tier", Some(help));
+            return;
+        }
+        let whose = "if the keys in it are to use this route";
+        let message = format!("a request of this cost can never pass in {}", named(below));
+        route.reader.warning(Some(span), message, &format!("{}, {whose}", highest.remedy(cost)));
+    }
+}
+
+impl<'c> Ceiling<'c> {
+    fn of(tier: &'c Tier) -> Option<Self> {
+        let Limits { rate, quotas, .. } = &tier.limits;
+        let burst = rate.iter().map(|rate| (rate.burst(), Policy::Rate));
+        let quotas = quotas.iter().map(|quota| (quota.count, Policy::Quota(quota.unit)));
+        let (cost_max, policy) = burst.chain(quotas).min_by_key(|(most, _)| *most)?;
+        Some(Self { cost_max, policy, tier: &tier.name })
+    }
+
+    /// What to write so that this cost can pass. What the limit is now may be a variable's value.
+    fn remedy(&self, cost: u64) -> String {
+        let Self { policy, tier, .. } = self;
+        match policy {
+            Policy::Quota(unit) => {
+                let unit = unit.as_str();
+                format!("write `{cost}/{unit}` or more in `quotas` of `[tiers.{tier}]`")
+            }
+            Policy::Rate | Policy::Concurrency => {
+                format!("write `burst = {cost}` or more in `[tiers.{tier}]`")
+            }
+        }
+    }
+}
+
+/// The names of tiers, on one line however many there are.
+fn named(tiers: &[Ceiling<'_>]) -> String {
+    const NAMED_MAX: usize = 3;
+    let mut names: Vec<String> =
+        tiers.iter().rev().take(NAMED_MAX).map(|one| format!("`{}`", one.tier)).collect();
+    let plural = if tiers.len() > 1 { "tiers" } else { "tier" };
+    let unnamed = tiers.len().saturating_sub(NAMED_MAX);
+    if unnamed > 0 {
+        names.push(format!("{unnamed} more"));
+    }
+    format!("{plural} {}", names.join(", "))
 }

@@ -9,6 +9,7 @@ use keygate_core::path::canonical_host;
 use keygate_core::route::PathPattern;
 use keygate_core::{Scope, credential};
 
+use crate::limits::{QUOTA_COUNT_MAX, RATE_COUNT_MAX};
 use crate::settings::LogLevel;
 use crate::suggest::nearest;
 use crate::value::{FromText, Wrong};
@@ -21,10 +22,6 @@ const METHOD_LENGTH_MAX: usize = 32;
 const HOST_LENGTH_MAX: usize = 253;
 const KEY_PREFIX_LENGTH_MAX: usize = 32;
 const REDIS_NAME_LENGTH_MAX: usize = 128;
-/// Above this a nanosecond clock cannot tell two requests apart.
-const RATE_COUNT_MAX: u64 = 1_000_000_000;
-/// Sums of so many stay exact in the numbers that Redis's scripts reckon in.
-const QUOTA_COUNT_MAX: u64 = 1_000_000_000_000;
 
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
