@@ -216,9 +216,7 @@ impl Limiter {
             Keeper::File(marks) => {
                 self.0.meters.each(|meter| {
                     if let Counters::Local(tally) = &mut *meter.lock() {
-                        for quota in tally.quotas() {
-                            marks.mark(meter.party(), quota.unit, quota.ends_at, quota.used);
-                        }
+                        write_exactly(marks, meter.party(), tally);
                     }
                 });
                 marks.sync();
@@ -302,12 +300,27 @@ impl Inner {
     fn sweep(&self) {
         let now = self.clock.now();
         self.meters.drop_idle(|meter| match &mut *meter.lock() {
-            Counters::Local(tally) => tally.is_idle(now),
+            Counters::Local(tally) => match &self.keeper {
+                // What was used is on record, so that it need not be in memory.
+                Keeper::File(marks) if tally.rests(now) => {
+                    write_exactly(marks, meter.party(), tally);
+                    true
+                }
+                Keeper::File(_) | Keeper::Nobody | Keeper::Fleet(_) => tally.is_idle(now),
+            },
             Counters::Leased(leased) => leased.is_idle(now),
         });
         if let Keeper::File(marks) = &self.keeper {
             marks.tidy(now.unix);
         }
+    }
+}
+
+/// Puts on record what was used, with nothing to spare.
+fn write_exactly(marks: &Marks, party: Party, tally: &mut Tally) {
+    for quota in tally.quotas().filter(|quota| quota.marked != quota.used) {
+        quota.marked = quota.used;
+        marks.mark(party, quota.unit, quota.ends_at, quota.used);
     }
 }
 

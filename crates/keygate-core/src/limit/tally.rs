@@ -146,12 +146,17 @@ impl Tally {
         uses
     }
 
+    /// Whether nothing but its quotas tells this party from one that never came.
+    #[must_use]
+    pub fn rests(&self, now: Moment) -> bool {
+        self.running == 0 && self.bucket.full_at_ns <= now.mono_ns
+    }
+
     /// Whether this party cannot be told from one that never came, and may be forgotten.
     #[must_use]
     pub fn is_idle(&self, now: Moment) -> bool {
-        self.running == 0
-            && self.bucket.full_at_ns <= now.mono_ns
-            && self.quotas.iter().all(|quota| quota.used == 0 || quota.ends_at <= now.unix)
+        let is_unused = |quota: &QuotaUse| quota.used == 0 || quota.ends_at <= now.unix;
+        self.rests(now) && self.quotas.iter().all(is_unused)
     }
 
     /// The window of this unit that holds `now`. A clock that was set back stays in the last one.

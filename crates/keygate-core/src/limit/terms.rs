@@ -97,11 +97,12 @@ impl<'a> Terms<'a> {
     /// The limits of a key in a tier, or in none; nothing if there are no limits at all.
     #[must_use]
     pub fn of(tier: Option<&'a Limits>, overrides: Option<&'a Overrides>) -> Option<Self> {
-        let rate = overrides.and_then(|o| o.rate.as_ref()).or(tier.and_then(|t| t.rate.as_ref()));
+        let rate =
+            overrides.and_then(|o| o.rate.as_ref()).or_else(|| tier.and_then(|t| t.rate.as_ref()));
         let quotas = overrides.and_then(|o| o.quotas.as_deref());
-        let quotas = quotas.or(tier.map(|t| &*t.quotas)).unwrap_or_default();
+        let quotas = quotas.or_else(|| tier.map(|t| &*t.quotas)).unwrap_or_default();
         let concurrency =
-            overrides.and_then(|o| o.concurrency).or(tier.and_then(|t| t.concurrency));
+            overrides.and_then(|o| o.concurrency).or_else(|| tier.and_then(|t| t.concurrency));
         let share = tier.map_or(Share::Key, |t| t.share);
         let is_limited = rate.is_some() || !quotas.is_empty() || concurrency.is_some();
         is_limited.then_some(Self { rate, quotas, concurrency, share })
@@ -123,7 +124,8 @@ impl<'a> Terms<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Party {
     share: Share,
-    id: u128,
+    /// Bytes, big-endian: they need no padding, and there may be millions.
+    id: [u8; 16],
 }
 
 impl Party {
@@ -134,7 +136,7 @@ impl Party {
             Share::App => app.as_u128(),
             Share::Account => account.as_u128(),
         };
-        Self { share, id }
+        Self { share, id: id.to_be_bytes() }
     }
 
     #[must_use]
@@ -145,13 +147,13 @@ impl Party {
     /// The id as it is stored, big-endian.
     #[must_use]
     pub const fn id(self) -> [u8; 16] {
-        self.id.to_be_bytes()
+        self.id
     }
 
     /// The party of this kind and id.
     #[must_use]
     pub const fn from_parts(share: Share, id: [u8; 16]) -> Self {
-        Self { share, id: u128::from_be_bytes(id) }
+        Self { share, id }
     }
 }
 

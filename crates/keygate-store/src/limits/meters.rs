@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keygate_core::limit::meter::{Counters, Meter};
@@ -14,6 +15,8 @@ const SHARDS: usize = 64;
 
 pub(super) struct Meters {
     shards: Box<[Shard]>,
+    /// The next one to look for idle meters in.
+    next: AtomicUsize,
     hasher: RandomState,
 }
 
@@ -22,7 +25,7 @@ type Shard = Mutex<HashMap<Party, Arc<Meter>>>;
 impl Default for Meters {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: RandomState::new() }
+        Self { shards, next: AtomicUsize::new(0), hasher: RandomState::new() }
     }
 }
 
@@ -51,9 +54,11 @@ impl Meters {
         }
     }
 
-    /// Drops meters that nobody but this map holds, and so nobody can charge meanwhile.
+    /// Drops meters that nobody but this map holds, and so nobody can charge meanwhile. Looks at one
+    /// part of the map with each call: there may be millions.
     pub(super) fn drop_idle(&self, is_idle: impl Fn(&Meter) -> bool) {
-        for shard in &self.shards {
+        let turn = self.next.fetch_add(1, Relaxed) % SHARDS;
+        if let Some(shard) = self.shards.get(turn) {
             lock(shard).retain(|_, meter| Arc::strong_count(meter) > 1 || !is_idle(meter));
         }
     }

@@ -35,7 +35,8 @@ for id, other in pairs(state.g) do
   if id ~= ask.gateway or not lends then
     others = others + other.o
     slots_taken = slots_taken + other.s
-    if other.t + 1000 > now then
+    -- Who still wants some asks several times a second.
+    if other.t + 300 > now then
       wanted = wanted + other.w
     end
   end

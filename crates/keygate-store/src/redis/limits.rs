@@ -203,7 +203,7 @@ fn months(now: UnixMillis) -> Vec<u64> {
 /// The answer: the time, then for each policy that was asked for its numbers.
 fn read(ask: &Ask, answer: Value) -> Result<Answer, StoreError> {
     let numbers = reply::items(answer)?;
-    let numbers: Result<Vec<u64>, _> = numbers.into_iter().map(whole).collect();
+    let numbers: Result<Vec<u64>, _> = numbers.iter().map(whole).collect();
     let mut numbers = numbers?.into_iter();
     let mut next = || numbers.next().ok_or_else(|| unreadable(Malformed));
     let now = UnixMillis(next()?);
@@ -221,12 +221,10 @@ fn read(ask: &Ask, answer: Value) -> Result<Answer, StoreError> {
     Ok(answer)
 }
 
-fn whole(value: Value) -> Result<u64, StoreError> {
-    match value {
-        Value::Int(number) => u64::try_from(number).map_err(unreadable),
-        other => {
-            drop(other);
-            Err(unreadable(Malformed))
-        }
+fn whole(value: &Value) -> Result<u64, StoreError> {
+    if let Value::Int(number) = value {
+        u64::try_from(*number).map_err(unreadable)
+    } else {
+        Err(unreadable(Malformed))
     }
 }

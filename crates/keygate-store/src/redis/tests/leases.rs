@@ -88,12 +88,14 @@ enum Traffic {
 
 impl Traffic {
     fn gateway(self, n: u64, since: Duration, gateways: usize) -> usize {
-        match self {
-            Self::Even => n as usize % gateways,
+        let gateways = gateways as u64;
+        let gateway = match self {
+            Self::Even => n % gateways,
             Self::Skewed if !n.is_multiple_of(10) => 0,
-            Self::Skewed => 1 + (n / 10) as usize % (gateways - 1),
-            Self::Moving => since.as_secs() as usize % gateways,
-        }
+            Self::Skewed => 1 + n / 10 % (gateways - 1),
+            Self::Moving => since.as_secs() % gateways,
+        };
+        usize::try_from(gateway).unwrap()
     }
 }
 
@@ -171,11 +173,15 @@ fn check(gateways: usize, limit: &str, traffic: Traffic, seconds: u64) {
         let per_second = limit.rate().count as f64 / limit.rate().unit.duration().as_secs_f64();
         let possible = limit.burst() as f64 + per_second * outcome.took.as_secs_f64();
         let admitted = outcome.admitted.len();
+        // The bucket is empty by then, and what comes back is all there is.
+        let steady = Duration::from_secs(2);
+        let late = outcome.admitted.iter().filter(|at| **at >= steady).count();
+        let waste = 1.0 - late as f64 / (per_second * (outcome.took - steady).as_secs_f64());
         println!(
-            "{gateways} gateways, {}, {traffic:?}: {admitted} admitted of {possible:.0} possible \
-             ({:.2} %), {:.4} questions each",
+            "{gateways} gateways, {}, {traffic:?}: {admitted} admitted of {possible:.0} possible, \
+             {:.2} % wasted after {steady:?}, {:.4} questions each",
             limit.rate(),
-            100.0 * admitted as f64 / possible,
+            100.0 * waste,
             outcome.asked as f64 / admitted as f64,
         );
         // Time enough for waste to show; how little there is, the bench says.
