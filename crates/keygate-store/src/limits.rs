@@ -187,14 +187,23 @@ impl Limiter {
         if let Keeper::Fleet(leases) = &self.0.keeper {
             leases.reset(party, terms).await?;
         }
-        if let Keeper::File(marks) = &self.0.keeper {
-            marks.forget(party).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
-        }
-        if let Some(meter) = self.0.meters.find(party) {
-            match &mut *meter.lock() {
-                Counters::Local(tally) => tally.reset(),
-                Counters::Leased(leased) => leased.forget_refusals(),
+        // One that is made now, or it could be made meanwhile of what is about to be forgotten.
+        let meter = self.0.meters.find_or_make(party, || self.0.new_counters(party));
+        let forgotten = match &mut *meter.lock() {
+            Counters::Local(tally) => {
+                tally.reset();
+                // Under the meter's lock, or a charge could put what it was back on record.
+                if let Keeper::File(marks) = &self.0.keeper { marks.forget(party) } else { Ok(()) }
             }
+            Counters::Leased(leased) => {
+                leased.forget_refusals();
+                Ok(())
+            }
+        };
+        let unavailable = |error: MarksError| StoreError::Unavailable(Box::new(error));
+        forgotten.map_err(unavailable)?;
+        if let Keeper::File(marks) = &self.0.keeper {
+            marks.settle().await.map_err(unavailable)?;
         }
         Ok(())
     }

@@ -1,39 +1,401 @@
-//! What quotas have been used, in a file that outlives this process: see [`Marks`].
+//! What quotas have been used, in a file that outlives this process however it ends. One slot for
+//! each window of each party, written in place with one write that waits for no disk: the system has
+//! it when the request goes on, and the disk within about a second. So a killed process forgets
+//! nothing, and a machine without power what was used in that second.
+//!
+//! One process at a time: the store that it lies beside is locked before this file is opened.
 
-use std::path::Path;
+mod file;
+mod slot;
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use keygate_core::UnixMillis;
 use keygate_core::limit::Unit;
 use keygate_core::limit::terms::Party;
 
-/// How much is put on record ahead of use, so that not every request writes.
-pub(super) const fn spare(_quota: u64) -> u64 {
-    0
+use self::file::Disk;
+pub use self::file::MarksError;
+use self::slot::{Held, Mark, MarkId, UNITS};
+
+/// Of what a quota allows, so much is put on record ahead of its use, so that not every request has
+/// to write. It is what a killed process wastes.
+const SPARE_OF: u64 = 1_000;
+const SPARE_MAX: u64 = 1_000;
+/// Enough that two threads with different parties seldom meet.
+const SHARDS: usize = 64;
+
+/// How much is put on record ahead of use: nothing of a quota below a thousand.
+pub(super) const fn spare(quota: u64) -> u64 {
+    let spare = quota / SPARE_OF;
+    if spare < SPARE_MAX { spare } else { SPARE_MAX }
 }
 
-pub(super) struct Marks {}
+/// The marks of all parties. Cheap to clone.
+pub(super) struct Marks<D: Disk = File>(Arc<Inner<D>>);
 
-/// The file of quotas cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use the file of quotas")]
-pub struct MarksError;
+impl<D: Disk> Clone for Marks<D> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<D> {
+    path: PathBuf,
+    disk: D,
+    shards: Box<[Mutex<Shard>]>,
+    slots: Mutex<Slots>,
+    /// Windows that end by then are over, and what they say is worth nothing.
+    tidied_to: AtomicU64,
+    /// When the next window is over, at the latest.
+    next_end: AtomicU64,
+    /// Something was written that may not be on the disk.
+    is_dirty: AtomicBool,
+    /// Some shard has marks that could not be written.
+    is_behind: AtomicBool,
+    /// The log has it that writing fails.
+    is_failing: AtomicBool,
+    /// One at a time brings things to the disk.
+    syncing: Mutex<()>,
+}
+
+/// A part of the marks. All of a party's are in the same one, and whoever writes a slot has it
+/// locked: so each slot ends up as its mark is here, and is given away only when no write is under way.
+#[derive(Default)]
+struct Shard {
+    marks: HashMap<MarkId, Placed>,
+    behind: HashSet<MarkId>,
+}
+
+/// A mark and its slot.
+struct Placed {
+    slot: u64,
+    mark: Mark,
+}
+
+/// The slots that hold nothing.
+struct Slots {
+    free: Vec<u64>,
+    /// From here on all are.
+    end: u64,
+}
+
+impl Slots {
+    fn take(&mut self) -> u64 {
+        self.free.pop().unwrap_or_else(|| {
+            self.end += 1;
+            self.end - 1
+        })
+    }
+}
 
 impl Marks {
-    pub(super) fn open(_path: &Path, _now: UnixMillis) -> Result<Self, MarksError> {
-        Ok(Self {})
+    /// Opens the file, and makes it if there is none. What it says of windows that are over by `now`
+    /// is dropped. Blocks.
+    pub(super) fn open(path: &Path, now: UnixMillis) -> Result<Self, MarksError> {
+        let file = file::open(path)?;
+        let found = Found::read(&file, now);
+        let found = found.map_err(|source| MarksError::Io { path: path.into(), source })?;
+        if found.garbage > 0 {
+            tracing::warn!(
+                path = %path.display(),
+                slots = found.garbage,
+                "the file of quotas has damaged slots; what was used by those is forgotten"
+            );
+        }
+        Ok(Self::new(path, file, found, now))
+    }
+}
+
+impl<D: Disk> Marks<D> {
+    fn new(path: &Path, disk: D, found: Found, now: UnixMillis) -> Self {
+        let inner = Inner {
+            path: path.into(),
+            disk,
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            slots: Mutex::new(found.slots),
+            tidied_to: AtomicU64::new(now.0),
+            next_end: AtomicU64::new(u64::MAX),
+            is_dirty: AtomicBool::new(false),
+            is_behind: AtomicBool::new(false),
+            is_failing: AtomicBool::new(false),
+            syncing: Mutex::default(),
+        };
+        for (id, placed) in found.marks {
+            inner.next_end.fetch_min(placed.mark.ends_at.0, Ordering::Relaxed);
+            inner.shard(id.spread()).marks.insert(id, placed);
+        }
+        Self(Arc::new(inner))
     }
 
-    pub(super) fn of(&self, _party: Party) -> Vec<(Unit, UnixMillis, u64)> {
-        Vec::new()
+    /// What is on record of a party: of each window its end, and how much of it is used at most.
+    pub(super) fn of(&self, party: Party) -> Vec<(Unit, UnixMillis, u64)> {
+        let ids = UNITS.map(|unit| (unit, MarkId::new(party, unit)));
+        let shard = self.0.shard_of(party);
+        let known = ids.iter().filter_map(|(unit, id)| {
+            let mark = shard.marks.get(id)?.mark;
+            Some((*unit, mark.ends_at, mark.used))
+        });
+        known.collect()
     }
 
-    pub(super) fn mark(&self, _party: Party, _unit: Unit, _ends_at: UnixMillis, _used: u64) {}
+    /// Puts on record that so much is used at most. A killed process will have said it; if the file
+    /// cannot be written, that is logged and tried again later.
+    pub(super) fn mark(&self, party: Party, unit: Unit, ends_at: UnixMillis, used: u64) {
+        let inner = &*self.0;
+        if ends_at.0 <= inner.tidied_to.load(Ordering::Relaxed) {
+            return;
+        }
+        let (id, mark) = (MarkId::new(party, unit), Mark { ends_at, used });
+        let mut shard = inner.shard_of(party);
+        let slot = match shard.marks.entry(id) {
+            Entry::Occupied(known) if known.get().mark == mark => return,
+            Entry::Occupied(mut known) => {
+                known.get_mut().mark = mark;
+                known.get().slot
+            }
+            Entry::Vacant(_) if used == 0 => return,
+            Entry::Vacant(free) => free.insert(Placed { slot: inner.slots().take(), mark }).slot,
+        };
+        inner.next_end.fetch_min(ends_at.0, Ordering::Relaxed);
+        if let Err(error) = inner.write(slot, &slot::encode(&id, mark)) {
+            shard.behind.insert(id);
+            drop(shard);
+            inner.fell_behind(&error);
+        }
+    }
 
-    pub(super) fn forget(&self, _party: Party) -> Result<(), MarksError> {
+    /// Takes a party's marks out of the file. Whoever must know that the disk has it
+    /// [settles](Self::settle) afterwards.
+    ///
+    /// # Errors
+    /// [`MarksError::Io`]: some may still be there.
+    pub(super) fn forget(&self, party: Party) -> Result<(), MarksError> {
+        let inner = &*self.0;
+        let mut shard = inner.shard_of(party);
+        for id in UNITS.map(|unit| MarkId::new(party, unit)) {
+            let Entry::Occupied(known) = shard.marks.entry(id) else { continue };
+            inner.write(known.get().slot, &slot::blank()).map_err(|error| inner.unusable(error))?;
+            inner.slots().free.push(known.remove().slot);
+        }
         Ok(())
     }
 
-    pub(super) fn tidy(&self, _now: UnixMillis) {}
+    /// Returns once everything so far is on the disk.
+    ///
+    /// # Errors
+    /// [`MarksError::Io`]: it may not be.
+    pub(super) async fn settle(&self) -> Result<(), MarksError> {
+        let inner = Arc::clone(&self.0);
+        let synced = tokio::task::spawn_blocking(move || {
+            let turn = lock(&inner.syncing);
+            inner.sync(&turn)
+        });
+        let synced = synced.await.unwrap_or_else(|broken_off| Err(io::Error::other(broken_off)));
+        synced.map_err(|error| self.0.unusable(error))
+    }
 
-    pub(super) fn sync(&self) {}
+    /// Frees the slots of windows that are over, and brings everything to the disk, on a thread where
+    /// that may take its time. To be called about once a second.
+    pub(super) fn tidy(&self, now: UnixMillis) {
+        self.0.tidied_to.store(now.0, Ordering::Relaxed);
+        if !self.0.has_work(now) {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        let tidy = move || match inner.syncing.try_lock() {
+            Ok(turn) => inner.tidy(now, &turn),
+            // Still at it since the last time: this disk is slow.
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Poisoned(turn)) => inner.tidy(now, &turn.into_inner()),
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(tidy)),
+            Err(_) => tidy(),
+        }
+    }
+
+    /// Brings everything to the disk. Blocks.
+    pub(super) fn sync(&self) {
+        let turn = lock(&self.0.syncing);
+        self.0.catch_up(&turn);
+    }
 }
+
+/// Whose turn it is to bring things to the disk.
+type Turn<'a> = MutexGuard<'a, ()>;
+
+impl<D: Disk> Inner<D> {
+    fn has_work(&self, now: UnixMillis) -> bool {
+        self.is_dirty.load(Ordering::Relaxed)
+            || self.is_behind.load(Ordering::Relaxed)
+            || self.next_end.load(Ordering::Relaxed) <= now.0
+    }
+
+    fn tidy(&self, now: UnixMillis, turn: &Turn<'_>) {
+        self.free_what_is_over(now);
+        self.catch_up(turn);
+    }
+
+    /// Needs no write: a slot says itself when it is over.
+    fn free_what_is_over(&self, now: UnixMillis) {
+        if self.next_end.load(Ordering::Relaxed) > now.0 {
+            return;
+        }
+        // Before any shard is looked at: a mark that is made meanwhile is either seen there, or says
+        // its end after this.
+        self.next_end.store(u64::MAX, Ordering::Relaxed);
+        for shard in &self.shards {
+            lock(shard).marks.retain(|_, placed| {
+                let is_over = placed.mark.ends_at <= now;
+                if is_over {
+                    self.slots().free.push(placed.slot);
+                } else {
+                    self.next_end.fetch_min(placed.mark.ends_at.0, Ordering::Relaxed);
+                }
+                !is_over
+            });
+        }
+    }
+
+    /// Writes again what could not be written, and syncs.
+    fn catch_up(&self, turn: &Turn<'_>) {
+        if self.is_behind.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.shards.iter().try_for_each(|shard| self.write_behind(shard))
+        {
+            self.fell_behind(&error);
+        }
+        let is_synced = self.sync(turn).is_ok();
+        if is_synced
+            && !self.is_behind.load(Ordering::Acquire)
+            && self.is_failing.swap(false, Ordering::AcqRel)
+        {
+            tracing::info!(path = %self.path.display(), "quotas are put on record again");
+        }
+    }
+
+    fn write_behind(&self, shard: &Mutex<Shard>) -> io::Result<()> {
+        let mut shard = lock(shard);
+        let Shard { marks, behind } = &mut *shard;
+        while let Some(id) = behind.iter().next().copied() {
+            if let Some(placed) = marks.get(&id) {
+                self.write(placed.slot, &slot::encode(&id, placed.mark))?;
+            }
+            behind.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn sync(&self, _: &Turn<'_>) -> io::Result<()> {
+        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.disk.sync().inspect_err(|error| {
+            // The system counts as written what it could not write, so all of it is written again.
+            for shard in &self.shards {
+                let mut shard = lock(shard);
+                let Shard { marks, behind } = &mut *shard;
+                behind.extend(marks.keys());
+            }
+            self.is_dirty.store(true, Ordering::Release);
+            self.fell_behind(error);
+        })
+    }
+
+    fn write(&self, slot: u64, bytes: &slot::Slot) -> io::Result<()> {
+        self.disk.write(bytes, file::place(slot))?;
+        self.is_dirty.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Said once, until it works again.
+    fn fell_behind(&self, error: &io::Error) {
+        self.is_behind.store(true, Ordering::Release);
+        if !self.is_failing.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                path = %self.path.display(),
+                %error,
+                "cannot put on record which quotas are used: a restart will forget some of it"
+            );
+        }
+    }
+
+    fn unusable(&self, source: io::Error) -> MarksError {
+        MarksError::Io { path: self.path.clone(), source }
+    }
+
+    fn shard_of(&self, party: Party) -> MutexGuard<'_, Shard> {
+        let [.., spread] = party.id();
+        self.shard(spread)
+    }
+
+    fn shard(&self, spread: u8) -> MutexGuard<'_, Shard> {
+        #[expect(clippy::indexing_slicing, reason = "there are SHARDS of them")]
+        lock(&self.shards[usize::from(spread) % SHARDS])
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        lock(&self.slots)
+    }
+}
+
+/// What a file said when it was opened.
+struct Found {
+    marks: HashMap<MarkId, Placed>,
+    slots: Slots,
+    /// Slots that could not be read.
+    garbage: u64,
+}
+
+impl Found {
+    /// Reads all marks of windows that are not over, and cuts off the end of the file that has none.
+    fn read(file: &File, now: UnixMillis) -> io::Result<Self> {
+        let (mut garbage, mut doubles) = (0, Vec::new());
+        let (mut marks, mut free) = (HashMap::new(), Vec::new());
+        let tail = file::read(file, |slot, bytes| match slot::decode(bytes) {
+            Held::Mark(id, mark) if mark.ends_at > now => {
+                let double = keep_later(&mut marks, id, Placed { slot, mark });
+                doubles.extend(double.map(|placed| placed.slot));
+            }
+            Held::Mark(..) | Held::Nothing => free.push(slot),
+            Held::Garbage => {
+                garbage += 1;
+                free.push(slot);
+            }
+        })?;
+        for &slot in &doubles {
+            Disk::write(file, &slot::blank(), file::place(slot))?;
+        }
+        free.extend(doubles);
+        let end = marks.values().map(|placed| placed.slot + 1).max().unwrap_or(0);
+        free.retain(|&slot| slot < end);
+        // The first ones are taken first, so that the end has a chance to become empty.
+        free.sort_unstable_by(|a, b| b.cmp(a));
+        if end < tail.slots || tail.is_torn {
+            file::cut(file, end)?;
+        }
+        Ok(Self { marks, slots: Slots { free, end }, garbage: garbage + u64::from(tail.is_torn) })
+    }
+}
+
+/// A clock that was set back can bring back a slot that was given up as over, beside the one that
+/// took its place. The later window counts, or of the same window the greater use.
+fn keep_later(marks: &mut HashMap<MarkId, Placed>, id: MarkId, found: Placed) -> Option<Placed> {
+    let Some(known) = marks.get(&id) else {
+        marks.insert(id, found);
+        return None;
+    };
+    let order = |placed: &Placed| (placed.mark.ends_at, placed.mark.used);
+    if order(&found) > order(known) { marks.insert(id, found) } else { Some(found) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
