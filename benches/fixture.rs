@@ -22,6 +22,7 @@ use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::{
     ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write,
 };
+use keygate_store::limits::Limiter;
 use keygate_store::records::{
     Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, OwnedKey, Version,
 };
@@ -120,6 +121,7 @@ impl KeyRing {
                 scopes: granted.clone(),
                 expires_at: None,
                 tier: None,
+                limits: None,
                 allowed_cidrs: Vec::new(),
                 allowed_origins: Vec::new(),
                 metadata: Default::default(),
@@ -223,6 +225,7 @@ pub(crate) fn gateway(count: usize) -> (Gateway<KeyRing>, Vec<String>) {
             config.server.failed_auth.rate,
             config.server.failed_auth.addresses_max,
         )),
+        limiter: Limiter::in_memory(real_clock),
         metrics: Metrics::new("bench"),
         clock: real_clock,
         config,

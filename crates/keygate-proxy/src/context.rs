@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
-use keygate_core::Permit;
-use keygate_core::credential::Place;
+use keygate_core::credential::{Place, holds_param, without_param};
+use keygate_core::{Permit, Route};
 use keygate_telemetry::InFlightGuard;
+use pingora::http::RequestHeader;
 use quanta::Instant;
 
+use crate::facts::RequestFacts;
+use crate::limits::{Charged, Told};
 use crate::line;
 use crate::snapshot::Snapshot;
+use crate::upstreams::UpstreamPeers;
 
 /// One request's state. It sees the configuration that was current when it began, and no other.
 pub struct Context {
@@ -21,6 +25,8 @@ pub struct Context {
     pub(crate) request_id: Option<HeaderValue>,
     /// The proof that the request was admitted. Without it there is no peer to forward to.
     pub(crate) admitted: Option<Admitted>,
+    /// What the client is told of the limits that refuse this request.
+    pub(crate) told: Told,
     /// Bytes of the request's body so far.
     pub(crate) body_bytes: u64,
     /// Connections to the upstream that were tried.
@@ -32,6 +38,21 @@ pub struct Context {
     pub(crate) is_logged: bool,
     /// Counts the request as running until it is dropped, whatever way it ends.
     pub(crate) _in_flight: InFlightGuard,
+}
+
+impl Context {
+    pub(crate) fn route(&self) -> Option<&Route> {
+        self.snapshot.route(self.route?)
+    }
+
+    pub(crate) fn upstream(&self) -> Option<&UpstreamPeers> {
+        self.snapshot.upstream(self.route()?.upstream)
+    }
+
+    /// The charge of a request whose key has limits.
+    pub(crate) fn charged(&mut self) -> Option<&mut Charged> {
+        self.admitted.as_mut()?.charged.as_mut()
+    }
 }
 
 impl Drop for Context {
@@ -57,10 +78,47 @@ impl Drop for Context {
 /// An admitted request: the permit, and what has to change on the way to the upstream.
 pub(crate) struct Admitted {
     pub permit: Permit,
+    /// If its key has limits.
+    pub charged: Option<Charged>,
     pub strip: Strip,
     /// The target to send, if it is not the one that was sent: a normalised path, or a query
     /// without the key.
     pub target: Option<String>,
+}
+
+impl Admitted {
+    pub(crate) fn new(
+        permit: Permit,
+        charged: Option<Charged>,
+        strip: Strip,
+        query_param: Option<&str>,
+        head: &RequestHeader,
+        request: &RequestFacts<'_>,
+    ) -> Self {
+        Self { permit, charged, strip, target: changed_target(query_param, head, request) }
+    }
+}
+
+/// The target to send, unless it is the one that was sent.
+fn changed_target(
+    query_param: Option<&str>,
+    head: &RequestHeader,
+    request: &RequestFacts<'_>,
+) -> Option<String> {
+    let query = request.query.unwrap_or_default();
+    let has_param = query_param.filter(|param| holds_param(query, param));
+    let is_as_sent =
+        request.path == head.uri.path() && has_param.is_none() && head.raw_path().starts_with(b"/");
+    (!is_as_sent).then(|| {
+        let query = match (request.query, has_param) {
+            (Some(query), Some(param)) => without_param(query, param),
+            (query, _) => query.map(str::to_owned),
+        };
+        match query {
+            Some(query) => format!("{}?{query}", request.path),
+            None => request.path.to_string(),
+        }
+    })
 }
 
 /// The credentials that are ours and so are not forwarded.

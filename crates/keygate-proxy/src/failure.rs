@@ -1,11 +1,13 @@
 //! What a failure after admission means: what the client is told, and what the log says.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use http::HeaderValue;
 use keygate_core::{Code, Route};
 use keygate_store::keys::StoreError;
 use pingora::{Error, ErrorSource, ErrorType};
+use quanta::Instant;
 
 /// What the client is told; nothing when it is the client that is gone.
 pub(crate) fn failure_code(error: &Error) -> Option<Code> {
@@ -46,23 +48,48 @@ pub(crate) fn log_failure(
     }
 }
 
+const OUTAGE_TOLD_EVERY: Duration = Duration::from_secs(1);
+
 /// Says that keys cannot be looked up. In an outage that concerns every request with an unknown key:
 /// one of them a second is told.
-#[derive(Default)]
 pub(crate) struct OutageLog {
+    seldom: Seldom,
+    began: Instant,
+}
+
+impl Default for OutageLog {
+    fn default() -> Self {
+        Self { seldom: Seldom::every(OUTAGE_TOLD_EVERY), began: Instant::now() }
+    }
+}
+
+impl OutageLog {
+    pub(crate) fn tell(&self, error: &StoreError) {
+        let now_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if self.seldom.is_time(now_ns) {
+            tracing::warn!(error = %ErrorChain(error), "a key could not be looked up");
+        }
+    }
+}
+
+/// Lets one of many events be told, then none for a while.
+pub(crate) struct Seldom {
+    every_ns: u64,
+    /// When one was told last; 0 if none was.
     told_at: AtomicU64,
 }
 
-const OUTAGE_TOLD_EVERY_NS: u64 = 1_000_000_000;
+impl Seldom {
+    pub(crate) fn every(pause: Duration) -> Self {
+        let every_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        Self { every_ns, told_at: AtomicU64::new(0) }
+    }
 
-impl OutageLog {
-    /// `now_ns` is on any one monotonic clock.
-    pub(crate) fn tell(&self, error: &StoreError, now_ns: u64) {
+    /// Whether this one is to be told. `now_ns` is on any one monotonic clock.
+    pub(crate) fn is_time(&self, now_ns: u64) -> bool {
         let last = self.told_at.load(Relaxed);
-        let is_time = last == 0 || now_ns.saturating_sub(last) >= OUTAGE_TOLD_EVERY_NS;
-        if is_time && self.told_at.compare_exchange(last, now_ns, Relaxed, Relaxed).is_ok() {
-            tracing::warn!(error = %ErrorChain(error), "a key could not be looked up");
-        }
+        let is_time = last == 0 || now_ns.saturating_sub(last) >= self.every_ns;
+        is_time && self.told_at.compare_exchange(last, now_ns.max(1), Relaxed, Relaxed).is_ok()
     }
 }
 
@@ -78,5 +105,17 @@ impl std::fmt::Display for ErrorChain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_event_is_told_and_the_next_only_after_the_pause() {
+        let seldom = Seldom::every(Duration::from_nanos(100));
+        let told: Vec<u64> = (0..=300).step_by(30).filter(|now| seldom.is_time(*now)).collect();
+        assert_eq!(told, [0, 120, 240]);
     }
 }

@@ -1,6 +1,7 @@
 //! A request's whole life, top to bottom: the phases in the order in which Pingora calls them, and
 //! `admit`, where every way to be refused is one `?`.
 
+use std::mem::take;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +11,16 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode, Version};
 use keygate_config::Config;
-use keygate_core::credential::{Credential, Places, holds_param, without_param};
-use keygate_core::network::ClientNetwork;
+use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
 use keygate_core::{
-    Access, Caller, Code, Denial, KeyDigest, KeyKind, KeyRecord, Peppers, Permit, Route,
-    UnixMillis, decide,
+    Access, Caller, Code, Denial, KeyDigest, KeyKind, KeyRecord, Peppers, Permit, UnixMillis,
+    decide,
 };
 use keygate_store::cached::{Cached, CachedKeys};
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
+use keygate_store::limits::Limiter;
 use keygate_telemetry::{DecisionTimer, InFlight, Metrics, Outcome, RouteMetrics};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -28,10 +29,12 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use quanta::Instant;
 
+use crate::attempts::Attempts;
 use crate::context::{Admitted, Context, Strip};
 use crate::facts::RequestFacts;
 use crate::failure::{OutageLog, failure_code, log_failure};
 use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
+use crate::limits::{KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::respond::{self, Problem};
 use crate::server::ProxyError;
@@ -56,14 +59,13 @@ pub struct Gateway<S: KeyStore> {
     snapshot: Arc<Snapshot>,
     peppers: Arc<Peppers>,
     keys: Arc<CachedKeys<S>>,
-    failures: Arc<FailureLimiter>,
+    attempts: Attempts,
+    limits: KeyLimits,
     unrouted: RouteMetrics,
     decision: DecisionTimer,
     in_flight: InFlight,
     lines: Lines,
     clock: fn() -> UnixMillis,
-    /// Where the nanoseconds here begin.
-    began: Instant,
     outage_log: OutageLog,
 }
 
@@ -73,6 +75,7 @@ pub struct GatewayParts<S: KeyStore> {
     pub peppers: Arc<Peppers>,
     pub keys: Arc<CachedKeys<S>>,
     pub failures: Arc<FailureLimiter>,
+    pub limiter: Limiter,
     pub metrics: Metrics,
     pub clock: fn() -> UnixMillis,
 }
@@ -83,18 +86,18 @@ impl<S: KeyStore> Gateway<S> {
     /// # Errors
     /// [`ProxyError::Target`] when an upstream's target has no address.
     pub fn new(parts: GatewayParts<S>) -> Result<Self, ProxyError> {
-        let GatewayParts { config, peppers, keys, failures, metrics, clock } = parts;
+        let GatewayParts { config, peppers, keys, failures, limiter, metrics, clock } = parts;
         Ok(Self {
             snapshot: Arc::new(Snapshot::new(config, &metrics)?),
             peppers,
             keys,
-            failures,
+            attempts: Attempts::new(failures),
+            limits: KeyLimits::new(limiter, clock),
             unrouted: metrics.unrouted(),
             decision: metrics.decision(),
             in_flight: metrics.in_flight(),
             lines: Lines::new(metrics.requests_ended()),
             clock,
-            began: Instant::now(),
             outage_log: OutageLog::default(),
         })
     }
@@ -138,17 +141,21 @@ impl<S: KeyStore> Gateway<S> {
         let access = match &route.access {
             Access::Public(public) => {
                 let strip = forward::strip_on_public_route(&request);
-                return Ok(admitted(public.permit(), strip, None, head, &request));
+                return Ok(Admitted::new(public.permit(), None, strip, None, head, &request));
             }
             Access::Key(access) => access,
         };
         let decided = self.authenticate_and_decide(access, &request, &snapshot.config).await; // 401, 403, 503
-        let decided = decided.map_err(|denial| self.weigh(denial, request.client));
-        let (permit, strip, digest) = decided?; // 429
+        let decided = decided.map_err(|denial| self.attempts.weigh(denial, request.client));
+        let Decided { permit, strip, digest, at } = decided?; // 429
+        let now = self.limits.moment(ctx.started, at);
+        let told = &mut ctx.told;
+        let charged = self.limits.charge(snapshot, &permit, access.cost, now, told).await?; // 429
         if let (true, Some(key)) = (route.ends_when_revoked, permit.record()) {
             line::bind(digest, key);
         }
-        Ok(admitted(permit, strip, access.query_param.as_deref(), head, &request))
+        let param = access.query_param.as_deref();
+        Ok(Admitted::new(permit, charged, strip, param, head, &request))
     }
 
     async fn authenticate_and_decide(
@@ -156,7 +163,7 @@ impl<S: KeyStore> Gateway<S> {
         access: &KeyAccess,
         request: &RequestFacts<'_>,
         config: &Config,
-    ) -> Result<(Permit, Strip, KeyDigest), Denial> {
+    ) -> Result<Decided, Denial> {
         let places = Places {
             authorization: values(request, AUTHORIZATION),
             x_api_key: values(request, X_API_KEY),
@@ -173,50 +180,27 @@ impl<S: KeyStore> Gateway<S> {
         let origin = || request.text(ORIGIN);
         let origin = (key.kind == KeyKind::Publishable).then(origin).flatten();
         let caller = Caller { address: request.client, origin };
-        let permit = decide(access, key, caller, (self.clock)())?; // 401, 403
-        Ok((permit, Strip::from(place), digest))
+        let at = (self.clock)();
+        let permit = decide(access, key, caller, at)?; // 401, 403
+        Ok(Decided { permit, strip: Strip::from(place), digest, at })
     }
 
     /// Asks the store, unless the client has failed too often to be worth a look-up.
     async fn look_up(&self, digest: KeyDigest, client: IpAddr) -> Result<Arc<KeyRecord>, Denial> {
-        if let Some(retry_after) = self.failures.blocked_for(client.into(), self.now_ns()) {
-            return Err(Denial::TooManyFailures { retry_after });
-        }
+        self.attempts.check(client)?;
         match self.keys.load(digest).await {
             Ok(Some(key)) => Ok(key),
             Ok(None) => Err(Denial::KeyUnknown),
             Err(error) => {
-                self.outage_log.tell(&error, self.now_ns());
+                self.outage_log.tell(&error);
                 // An outage says nothing about the key: never 401.
                 Err(Denial::KeyStoreUnavailable { retry_after: STORE_RETRY_AFTER })
             }
         }
     }
 
-    /// Step 3, taken where it costs a good request nothing: a key in the cache works whatever its
-    /// neighbours behind the same address do, so the limit is only asked once something failed.
-    fn weigh(&self, denial: Denial, client: IpAddr) -> Denial {
-        let code = denial.code();
-        let failed =
-            matches!(code, Code::ApiKeyInvalid | Code::ApiKeyMissing | Code::AmbiguousCredentials);
-        if !failed {
-            return denial;
-        }
-        let (client, now_ns) = (ClientNetwork::from(client), self.now_ns());
-        if let Some(retry_after) = self.failures.blocked_for(client, now_ns) {
-            return Denial::TooManyFailures { retry_after };
-        }
-        if code == Code::ApiKeyInvalid {
-            self.failures.record(client, now_ns);
-        }
-        denial
-    }
-
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// Decides as for a real request, counts it, and forwards nothing: the hot path, for benches.
+    /// Decides and charges as for a real request, counts it, and forwards nothing: the hot path, for
+    /// benches.
     ///
     /// # Errors
     /// Why the request would be refused.
@@ -224,7 +208,11 @@ impl<S: KeyStore> Gateway<S> {
         let mut ctx = self.new_ctx();
         let decided = self.admit(head, peer, &mut ctx).await;
         self.count(&ctx, &decided);
-        decided.map(|_| ())
+        ctx.admitted = Some(decided?);
+        if let Some(charged) = ctx.charged() {
+            charged.keep();
+        }
+        Ok(())
     }
 
     fn count(&self, ctx: &Context, decided: &Result<Admitted, Denial>) {
@@ -236,19 +224,18 @@ impl<S: KeyStore> Gateway<S> {
         self.decision.observe(ctx.started.elapsed());
     }
 
+    /// What the client of an admitted request is told of its limits.
+    fn told(&self, ctx: &Context) -> Told {
+        let admitted = ctx.admitted.as_ref();
+        let limited = admitted.and_then(|a| Some((a.permit.key()?, a.charged.as_ref()?)));
+        limited.map_or_else(Told::default, |(key, charged)| {
+            self.limits.told(&ctx.snapshot, key, charged)
+        })
+    }
+
     fn route_metrics<'a>(&'a self, ctx: &'a Context) -> &'a RouteMetrics {
         let of_route = ctx.route.and_then(|place| ctx.snapshot.route_metrics(place));
         of_route.unwrap_or(&self.unrouted)
-    }
-}
-
-impl Context {
-    fn route(&self) -> Option<&Route> {
-        self.snapshot.route(self.route?)
-    }
-
-    fn upstream(&self) -> Option<&UpstreamPeers> {
-        self.snapshot.upstream(self.route()?.upstream)
     }
 }
 
@@ -263,6 +250,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             route: None,
             request_id: None,
             admitted: None,
+            told: Told::default(),
             body_bytes: 0,
             attempts: 0,
             forwarded_at: None,
@@ -301,7 +289,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
                     Access::Key(access) => Some(&access.scopes),
                     Access::Public(_) => None,
                 });
-                let problem = Problem::of_denial(&denial, scopes);
+                let problem = Problem::of_denial(&denial, scopes).telling(take(&mut ctx.told));
                 respond::answer(session, &problem, &request_id).await?;
                 Ok(ANSWERED)
             }
@@ -345,7 +333,11 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         } else {
             Peer::Untrusted(address)
         };
-        forward::rewrite(request, admitted, peer, request_id.clone())
+        forward::rewrite(request, admitted, peer, request_id.clone())?;
+        if let Some(charged) = ctx.charged() {
+            charged.keep();
+        }
+        Ok(())
     }
 
     /// Holds a body without a declared length to the same bound as one with it.
@@ -378,7 +370,12 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         if let Some(id) = &ctx.request_id {
             response.insert_header(X_REQUEST_ID, id.clone())?;
         }
-        ctx.status = Some(response.status).filter(|status| is_final(*status)).or(ctx.status);
+        if is_final(response.status) {
+            ctx.status = Some(response.status);
+            for (name, value) in self.told(ctx).headers() {
+                response.insert_header(name, value)?;
+            }
+        }
         if let (false, Some(upstream), Some(since)) =
             (response.status.is_informational(), ctx.upstream(), ctx.forwarded_at)
         {
@@ -418,10 +415,13 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         };
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
         log_failure(error, code, &request_id, ctx.route());
+        if let Some(charged) = ctx.charged() {
+            charged.end();
+        }
         if final_response(session).is_none() {
             // The connection is in an unknown state: the answer is its last.
             session.set_keepalive(None);
-            let problem = Problem::of_code(code);
+            let problem = Problem::of_code(code).telling(self.told(ctx));
             if let Err(gone) = respond::answer(session, &problem, &request_id).await {
                 tracing::debug!(kind = gone.etype().as_str(), "the client left before the answer");
             }
@@ -449,6 +449,15 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     }
 }
 
+/// What the checks of a key have come to.
+struct Decided {
+    permit: Permit,
+    strip: Strip,
+    digest: KeyDigest,
+    /// When it was decided.
+    at: UnixMillis,
+}
+
 /// What was written to the client, if that was more than a `100 Continue` or its like.
 fn final_response(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|response| is_final(response.status))
@@ -456,30 +465,6 @@ fn final_response(session: &Session) -> Option<&ResponseHeader> {
 
 fn is_final(status: StatusCode) -> bool {
     !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
-}
-
-fn admitted(
-    permit: Permit,
-    strip: Strip,
-    query_param: Option<&str>,
-    head: &RequestHeader,
-    request: &RequestFacts<'_>,
-) -> Admitted {
-    let query = request.query.unwrap_or_default();
-    let has_param = query_param.filter(|param| holds_param(query, param));
-    let is_as_sent =
-        request.path == head.uri.path() && has_param.is_none() && head.raw_path().starts_with(b"/");
-    let target = (!is_as_sent).then(|| {
-        let query = match (request.query, has_param) {
-            (Some(query), Some(param)) => without_param(query, param),
-            (query, _) => query.map(str::to_owned),
-        };
-        match query {
-            Some(query) => format!("{}?{query}", request.path),
-            None => request.path.to_string(),
-        }
-    });
-    Admitted { permit, strip, target }
 }
 
 fn values<'a>(

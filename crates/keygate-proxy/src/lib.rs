@@ -1,5 +1,6 @@
 //! Forwards. The only crate that names Pingora. Start with `gateway.rs`: a request's whole life.
 
+mod attempts;
 mod connection;
 mod context;
 mod facts;
@@ -7,6 +8,7 @@ mod failure;
 mod forward;
 mod gateway;
 mod head;
+mod limits;
 mod line;
 mod replay;
 mod respond;

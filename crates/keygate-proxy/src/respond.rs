@@ -8,15 +8,17 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{HeaderName, HeaderValue, Method, Version};
+use keygate_core::limit::policy::{Over, Policy, RetryAfter};
 use keygate_core::scope::RequiredScopes;
 use keygate_core::{Code, Denial};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::forward::X_REQUEST_ID;
+use crate::limits::{Told, whole_seconds};
 
 /// How much of a refused upload is read, so that its sender stops writing and sees the answer.
 const DISCARD_BYTES_MAX: usize = 64 << 20;
@@ -24,6 +26,10 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A refused body up to this size costs less than a new connection: it is read, and the
 /// connection is kept.
 const KEEP_BODY_BYTES_MAX: u64 = 64 << 10;
+
+/// The detail of a request that no waiting helps.
+const COSTS_TOO_MUCH: &str =
+    "This request costs more than the whole limit and can never pass. Have the limit raised.";
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -33,8 +39,10 @@ pub(crate) struct Problem {
     pub code: Code,
     detail: &'static str,
     required_scopes: Vec<String>,
-    retry_after_s: Option<u64>,
+    violated_policies: Vec<&'static str>,
+    retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
+    told: Told,
 }
 
 impl Problem {
@@ -48,8 +56,9 @@ impl Problem {
             }
             Denial::TooManyFailures { retry_after }
             | Denial::KeyStoreUnavailable { retry_after } => {
-                problem.retry_after_s = Some(whole_seconds(*retry_after));
+                problem.retry_after = Some(*retry_after);
             }
+            Denial::OverLimit(over) => problem.set_over(over),
             Denial::PermissionDenied => {
                 let names = scopes.into_iter().flat_map(RequiredScopes::iter);
                 problem.required_scopes = names.map(ToString::to_string).collect();
@@ -79,8 +88,23 @@ impl Problem {
             code,
             detail: code.detail(),
             required_scopes: Vec::new(),
-            retry_after_s: None,
+            violated_policies: Vec::new(),
+            retry_after: None,
             allow: None,
+            told: Told::default(),
+        }
+    }
+
+    /// The same, with what the client is told of its limits.
+    pub(crate) fn telling(self, told: Told) -> Self {
+        Self { told, ..self }
+    }
+
+    fn set_over(&mut self, over: &Over) {
+        self.violated_policies = over.violated.iter().map(Policy::name).collect();
+        match over.retry_after {
+            RetryAfter::In(wait) => self.retry_after = Some(wait),
+            RetryAfter::Never => self.detail = COSTS_TOO_MUCH,
         }
     }
 
@@ -96,8 +120,10 @@ impl Problem {
             request_id: &'a str,
             #[serde(skip_serializing_if = "<[String]>::is_empty")]
             required_scopes: &'a [String],
+            #[serde(skip_serializing_if = "<[&str]>::is_empty")]
+            violated_policies: &'a [&'static str],
             #[serde(skip_serializing_if = "Option::is_none")]
-            retry_after_s: Option<u64>,
+            retry_after_s: Option<Seconds>,
         }
         let code = self.code.as_str();
         let body = Body {
@@ -108,7 +134,8 @@ impl Problem {
             code,
             request_id: request_id.to_str().unwrap_or_default(),
             required_scopes: &self.required_scopes,
-            retry_after_s: self.retry_after_s,
+            violated_policies: &self.violated_policies,
+            retry_after_s: self.retry_after.map(Seconds),
         };
         // Texts and numbers always serialise; an empty body would still carry the status.
         serde_json::to_vec(&body).unwrap_or_default().into()
@@ -116,18 +143,23 @@ impl Problem {
 
     /// The headers that go with the body, apart from those of any answer.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let retry_after = self.retry_after_s.map(|s| (RETRY_AFTER, HeaderValue::from(s)));
         let allow = self.allow.clone().map(|methods| (ALLOW, methods));
         let challenge = self.challenge().map(|challenge| (WWW_AUTHENTICATE, challenge));
         [
             Some((CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))),
             Some((CACHE_CONTROL, HeaderValue::from_static("no-store"))),
             challenge,
-            retry_after,
             allow,
         ]
         .into_iter()
         .flatten()
+        .chain(self.pace())
+    }
+
+    /// The headers that say how fast to go, whatever form the answer has.
+    fn pace(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let wait = |wait| (RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        self.retry_after.map(wait).into_iter().chain(self.told.headers())
     }
 
     /// RFC 6750 section 3: what a client has to do to get in.
@@ -156,6 +188,9 @@ impl Problem {
             | Code::PayloadTooLarge
             | Code::HeadersTooLarge
             | Code::TooManyFailures
+            | Code::ConcurrencyExceeded
+            | Code::RateLimitExceeded
+            | Code::QuotaExceeded
             | Code::KeyStoreUnavailable
             | Code::UpstreamError
             | Code::UpstreamUnavailable
@@ -165,9 +200,18 @@ impl Problem {
     }
 }
 
-/// Rounded up: a client that waits this long has waited long enough.
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+/// In a body: to the millisecond, rounded up, as a client that waits for less would be too early.
+struct Seconds(Duration);
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let millis = self.0.as_nanos().div_ceil(1_000_000);
+        let rounded = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+        match rounded.subsec_millis() {
+            0 => serializer.serialize_u64(rounded.as_secs()),
+            _ => serializer.serialize_f64(rounded.as_secs_f64()),
+        }
+    }
 }
 
 /// Answers a request that was not forwarded, and keeps the connection when that is safe.
@@ -200,7 +244,7 @@ async fn write_problem(
     request_id: &HeaderValue,
 ) -> pingora::Result<()> {
     let body = problem.body(request_id);
-    let mut response = ResponseHeader::build(problem.code.status(), Some(7))?;
+    let mut response = ResponseHeader::build(problem.code.status(), Some(9))?;
     for (name, value) in problem.headers() {
         response.insert_header(name, value)?;
     }
@@ -276,8 +320,11 @@ fn write_grpc(
     problem: &Problem,
     request_id: &HeaderValue,
 ) -> pingora::Result<()> {
-    let mut response = ResponseHeader::build(200, Some(4))?;
+    let mut response = ResponseHeader::build(200, Some(7))?;
     response.insert_header(CONTENT_TYPE, "application/grpc")?;
+    for (name, value) in problem.pace() {
+        response.insert_header(name, value)?;
+    }
     response.insert_header(GRPC_STATUS, problem.code.grpc_status().to_string())?;
     response.insert_header(GRPC_MESSAGE, problem.code.as_str())?;
     response.insert_header(X_REQUEST_ID, request_id.clone())?;
@@ -315,21 +362,63 @@ pub(crate) fn raw_http1(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> 
 
 #[cfg(test)]
 mod tests {
+    use keygate_core::limit::Unit;
+
     use super::*;
 
+    fn body(problem: &Problem) -> serde_json::Value {
+        serde_json::from_slice(&problem.body(&HeaderValue::from_static("abc"))).unwrap()
+    }
+
+    fn header(problem: &Problem, name: &HeaderName) -> Option<HeaderValue> {
+        problem.headers().find(|(named, _)| named == name).map(|(_, value)| value)
+    }
+
     #[test]
-    fn retry_after_is_rounded_up() {
-        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
-        assert_eq!(whole_seconds(Duration::from_millis(1_000)), 1);
-        assert_eq!(whole_seconds(Duration::from_millis(1_001)), 2);
+    fn a_wait_is_told_to_the_millisecond_in_the_body_and_in_seconds_in_the_header_rounded_up() {
+        let problem = |micros| {
+            let retry_after = Duration::from_micros(micros);
+            Problem::of_denial(&Denial::TooManyFailures { retry_after }, None)
+        };
+        let told = |micros| {
+            let problem = problem(micros);
+            (body(&problem)["retry_after_s"].to_string(), header(&problem, &RETRY_AFTER).unwrap())
+        };
+        assert_eq!(told(133_001), ("0.134".into(), HeaderValue::from(1)));
+        assert_eq!(told(1), ("0.001".into(), HeaderValue::from(1)));
+        assert_eq!(told(2_000_000), ("2".into(), HeaderValue::from(2)));
+        assert_eq!(told(1_999_000_100), ("1999.001".into(), HeaderValue::from(2_000)));
+    }
+
+    #[test]
+    fn a_request_over_its_limits_names_them_and_when_it_may_pass() {
+        let wait = |ms| RetryAfter::In(Duration::from_millis(ms));
+        let over = Over::one(Policy::Rate, wait(100)).and(Policy::Quota(Unit::Day), wait(5_500));
+        let problem = Problem::of_denial(&Denial::OverLimit(over), None);
+        let said = body(&problem);
+        assert_eq!((&said["code"], &said["status"]), (&"rate_limit_exceeded".into(), &429.into()));
+        assert_eq!(said["violated_policies"], serde_json::json!(["rate", "day"]));
+        assert_eq!(said["retry_after_s"], 5.5);
+        assert_eq!(header(&problem, &RETRY_AFTER).unwrap(), "6");
+        assert_eq!(header(&problem, &WWW_AUTHENTICATE), None);
+    }
+
+    #[test]
+    fn a_request_that_can_never_pass_is_not_told_to_wait() {
+        let over = Over::one(Policy::Quota(Unit::Hour), RetryAfter::Never);
+        let problem = Problem::of_denial(&Denial::OverLimit(over), None);
+        let said = body(&problem);
+        assert_eq!(said["code"], "quota_exceeded");
+        assert!(said["detail"].as_str().unwrap().contains("can never pass"), "{said}");
+        assert!(said.get("retry_after_s").is_none(), "{said}");
+        assert_eq!(header(&problem, &RETRY_AFTER), None);
     }
 
     #[test]
     fn a_refusal_names_its_code_and_what_helps() {
         let scopes = RequiredScopes { all: vec!["read:orders".parse().unwrap()], any: vec![] };
         let problem = Problem::of_denial(&Denial::PermissionDenied, Some(&scopes));
-        let id = HeaderValue::from_static("abc");
-        let body: serde_json::Value = serde_json::from_slice(&problem.body(&id)).unwrap();
+        let body = body(&problem);
         assert_eq!(body["type"], "urn:keygate:problem:permission_denied");
         assert_eq!(body["status"], 403);
         assert_eq!(body["request_id"], "abc");

@@ -377,6 +377,19 @@ mod tests {
     }
 
     #[test]
+    fn readings_of_one_name_are_one_metric_with_a_label() {
+        let metrics = Metrics::new("1");
+        let rows = [
+            Row::counter("a_total", "A.", |n| *n).labelled("result", "good"),
+            Row::counter("a_total", "A.", |n| *n + 1).labelled("result", "bad"),
+        ];
+        metrics.snapshot_fn(|| 1, rows);
+        assert!(has_line(&metrics, "a_total{result=\"good\"} 1"));
+        assert!(has_line(&metrics, "a_total{result=\"bad\"} 2"));
+        assert_eq!(metrics.render().matches("# TYPE a_total counter").count(), 1);
+    }
+
+    #[test]
     fn readings_are_taken_at_each_scrape() {
         let metrics = Metrics::new("1");
         let hits = Arc::new(std::sync::atomic::AtomicU64::new(1));

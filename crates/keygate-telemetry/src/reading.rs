@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 /// The readings, each under the name of its first row.
 #[derive(Default)]
@@ -11,11 +11,12 @@ pub(crate) struct Readings(RwLock<BTreeMap<&'static str, Reading>>);
 
 type Reading = Box<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
 
-/// One metric of a snapshot.
+/// One series of a snapshot. Rows of one name follow each other and differ in their label.
 pub struct Row<T> {
     kind: Kind,
     name: &'static str,
     help: &'static str,
+    label: Option<(&'static str, &'static str)>,
     value: fn(&T) -> u64,
 }
 
@@ -29,12 +30,18 @@ impl<T> Row<T> {
     /// `name` ends in `_total`.
     #[must_use]
     pub const fn counter(name: &'static str, help: &'static str, value: fn(&T) -> u64) -> Self {
-        Self { kind: Kind::Counter, name, help, value }
+        Self { kind: Kind::Counter, name, help, label: None, value }
     }
 
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str, value: fn(&T) -> u64) -> Self {
-        Self { kind: Kind::Gauge, name, help, value }
+        Self { kind: Kind::Gauge, name, help, label: None, value }
+    }
+
+    /// The same with a label, such as `result="failed"`.
+    #[must_use]
+    pub const fn labelled(self, name: &'static str, value: &'static str) -> Self {
+        Self { label: Some((name, value)), ..self }
     }
 }
 
@@ -47,7 +54,8 @@ impl Readings {
         let Some(name) = rows.first().map(|row| row.name) else { return };
         let read = move || {
             let snapshot = take();
-            rows.iter().map(|row| gauge_or_counter(row, (row.value)(&snapshot))).collect()
+            let series = rows.chunk_by(|one, next| one.name == next.name);
+            series.filter_map(|rows| family(rows, &snapshot)).collect()
         };
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, Box::new(read));
     }
@@ -59,28 +67,41 @@ impl Readings {
     }
 }
 
-fn gauge_or_counter<T>(row: &Row<T>, value: u64) -> MetricFamily {
+/// The rows of one name.
+fn family<T>(rows: &[Row<T>], snapshot: &T) -> Option<MetricFamily> {
+    let first = rows.first()?;
+    let mut family = MetricFamily::default();
+    family.set_name(first.name.to_owned());
+    family.set_help(first.help.to_owned());
+    family.set_field_type(match first.kind {
+        Kind::Counter => MetricType::COUNTER,
+        Kind::Gauge => MetricType::GAUGE,
+    });
+    family.set_metric(rows.iter().map(|row| series(row, (row.value)(snapshot))).collect());
+    Some(family)
+}
+
+fn series<T>(row: &Row<T>, value: u64) -> Metric {
     #[expect(clippy::cast_precision_loss, reason = "the format's numbers are floats")]
     let value = value as f64;
     let mut metric = Metric::default();
-    let kind = match row.kind {
+    match row.kind {
         Kind::Counter => {
             let mut counter = Counter::default();
             counter.set_value(value);
             metric.set_counter(counter);
-            MetricType::COUNTER
         }
         Kind::Gauge => {
             let mut gauge = Gauge::default();
             gauge.set_value(value);
             metric.set_gauge(gauge);
-            MetricType::GAUGE
         }
-    };
-    let mut family = MetricFamily::default();
-    family.set_name(row.name.to_owned());
-    family.set_help(row.help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(vec![metric]);
-    family
+    }
+    if let Some((name, value)) = row.label {
+        let mut label = LabelPair::default();
+        label.set_name(name.to_owned());
+        label.set_value(value.to_owned());
+        metric.set_label(vec![label]);
+    }
+    metric
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use keygate_store::cached::{CacheCounts, CachedKeys};
 use keygate_store::fleet::LinkState;
 use keygate_store::keys::KeyStore;
+use keygate_store::limits::Limiter;
 use keygate_store::observed::{CallOutcome, Observed, Observer, Op};
 use keygate_store::redis::LinkObserver;
 use keygate_telemetry::{LinkMetrics, Metrics, Row, StoreHealth, StoreOpMetrics};
@@ -82,6 +83,39 @@ pub(crate) fn publish_cache<S: KeyStore>(keys: &Arc<CachedKeys<S>>, metrics: &Me
     metrics.snapshot_fn(take, ROWS);
 }
 
+/// What the limits' counters say of themselves.
+struct LimitCounts {
+    meters: usize,
+    running: u64,
+    answered: u64,
+    failed: u64,
+}
+
+/// Publishes the limits' counts, read at each scrape.
+pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
+    const LEASES: &str = "keygate_limit_leases_total";
+    const LEASES_HELP: &str = "Questions to a fleet's store for units to let requests use.";
+    let rows: [Row<LimitCounts>; 4] = [
+        Row::gauge("keygate_limit_meters", "Keys, apps and accounts whose use is counted.", |c| {
+            c.meters as u64
+        }),
+        Row::gauge(
+            "keygate_limit_slots_in_use",
+            "Requests that run under a limit of concurrency.",
+            |c| c.running,
+        ),
+        Row::<LimitCounts>::counter(LEASES, LEASES_HELP, |c| c.answered)
+            .labelled("result", "answered"),
+        Row::<LimitCounts>::counter(LEASES, LEASES_HELP, |c| c.failed).labelled("result", "failed"),
+    ];
+    let limiter = limiter.clone();
+    let take = move || {
+        let [answered, failed] = limiter.asked();
+        LimitCounts { meters: limiter.meters(), running: limiter.running(), answered, failed }
+    };
+    metrics.snapshot_fn(take, rows);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +129,21 @@ mod tests {
             assert!(metrics.render().contains(&format!("{series} 0\n")));
             observer.store_call(op, Duration::ZERO, CallOutcome::Answered);
             assert!(metrics.render().contains(&format!("{series} 1\n")));
+        }
+    }
+
+    #[test]
+    fn limits_are_counted_from_the_start() {
+        let metrics = Metrics::new("1");
+        publish_limits(&Limiter::in_memory(|| keygate_core::UnixMillis(1)), &metrics);
+        let rendered = metrics.render();
+        for line in [
+            "keygate_limit_meters 0",
+            "keygate_limit_slots_in_use 0",
+            "keygate_limit_leases_total{result=\"answered\"} 0",
+            "keygate_limit_leases_total{result=\"failed\"} 0",
+        ] {
+            assert!(rendered.lines().any(|rendered| rendered == line), "{line}\n{rendered}");
         }
     }
 }

@@ -17,6 +17,7 @@ use keygate_proxy::{Gateway, GatewayParts, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::{KeyStore, StoreError};
+use keygate_store::limits::Limiter;
 use keygate_store::observed::Observed;
 use keygate_store::store::Store as AnyStore;
 use keygate_telemetry::Metrics;
@@ -84,6 +85,7 @@ pub(crate) struct Serving {
     pub(crate) config: Arc<Config>,
     pub(crate) keys: Arc<CachedKeys<Store>>,
     pub(crate) peppers: Arc<Peppers>,
+    limiter: Limiter,
     proxy: Running,
     admin: Control,
     stopping: Arc<AtomicBool>,
@@ -103,6 +105,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     };
     // Blocks, but nothing else runs yet.
     let store = stores::open(&config, opener)?;
+    let limiter = stores::limiter(&config, &store)?;
     let in_use = peppers_in_use(&store).await?;
     let secrets = first_start::load_or_make(&config.keys, &config.admin, in_use.as_deref())?;
     log_secrets(&secrets);
@@ -120,6 +123,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let keys =
         Arc::new(CachedKeys::new(observe::observed(store, &metrics), coherence, &config.cache));
     observe::publish_cache(&keys, &metrics);
+    observe::publish_limits(&limiter, &metrics);
     let failed_auth = &config.server.failed_auth;
     let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
     let gateway = Gateway::new(GatewayParts {
@@ -127,11 +131,13 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         peppers: Arc::clone(&peppers),
         keys: Arc::clone(&keys),
         failures,
+        limiter: limiter.clone(),
         metrics: metrics.clone(),
         clock: clock::now,
     })
     .context("cannot set up the gateway")?;
 
+    drop(tokio::spawn(limiter.clone().sweep()));
     let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
     // Only now, so that a gateway that answers `/readyz` is one that answers clients.
     let stopping = Arc::new(AtomicBool::new(false));
@@ -139,6 +145,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let pepper_states = watch_peppers(&keys, &peppers, checked);
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
+        limiter: limiter.clone(),
         peppers: Arc::clone(&peppers),
         config: Arc::clone(&config),
         metrics: metrics.keys(),
@@ -157,7 +164,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
 
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
-    Ok(Serving { config, keys, peppers, proxy, admin, stopping, signals })
+    Ok(Serving { config, keys, limiter, peppers, proxy, admin, stopping, signals })
 }
 
 fn log_secrets(secrets: &Secrets) {
@@ -285,6 +292,7 @@ impl Serving {
             signal = self.signals.next() => tracing::warn!(signal, "told twice: stopping now"),
         }
         self.admin.stop().await;
+        self.limiter.stop().await;
         if let Err(error) = self.keys.store().leave().await {
             tracing::debug!(%error, "the fleet was not told that this gateway stops");
         }

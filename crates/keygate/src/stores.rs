@@ -1,7 +1,7 @@
 //! Opens the store that the configuration names, for the gateway and for the commands that work on
 //! it directly.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,11 @@ use keygate_core::UnixMillis;
 use keygate_store::coherence::Coherence;
 use keygate_store::embedded::{EmbeddedStore, OpenError};
 use keygate_store::fleet::{Gateway, LinkState};
+use keygate_store::limits::Limiter;
 use keygate_store::redis::{LinkObserver, RedisStore};
 use keygate_store::store::Store;
 
+use crate::clock;
 use crate::failure::{Exit, Failure};
 
 /// How long a command waits for Redis.
@@ -52,6 +54,30 @@ pub(crate) fn coherence(config: &Config) -> Arc<Coherence> {
         StoreSettings::Embedded(_) => Coherence::alone(),
         StoreSettings::Redis(_) => Coherence::followed(config.cache.stale_max),
     })
+}
+
+/// Who counts what keys use. The counts last as long as the store that was opened: they are beside an
+/// embedded one, where no other process has them then, or in Redis. To be called within a runtime.
+pub(crate) fn limiter(config: &Config, store: &Store) -> Result<Limiter, Failure> {
+    match (&config.store, store) {
+        (StoreSettings::Embedded(settings), _) => {
+            let limiter = Limiter::on_file(&quotas_path(&settings.path), clock::now);
+            Ok(limiter.context("cannot open the file of quotas")?)
+        }
+        (StoreSettings::Redis(_), Store::Redis(redis)) => {
+            Ok(Limiter::leased(redis.lessor(clock::now), config.limits.lease, clock::now))
+        }
+        (StoreSettings::Redis(_), Store::Embedded(_)) => {
+            Err(Failure::new(Exit::Failed, "the store that is open is not the configured one"))
+        }
+    }
+}
+
+/// Beside the store: `keygate.db.quotas`.
+fn quotas_path(store: &Path) -> PathBuf {
+    let mut path = store.as_os_str().to_owned();
+    path.push(".quotas");
+    path.into()
 }
 
 /// This process, as the other gateways of its fleet see it.

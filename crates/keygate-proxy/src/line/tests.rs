@@ -41,6 +41,9 @@ fn key() -> Arc<KeyRecord> {
         key_networks: Networks::default(),
         app_networks: Networks::default(),
         origins: Box::default(),
+        tier: None,
+        overrides: None,
+        meter: Default::default(),
         read_at: 0,
     })
 }

@@ -50,6 +50,7 @@ fn owned() -> OwnedKey {
             scopes: Vec::new(),
             expires_at: None,
             tier: None,
+            limits: None,
             allowed_cidrs: Vec::new(),
             allowed_origins: Vec::new(),
             metadata: Default::default(),
