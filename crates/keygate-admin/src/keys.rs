@@ -12,12 +12,13 @@ use keygate_store::records::{Key, KeyStatus, Metadata};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+use crate::limits::{LimitsAnswer, LimitsRequest, UseAnswer};
 use crate::page::{List, Paging};
 use crate::problem::Problem;
 use crate::registry::{Actor, KeyChange, KeySwitch, NewKey, Registry};
 use crate::request::{Body, BodyOrDefault, Id, given};
 use crate::times::rfc3339;
-use crate::{fields, times};
+use crate::{fields, limits, times};
 
 pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
     Router::new()
@@ -36,6 +37,7 @@ struct CreateRequest {
     expires_at: Option<String>,
     ttl: Option<String>,
     tier: Option<String>,
+    limits: Option<LimitsRequest>,
     #[serde(default)]
     allowed_cidrs: Vec<String>,
     #[serde(default)]
@@ -59,6 +61,8 @@ struct ChangeRequest {
     expires_at: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
     tier: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    limits: Option<Option<LimitsRequest>>,
     #[serde(default, deserialize_with = "given")]
     allowed_cidrs: Option<Vec<String>>,
     #[serde(default, deserialize_with = "given")]
@@ -90,6 +94,7 @@ struct Answer {
     revoked_at: Option<String>,
     revoke_reason: Option<String>,
     tier: Option<String>,
+    limits: Option<LimitsAnswer>,
     allowed_cidrs: Vec<String>,
     allowed_origins: Vec<String>,
     metadata: Metadata,
@@ -102,6 +107,21 @@ struct CreatedAnswer {
     key: ShownOnce,
     #[serde(flatten)]
     record: Answer,
+}
+
+/// A record with what is used of its limits.
+#[derive(Serialize)]
+pub(crate) struct ShownAnswer {
+    #[serde(flatten)]
+    record: Answer,
+    current_use: Option<Vec<UseAnswer>>,
+}
+
+impl ShownAnswer {
+    pub(crate) async fn new<S: KeyStore>(registry: &Registry<S>, key: Key) -> Self {
+        let current_use = limits::current_use(registry, &key).await;
+        Self { record: Answer::new(key, registry.now()), current_use }
+    }
 }
 
 /// The key's text, wiped when the answer has been written.
@@ -134,6 +154,7 @@ impl Answer {
             revoked_at,
             revoke_reason,
             tier: key.tier,
+            limits: key.limits.as_deref().map(LimitsAnswer::new),
             allowed_cidrs: key.allowed_cidrs.iter().map(ToString::to_string).collect(),
             allowed_origins: key.allowed_origins,
             metadata: key.metadata,
@@ -166,6 +187,7 @@ async fn create<S: KeyStore>(
         scopes: fields::scopes("scopes", &request.scopes)?,
         expires_at: read_end(request.expires_at.as_deref(), request.ttl.as_deref(), now)?,
         tier: request.tier,
+        limits: request.limits.map(limits::read).transpose()?.flatten(),
         allowed_cidrs: fields::cidrs(&request.allowed_cidrs)?,
         allowed_origins: fields::origins(&request.allowed_origins)?,
         metadata: fields::metadata(request.metadata)?,
@@ -203,9 +225,9 @@ async fn all<S: KeyStore>(
 async fn one<S: KeyStore>(
     State(registry): State<Registry<S>>,
     Id(id): Id<KeyId>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Json<ShownAnswer>, Problem> {
     let key = registry.key(id).await?;
-    Ok(Json(Answer::new(key, registry.now())))
+    Ok(Json(ShownAnswer::new(&registry, key).await))
 }
 
 async fn change<S: KeyStore>(
@@ -215,12 +237,17 @@ async fn change<S: KeyStore>(
     Body(request): Body<ChangeRequest>,
 ) -> Result<Json<Answer>, Problem> {
     let read_end = |at: Option<String>| at.as_deref().map(times::expires_at).transpose();
+    let read_limits = |limits: Option<LimitsRequest>| match limits {
+        Some(limits) => limits::read(limits),
+        None => Ok(None),
+    };
     let scopes = request.scopes.as_deref();
     let change = KeyChange {
         name: request.name.map(|name| name.map(fields::name).transpose()).transpose()?,
         scopes: scopes.map(|all| fields::scopes("scopes", all)).transpose()?,
         expires_at: request.expires_at.map(read_end).transpose()?,
         tier: request.tier,
+        limits: request.limits.map(read_limits).transpose()?,
         allowed_cidrs: request.allowed_cidrs.as_deref().map(fields::cidrs).transpose()?,
         allowed_origins: request.allowed_origins.as_deref().map(fields::origins).transpose()?,
         status: request.status.as_deref().map(read_status).transpose()?,

@@ -11,6 +11,7 @@ mod fields;
 mod fleet;
 mod health;
 mod keys;
+mod limits;
 mod page;
 mod problem;
 pub mod registry;
@@ -65,6 +66,7 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
         .merge(accounts::routes())
         .merge(apps::routes())
         .merge(keys::routes())
+        .merge(limits::routes())
         .merge(verify::routes())
         .merge(audit::routes())
         .merge(fleet::routes())

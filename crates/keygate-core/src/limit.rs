@@ -5,6 +5,7 @@
 pub mod calendar;
 pub mod leased;
 pub mod meter;
+pub mod overrides;
 pub mod policy;
 pub mod tally;
 pub mod terms;

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::records::Metadata;
-    use crate::testing::{account, app, digest, key, revoked};
+    use crate::testing::{account, app, digest, key, limits, revoked};
 
     fn text(line: &Line) -> String {
         String::from_utf8(line.encode().unwrap()).unwrap()
@@ -157,7 +157,8 @@ mod tests {
         check_round_trip(&Line::Record(StoredRecord::Account(account)));
         check_round_trip(&Line::Record(StoredRecord::App(app)));
         check_round_trip(&Line::Record(StoredRecord::Key(revoked(&key))));
-        check_round_trip(&Line::Record(StoredRecord::Key(key)));
+        check_round_trip(&Line::Record(StoredRecord::Key(key.clone())));
+        check_round_trip(&Line::Record(StoredRecord::Key(Key { limits: limits(), ..key })));
         check_round_trip(&Line::End(Counts { accounts: 1, apps: 2, keys: u64::MAX }));
     }
 

@@ -30,7 +30,7 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
             .map(|origin| origin.to_ascii_lowercase().into_boxed_str())
             .collect(),
         tier: key.tier.or(app.tier).map(String::into_boxed_str),
-        overrides: None,
+        overrides: key.limits,
         meter: Default::default(),
         read_at,
         identity,
@@ -47,5 +47,25 @@ fn standing(owned: &OwnedKey) -> Standing {
             Standing::AccountSuspended
         }
         (KeyStatus::Active, AppStatus::Active, AccountStatus::Active) => Standing::Active,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{App, Key};
+    use crate::testing::{account, app, key, limits};
+
+    #[test]
+    fn a_keys_own_tier_and_limits_come_first_and_its_apps_tier_else() {
+        let account = account(1);
+        let app = App { tier: Some("app's".to_owned()), ..app(1, &account) };
+        let boiled =
+            |key: Key| boil(OwnedKey { key, app: app.clone(), account: account.clone() }, 1);
+        let plain = boiled(key(1, &app));
+        assert_eq!((plain.tier.as_deref(), plain.overrides), (Some("app's"), None));
+        let own = Key { tier: Some("own".to_owned()), limits: limits(), ..key(1, &app) };
+        let own = boiled(own);
+        assert_eq!((own.tier.as_deref(), own.overrides), (Some("own"), limits()));
     }
 }

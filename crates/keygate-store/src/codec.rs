@@ -1,11 +1,14 @@
 //! How records are written down: `{"v":1,"record":{…}}`, the same text in every store. A reader
 //! ignores fields that it does not know and refuses versions that it does not know.
 
+mod limits;
+
 use std::fmt::Display;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use keygate_core::key::PepperId;
+use keygate_core::limit::terms::Overrides;
 use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, UnixMillis};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -180,6 +183,8 @@ struct KeyForm {
     #[serde(with = "option_millis")]
     expires_at: Option<UnixMillis>,
     tier: Option<String>,
+    #[serde(default, with = "limits", skip_serializing_if = "Option::is_none")]
+    limits: Option<Box<Overrides>>,
     // A list that restricts must not be read as empty when it is missing: empty allows all.
     #[serde(with = "texts")]
     allowed_cidrs: Vec<IpNet>,

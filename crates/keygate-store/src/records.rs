@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use keygate_core::key::PepperId;
+use keygate_core::limit::terms::Overrides;
 use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, UnixMillis};
 
 /// Counts the writes to one record: one that was prepared from an older version is refused. The admin
@@ -68,6 +69,8 @@ pub struct Key {
     pub scopes: Vec<Scope>,
     pub expires_at: Option<UnixMillis>,
     pub tier: Option<String>,
+    /// What it has instead of its tier's limits.
+    pub limits: Option<Box<Overrides>>,
     pub allowed_cidrs: Vec<IpNet>,
     pub allowed_origins: Vec<String>,
     pub metadata: Metadata,

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use keygate_core::key::PepperId;
+use keygate_core::limit::overrides::Parts;
+use keygate_core::limit::terms::Overrides;
 use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, UnixMillis};
 
 use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
@@ -80,6 +82,7 @@ pub(crate) fn key(n: u64, app: &App) -> Key {
         scopes: vec!["read:orders".parse().unwrap(), "write:users".parse().unwrap()],
         expires_at: Some(UnixMillis(u64::MAX)),
         tier: None,
+        limits: None,
         allowed_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
         allowed_origins: vec!["https://Example.com".to_owned()],
         metadata: Metadata::new(),
@@ -88,6 +91,17 @@ pub(crate) fn key(n: u64, app: &App) -> Key {
         updated_at: UnixMillis(n),
         version: Version(0),
     }
+}
+
+/// Limits of a key's own, of each kind.
+pub(crate) fn limits() -> Option<Box<Overrides>> {
+    let parts = Parts {
+        rate: Some("100/s".parse().unwrap()),
+        burst: Some(50),
+        quotas: Some(vec!["1000/day".parse().unwrap(), "20000/month".parse().unwrap()]),
+        concurrency: Some(5),
+    };
+    Overrides::from_parts(parts).unwrap().map(Box::new)
 }
 
 pub(crate) fn revoked(key: &Key) -> Key {

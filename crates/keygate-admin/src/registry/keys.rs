@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use keygate_core::key::{ENTROPY_LENGTH, MintedKey};
+use keygate_core::limit::terms::Overrides;
 use keygate_core::{AppId, KeyId, KeyKind, Scope, ScopeSet, UnixMillis};
 use keygate_store::keys::{KeyStore, Page, Write};
 use keygate_store::records::{App, AuditEntry, Key, KeyStatus, Metadata, Version};
@@ -20,6 +21,8 @@ pub struct NewKey {
     pub scopes: Vec<Scope>,
     pub expires_at: Option<UnixMillis>,
     pub tier: Option<String>,
+    /// What it has instead of its tier's limits.
+    pub limits: Option<Box<Overrides>>,
     pub allowed_cidrs: Vec<IpNet>,
     pub allowed_origins: Vec<String>,
     pub metadata: Metadata,
@@ -38,6 +41,7 @@ pub struct KeyChange {
     pub scopes: Option<Vec<Scope>>,
     pub expires_at: Option<Option<UnixMillis>>,
     pub tier: Option<Option<String>>,
+    pub limits: Option<Option<Box<Overrides>>>,
     pub allowed_cidrs: Option<Vec<IpNet>>,
     pub allowed_origins: Option<Vec<String>>,
     pub status: Option<KeySwitch>,
@@ -104,6 +108,7 @@ impl<S: KeyStore> Registry<S> {
             scopes: new.scopes,
             expires_at: new.expires_at,
             tier: new.tier,
+            limits: new.limits,
             allowed_cidrs: new.allowed_cidrs,
             allowed_origins: new.allowed_origins,
             metadata: new.metadata,
@@ -244,7 +249,7 @@ impl<S: KeyStore> Registry<S> {
     }
 }
 
-fn entry(by: &Actor, at: UnixMillis, action: &str, key: &Key) -> AuditEntry {
+pub(super) fn entry(by: &Actor, at: UnixMillis, action: &str, key: &Key) -> AuditEntry {
     AuditEntry { hint: Some(key.hint.clone()), ..by.entry(at, action, key.id.to_string()) }
 }
 
@@ -255,6 +260,7 @@ fn changed(before: &Key, change: &KeyChange) -> Key {
         scopes,
         expires_at,
         tier,
+        limits,
         allowed_cidrs,
         allowed_origins,
         status,
@@ -264,6 +270,7 @@ fn changed(before: &Key, change: &KeyChange) -> Key {
     key.scopes = scopes.unwrap_or(key.scopes);
     key.expires_at = expires_at.unwrap_or(key.expires_at);
     key.tier = tier.unwrap_or(key.tier);
+    key.limits = limits.unwrap_or(key.limits);
     key.allowed_cidrs = allowed_cidrs.unwrap_or(key.allowed_cidrs);
     key.allowed_origins = allowed_origins.unwrap_or(key.allowed_origins);
     key.metadata = metadata.unwrap_or(key.metadata);

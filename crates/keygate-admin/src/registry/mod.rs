@@ -6,6 +6,7 @@ mod accounts;
 mod apps;
 mod fleet;
 mod keys;
+mod limits;
 mod verify;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::fleet::Gateway;
 use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use keygate_store::limits::Limiter;
 use keygate_store::records::AuditEntry;
 use keygate_telemetry::KeyMetrics;
 
@@ -43,6 +45,8 @@ impl<S: KeyStore> Clone for Registry<S> {
 /// What a registry is made of.
 pub struct RegistryParts<S: KeyStore> {
     pub keys: Arc<CachedKeys<S>>,
+    /// The gateway's own, so that what is shown is what requests are charged.
+    pub limiter: Limiter,
     pub peppers: Arc<Peppers>,
     pub config: Arc<Config>,
     pub metrics: KeyMetrics,

@@ -15,6 +15,8 @@ use keygate_store::records::{Account, App, AuditEntry, Key, OwnedKey};
 pub(super) struct FaultyStore {
     store: EmbeddedStore,
     pub(super) down: AtomicBool,
+    /// Whether apps alone cannot be read.
+    pub(super) apps_down: AtomicBool,
     /// How many of the next commits somebody else gets ahead of.
     pub(super) conflicts: AtomicUsize,
     /// Whether writes reach no replica, of the one that has to have them.
@@ -27,6 +29,7 @@ impl FaultyStore {
         Self {
             store,
             down: AtomicBool::new(false),
+            apps_down: AtomicBool::new(false),
             conflicts: AtomicUsize::new(0),
             no_replica: AtomicBool::new(false),
             fleet: Mutex::new(None),
@@ -68,6 +71,9 @@ impl KeyStore for FaultyStore {
     }
 
     async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        if self.apps_down.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("apps are switched off".into()));
+        }
         self.up()?.app(id).await
     }
 

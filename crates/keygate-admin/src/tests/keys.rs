@@ -30,14 +30,17 @@ async fn a_key_is_shown_in_the_answer_that_makes_it_and_never_again() {
         "id": created["id"], "key": key, "hint": &key[..12], "app_id": app, "account_id": account,
         "kind": "pk", "environment": "live", "name": "browser", "scopes": ["read:orders"],
         "status": "active", "expires_at": "2031-01-01T00:00:00Z", "revoked_at": null,
-        "revoke_reason": null, "tier": "free", "allowed_cidrs": ["203.0.113.0/24"],
+        "revoke_reason": null, "tier": "free", "limits": null,
+        "allowed_cidrs": ["203.0.113.0/24"],
         "allowed_origins": ["https://shop.example"], "metadata": { "team": "web" },
         "created_at": "2030-01-01T00:00:00Z", "updated_at": "2030-01-01T00:00:00Z",
     });
     assert_eq!(created, expected);
     expected.as_object_mut().unwrap().remove("key");
     let path = format!("/v1/keys/{}", id(&created));
-    assert_eq!(api.get(&path).await.json(), expected);
+    let mut shown = api.get(&path).await.json();
+    assert_eq!(shown.as_object_mut().unwrap().remove("current_use").unwrap()[0]["policy"], "rate");
+    assert_eq!(shown, expected);
     let list = api.get(&format!("/v1/apps/{app}/keys")).await.json();
     assert_eq!(list, json!({ "items": [expected], "next": null }));
     api.patch(&path, json!({ "name": "new" })).await;
@@ -185,7 +188,9 @@ async fn a_revoked_key_stays_revoked_whatever_is_asked() {
     for change in [json!({ "status": "active" }), json!({ "name": "x" }), json!({})] {
         assert_problem(&api.patch(&path, change).await, 409, "key_revoked");
     }
-    assert_eq!(api.get(&path).await.json(), record);
+    let mut shown = api.get(&path).await.json();
+    assert_eq!(shown.as_object_mut().unwrap().remove("current_use"), Some(json!([])));
+    assert_eq!(shown, record);
     assert_eq!(api.actions().await.iter().filter(|one| *one == "key.revoke").count(), 1);
 }
 
@@ -261,6 +266,7 @@ async fn the_same_entropy_makes_the_same_key_and_only_once() {
         scopes: vec!["read:orders".parse().unwrap()],
         expires_at: None,
         tier: None,
+        limits: None,
         allowed_cidrs: Vec::new(),
         allowed_origins: Vec::new(),
         metadata: Default::default(),

@@ -9,6 +9,7 @@ mod durability;
 mod faulty;
 mod fleet;
 mod keys;
+mod limits;
 mod outage;
 mod readiness;
 mod records;
@@ -31,6 +32,7 @@ use keygate_store::coherence::Coherence;
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::fleet::Gateway;
+use keygate_store::limits::Limiter;
 use keygate_telemetry::Metrics;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -50,6 +52,12 @@ listen = ["127.0.0.1:8080"]
 targets = ["127.0.0.1:9000"]
 [tiers.free]
 rate = "10/s"
+[tiers.team]
+rate = "1/hour"
+burst = 10
+quotas = ["1000/day"]
+concurrency = 5
+share = "app"
 [[routes]]
 name = "orders.read"
 path = "/v1/orders"
@@ -97,6 +105,7 @@ struct Api {
     address: SocketAddr,
     client: Client<HttpConnector, Full<axum::body::Bytes>>,
     cache: Arc<CachedKeys<FaultyStore>>,
+    limiter: Limiter,
     metrics: Metrics,
     failures: Arc<FailureLimiter>,
     /// What no answer may hold.
@@ -137,6 +146,7 @@ impl Api {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             client,
             cache,
+            limiter: Limiter::in_memory(|| NOW),
             metrics,
             // Most tests send more wrong tokens than anybody should.
             failures: limiter("1000000/s"),
@@ -167,6 +177,7 @@ impl Api {
             address: self.address,
             client: self.client.clone(),
             cache: Arc::clone(&self.cache),
+            limiter: self.limiter.clone(),
             metrics: self.metrics.clone(),
             failures: Arc::clone(&self.failures),
             secrets: Arc::clone(&self.secrets),
@@ -177,6 +188,7 @@ impl Api {
     fn registry(&self, clock: fn() -> UnixMillis) -> Registry<FaultyStore> {
         Registry::new(RegistryParts {
             keys: Arc::clone(&self.cache),
+            limiter: self.limiter.clone(),
             peppers: Arc::new(Peppers::new(Pepper::new(&[9; 32]), Vec::new())),
             config: Arc::new(config()),
             metrics: self.metrics.keys(),

@@ -31,6 +31,7 @@ async fn everything_that_needs_the_store_is_503_while_it_is_away() {
         ("GET", key_path.clone(), None),
         ("PATCH", key_path.clone(), Some(name)),
         ("POST", format!("{key_path}/revoke"), Some(json!({}))),
+        ("POST", format!("{key_path}/limits/reset"), None),
         ("POST", "/v1/keys/verify".into(), Some(json!({ "key": key["key"] }))),
         ("GET", "/v1/audit".into(), None),
         ("GET", "/v1/fleet".into(), None),

@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::keys::StoredRecord;
-use crate::testing::MemoryStore;
+use crate::testing::{MemoryStore, limits};
 
 pub(crate) fn any_sequence_of_writes_ends_as_in_the_model<S: KeyStore>(make: impl AsyncFn() -> S) {
     let mut runner = TestRunner::new(Config { cases: 24, ..Config::default() });
@@ -81,6 +81,7 @@ fn any_write() -> impl Strategy<Value = Write> {
                 1 => KeyStatus::Disabled,
                 _ => KeyStatus::Revoked { at: NOW, reason: None },
             },
+            limits: if status == 1 { limits() } else { None },
             expires_at: (time == 0).then_some(UnixMillis(NOW.0 + 1)),
             version,
             ..key(c * 10 + b, &app)

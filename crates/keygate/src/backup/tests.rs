@@ -67,6 +67,7 @@ fn key(n: u16, app: &App) -> Key {
         scopes: Vec::new(),
         expires_at: None,
         tier: None,
+        limits: None,
         allowed_cidrs: Vec::new(),
         allowed_origins: Vec::new(),
         metadata: Metadata::new(),

@@ -213,6 +213,7 @@ impl<S: KeyStore> Stage<'_, S> {
             scopes,
             expires_at: None,
             tier: None,
+            limits: None,
             allowed_cidrs: Vec::new(),
             allowed_origins: Vec::new(),
             metadata: Metadata::new(),

@@ -1,0 +1,81 @@
+//! What keys have used of their limits, and how that is forgotten. What limits are, and who counts,
+//! is the limiter's to know.
+
+use keygate_core::KeyId;
+use keygate_core::limit::policy::{Few, Use};
+use keygate_core::limit::terms::{Limits, Party, Terms};
+use keygate_store::keys::{KeyStore, Write};
+use keygate_store::records::{AuditEntry, Key, KeyStatus};
+
+use super::keys::entry;
+use super::{Actor, Registry, RegistryError, unopposed};
+
+impl<S: KeyStore> Registry<S> {
+    /// How much of each of its limits a key has used, together with those who share them, in the
+    /// whole fleet. Nothing of a key without limits.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] (the app) and [`RegistryError::Store`].
+    pub async fn current_use(&self, key: &Key) -> Result<Few<Use>, RegistryError> {
+        match Terms::of(self.tier_limits(key).await?, key.limits.as_deref()) {
+            Some(terms) => Ok(self.parts.limiter.uses(party(key, &terms), &terms).await?),
+            None => Ok(Few::default()),
+        }
+    }
+
+    /// Forgets what a key has used of its limits, and with it all who share them. Requests that run
+    /// go on to count as running.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], [`RegistryError::KeyRevoked`], [`RegistryError::Conflict`],
+    /// [`RegistryError::NotDurable`] and [`RegistryError::Store`]. After each of the last two, it may
+    /// be in the log and not done: ask again.
+    pub async fn reset_limits(
+        &self,
+        by: &Actor,
+        id: KeyId,
+        reason: Option<&str>,
+    ) -> Result<Key, RegistryError> {
+        let key = unopposed(|| self.log_reset(by, id, reason)).await?;
+        if let Some(terms) = Terms::of(self.tier_limits(&key).await?, key.limits.as_deref()) {
+            self.parts.limiter.reset(party(&key, &terms), &terms).await?;
+        }
+        Ok(key)
+    }
+
+    /// First, so that nothing is reset that the log does not know of. The record is written as it is:
+    /// an entry has its place among the changes only with one.
+    async fn log_reset(
+        &self,
+        by: &Actor,
+        id: KeyId,
+        reason: Option<&str>,
+    ) -> Result<Key, RegistryError> {
+        let key = self.key(id).await?;
+        if matches!(key.status, KeyStatus::Revoked { .. }) {
+            return Err(RegistryError::KeyRevoked);
+        }
+        let now = self.now();
+        let reason = reason.map(ToOwned::to_owned);
+        let audit = AuditEntry { reason, ..entry(by, now, "key.limits.reset", &key) };
+        let live_max = self.parts.config.keys.keys_max_live;
+        let write = Write::UpdateKey { key: key.clone(), live_max, now };
+        self.commit(write, audit).await?;
+        Ok(key)
+    }
+
+    /// The limits of the key's tier, or of its app's. A tier that the configuration does not have
+    /// limits nothing.
+    async fn tier_limits(&self, key: &Key) -> Result<Option<&Limits>, RegistryError> {
+        let app_tier = match &key.tier {
+            Some(_) => None,
+            None => self.app(key.app).await?.tier,
+        };
+        let tier = key.tier.as_deref().or(app_tier.as_deref());
+        Ok(tier.and_then(|tier| self.parts.config.tier(tier)))
+    }
+}
+
+fn party(key: &Key, terms: &Terms<'_>) -> Party {
+    Party::of(terms.share, key.id, key.app, key.account)
+}
