@@ -7,6 +7,7 @@ use keygate_core::credential::{Place, holds_param, without_param};
 use keygate_core::{Permit, Route};
 use keygate_telemetry::InFlightGuard;
 use pingora::http::RequestHeader;
+use pingora::proxy::Session;
 use quanta::Instant;
 
 use crate::facts::RequestFacts;
@@ -52,6 +53,18 @@ impl Context {
     /// The charge of a request whose key has limits.
     pub(crate) fn charged(&mut self) -> Option<&mut Charged> {
         self.admitted.as_mut()?.charged.as_mut()
+    }
+
+    /// The upstream has said its last word, which the client has yet to get. Its slot is free from
+    /// here on: a client that counts its own requests must never find us one behind. Not while it
+    /// still sends, or has a tunnel.
+    pub(crate) fn upstream_is_done(&mut self, session: &mut Session) {
+        if let Some(charged) = self.charged()
+            && !session.was_upgraded()
+            && session.as_downstream_mut().is_body_done()
+        {
+            charged.end();
+        }
     }
 }
 

@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use keygate_core::credential::CredentialRules;
 use keygate_core::{Environment, KeyRecord};
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::context::{Admitted, Strip};
 use crate::facts::{RequestFacts, X_FORWARDED_FOR};
@@ -186,6 +186,13 @@ fn insert_identity(headers: &mut HeaderMap, key: &KeyRecord) {
 /// Ids, scopes and addresses consist of characters that a header value may hold.
 fn header_value(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Whether an upstream's answer ends with its head (RFC 9112 section 6.3).
+pub(crate) fn has_no_body(method: &Method, response: &ResponseHeader) -> bool {
+    method == Method::HEAD
+        || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
 /// What has to go from a public route's request: a key of ours that somebody sent along.

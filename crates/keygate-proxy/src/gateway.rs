@@ -375,6 +375,9 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             for (name, value) in self.told(ctx).headers() {
                 response.insert_header(name, value)?;
             }
+            if forward::has_no_body(&session.req_header().method, response) {
+                ctx.upstream_is_done(session);
+            }
         }
         if let (false, Some(upstream), Some(since)) =
             (response.status.is_informational(), ctx.upstream(), ctx.forwarded_at)
@@ -388,6 +391,20 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             session.set_keepalive(None);
         }
         Ok(())
+    }
+
+    /// Piece by piece, each before its client gets it.
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> pingora::Result<Option<Duration>> {
+        if end_of_stream {
+            ctx.upstream_is_done(session);
+        }
+        Ok(None)
     }
 
     /// Nothing has been sent yet, so another target may be tried, whatever the method.
