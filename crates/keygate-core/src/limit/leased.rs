@@ -62,12 +62,14 @@ pub struct Leased {
     away: Option<Box<Away>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct RatePurse {
     units: u64,
     /// What the store had left, in thousandths of a unit, and when.
     level_milli: u64,
     level_at_ns: u64,
+    /// Given back unused.
+    returned: u64,
     /// Used while the store was away.
     debt: u64,
     empty_until_ns: u64,
@@ -246,6 +248,7 @@ impl Leased {
     fn expire(&mut self, now_ns: u64) {
         if now_ns >= self.lease_ends_ns {
             self.rate.units = 0;
+            self.rate.returned = 0;
             // What runs goes on.
             self.slots.held = self.slots.running;
         }

@@ -2,13 +2,10 @@
 //! too.
 
 use super::Rate;
+use super::bounds::{
+    self, BURST_MAX, CONCURRENCY_MAX, QUOTA_COUNT_MAX, QUOTAS_MAX, RATE_COUNT_MAX, SlowBucket,
+};
 use super::terms::{Overrides, RateLimit};
-
-pub const BURST_MAX: u64 = 1_000_000_000;
-pub const CONCURRENCY_MAX: u64 = 1_000_000;
-pub const QUOTAS_MAX: usize = 5;
-/// The most that a rate or quota counts: sums of so many are exact wherever they are reckoned.
-pub const COUNT_MAX: u64 = 1_000_000_000_000;
 
 /// What a key is to have instead of its tier's limits. What is absent is as the tier says.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -24,13 +21,15 @@ pub struct Parts {
 /// Why parts make no limits. Says what to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidParts {
-    #[error("a rate counts at most {COUNT_MAX}")]
+    #[error("a rate counts at most {RATE_COUNT_MAX}")]
     Rate,
     #[error("a burst is from 1 to {BURST_MAX}; without one it is a second's worth of the rate")]
     Burst,
     #[error("a burst means nothing without a rate: write `rate` too")]
     BurstWithoutRate,
-    #[error("a quota counts at most {COUNT_MAX}")]
+    #[error(transparent)]
+    SlowBucket(#[from] SlowBucket),
+    #[error("a quota counts at most {QUOTA_COUNT_MAX}")]
     Quota,
     #[error("write at most {QUOTAS_MAX} quotas, each unit once")]
     Quotas,
@@ -44,7 +43,7 @@ impl InvalidParts {
     pub const fn part(self) -> &'static str {
         match self {
             Self::Rate => "rate",
-            Self::Burst | Self::BurstWithoutRate => "burst",
+            Self::Burst | Self::BurstWithoutRate | Self::SlowBucket(_) => "burst",
             Self::Quota | Self::Quotas => "quotas",
             Self::Concurrency => "concurrency",
         }
@@ -74,19 +73,18 @@ fn rate_limit(rate: Option<Rate>, burst: Option<u64>) -> Result<Option<RateLimit
     let Some(rate) = rate else {
         return if burst.is_some() { Err(InvalidParts::BurstWithoutRate) } else { Ok(None) };
     };
-    if rate.count > COUNT_MAX {
+    if rate.count > RATE_COUNT_MAX {
         return Err(InvalidParts::Rate);
     }
-    let limit = RateLimit::new(rate, burst);
-    if burst == Some(0) || limit.burst() > BURST_MAX {
+    if burst.is_some_and(|burst| !(1..=BURST_MAX).contains(&burst)) {
         return Err(InvalidParts::Burst);
     }
-    Ok(Some(limit))
+    Ok(Some(bounds::rate_limit(rate, burst)?))
 }
 
 /// The shortest unit first.
 fn sorted(mut quotas: Vec<Rate>) -> Result<Box<[Rate]>, InvalidParts> {
-    if quotas.iter().any(|quota| quota.count > COUNT_MAX) {
+    if quotas.iter().any(|quota| quota.count > QUOTA_COUNT_MAX) {
         return Err(InvalidParts::Quota);
     }
     quotas.sort_by_key(|quota| quota.unit);
@@ -145,11 +143,9 @@ mod tests {
         }
         let parts = Parts { burst: Some(5), ..Parts::default() };
         assert_eq!(refused(parts), InvalidParts::BurstWithoutRate);
-        // A second's worth would be more than a burst may be.
-        let parts = Parts { rate: Some(rate("1000000001/s")), ..Parts::default() };
-        assert_eq!(refused(parts.clone()), InvalidParts::Burst);
-        assert!(Overrides::from_parts(Parts { burst: Some(10), ..parts }).is_ok());
-        let parts = Parts { rate: Some(rate("1000000000001/day")), ..Parts::default() };
+        let slow = Parts { rate: Some(rate("1/month")), burst: Some(122), ..Parts::default() };
+        assert_eq!(refused(slow), InvalidParts::SlowBucket(SlowBucket));
+        let parts = Parts { rate: Some(rate("1000000001/day")), ..Parts::default() };
         assert_eq!(refused(parts), InvalidParts::Rate);
         for concurrency in [0, CONCURRENCY_MAX + 1] {
             let parts = Parts { concurrency: Some(concurrency), ..Parts::default() };

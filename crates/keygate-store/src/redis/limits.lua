@@ -49,6 +49,10 @@ if rate then
   if state.l and not resets then
     level = state.l + math.max(0, now_us - state.a) * rate.count / rate.period
   end
+  -- What goes back was lent and not used, if that lease still counts.
+  if lends and mine and ask.is_known then
+    level = level + math.max(0, math.min(rate.returned, mine.o - rate.held))
+  end
   level = math.max(0, math.min(level, rate.burst - others - rate.held) - rate.debt)
 end
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     AHEAD, EMPTY_QUOTA_NS, EMPTY_SLOTS_NS, Fleet, IDLE_MAX_NS, Leased, PACE_MAX_NS, PACE_MIN_NS,
-    PACE_UNITS, QuotaPurse, UNUSED_TICKS_MAX,
+    PACE_UNITS, QuotaPurse, RatePurse, UNUSED_TICKS_MAX,
 };
 use crate::limit::policy::{Few, Use};
 use crate::limit::tally::{quota_use, rate_use, slots_use};
@@ -35,7 +35,7 @@ impl Ask {
     #[must_use]
     pub fn only_looking(terms: &Terms<'_>) -> Self {
         let need = Need::default();
-        let rate = terms.rate.map(|&limit| RateAsk { limit, held: 0, debt: 0, need });
+        let rate = terms.rate.map(|&limit| RateAsk { limit, held: 0, returned: 0, debt: 0, need });
         let quotas = terms.quotas.iter().map(|&quota| QuotaAsk {
             quota,
             ends_at: UnixMillis(0),
@@ -62,6 +62,8 @@ pub struct RateAsk {
     pub limit: RateLimit,
     /// Units that are held here and not used.
     pub held: u64,
+    /// Units that were held here and go back. The store takes them if the lease was not over.
+    pub returned: u64,
     /// Units that were used in the store's absence and are to be taken out now.
     pub debt: u64,
     pub need: Need,
@@ -165,6 +167,7 @@ impl Leased {
 
     fn give_back(&mut self, now_ns: u64) {
         if self.rate.units > 0 {
+            self.rate.returned += self.rate.units;
             self.rate.units = 0;
             self.owed += 1;
         }
@@ -198,7 +201,8 @@ impl Leased {
             let ahead = rate_ahead(&limit, ahead, fleet);
             let wanted = units.max(ahead.saturating_sub(self.rate.units));
             let need = Need { units, wanted };
-            RateAsk { limit, held: self.rate.units, debt: self.rate.debt, need }
+            let RatePurse { units: held, returned, debt, .. } = self.rate;
+            RateAsk { limit, held, returned, debt, need }
         });
         let quotas = self.terms.quotas.iter().map(|&quota| {
             let purse = self.quotas.iter().find(|purse| purse.unit == quota.unit);
@@ -252,6 +256,7 @@ impl Leased {
         if let (Some(ask), Some(answer)) = (&ask.rate, answer.rate) {
             let RateAnswer { granted, level_milli } = answer;
             self.rate.units += granted;
+            self.rate.returned = self.rate.returned.saturating_sub(ask.returned);
             self.rate.debt = self.rate.debt.saturating_sub(ask.debt);
             (self.rate.level_milli, self.rate.level_at_ns) = (level_milli, now_ns);
             let is_short = granted < ask.need.wanted;
