@@ -54,7 +54,9 @@ pub(crate) fn read(request: LimitsRequest) -> Result<Option<Box<Overrides>>, Pro
 fn field(error: InvalidParts) -> &'static str {
     match error {
         InvalidParts::Rate => "limits.rate",
-        InvalidParts::Burst | InvalidParts::BurstWithoutRate => "limits.burst",
+        InvalidParts::Burst | InvalidParts::BurstWithoutRate | InvalidParts::SlowBucket(_) => {
+            "limits.burst"
+        }
         InvalidParts::Quota | InvalidParts::Quotas => "limits.quotas",
         InvalidParts::Concurrency => "limits.concurrency",
     }

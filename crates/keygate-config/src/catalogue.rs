@@ -8,10 +8,10 @@ use ipnet::IpNet;
 use keygate_core::Scope;
 use keygate_core::key::{Brand, Environment};
 use keygate_core::limit::Rate;
+use keygate_core::limit::bounds::{BURST_MAX, CONCURRENCY_MAX, QUOTAS_MAX};
 use keygate_core::limit::terms::Share;
 use keygate_core::route::PathPattern;
 
-use crate::limits::{BURST_MAX, CONCURRENCY_MAX, QUOTAS_MAX};
 use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::settings::{LogLevel, Target};

@@ -7,7 +7,6 @@ mod address;
 mod catalogue;
 mod confidential;
 mod environment;
-pub mod limits;
 mod lines;
 mod machine;
 mod reader;

@@ -1,11 +1,11 @@
 //! Reads the limits: what each tier allows, how clients hear of it, and how a fleet counts.
 
 use keygate_core::limit::Rate;
+use keygate_core::limit::bounds::rate_limit;
 use keygate_core::limit::policy::Policy;
 use keygate_core::limit::terms::Limits;
 
 use crate::catalogue::{TIERS_MAX, limits, tier};
-use crate::limits::rate_limit;
 use crate::reader::Section;
 use crate::settings::{LimitSettings, Tier};
 use crate::word::Quota;

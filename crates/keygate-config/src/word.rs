@@ -4,12 +4,12 @@ use std::str::FromStr;
 
 use keygate_core::key::{Brand, Environment};
 use keygate_core::limit::Rate;
+use keygate_core::limit::bounds::{QUOTA_COUNT_MAX, RATE_COUNT_MAX};
 use keygate_core::limit::terms::Share;
 use keygate_core::path::canonical_host;
 use keygate_core::route::PathPattern;
 use keygate_core::{Scope, credential};
 
-use crate::limits::{QUOTA_COUNT_MAX, RATE_COUNT_MAX};
 use crate::settings::LogLevel;
 use crate::suggest::nearest;
 use crate::value::{FromText, Wrong};

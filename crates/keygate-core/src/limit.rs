@@ -2,6 +2,7 @@
 //! fleet's store lets this gateway use ([`leased`]), and the arithmetic of both. Knows no clock: every
 //! moment is an argument.
 
+pub mod bounds;
 pub mod calendar;
 pub mod leased;
 pub mod meter;

@@ -76,7 +76,8 @@ async fn limits_out_of_bounds_are_refused_and_say_which() {
     for (limits, field, says) in [
         (json!({ "rate": "fast" }), "limits.rate", "100/s"),
         (json!({ "rate": "0/s" }), "limits.rate", "100/s"),
-        (json!({ "rate": "1000000000001/day" }), "limits.rate", "1000000000000"),
+        (json!({ "rate": "1000000001/day" }), "limits.rate", "at most 1000000000"),
+        (json!({ "rate": "1/month", "burst": 122 }), "limits.burst", "ten years"),
         (json!({ "rate": "1/s", "burst": 0 }), "limits.burst", "1 to 1000000000"),
         (json!({ "rate": "1/s", "burst": 1_000_000_001 }), "limits.burst", "1 to 1000000000"),
         (json!({ "burst": 5 }), "limits.burst", "`rate`"),

@@ -1,15 +1,14 @@
-//! What limits may be, wherever they are written: in a tier of the file, or at a key through the
-//! admin API.
+//! What limits may be, wherever they are written: in a tier, or at a key.
 
 use std::time::Duration;
 
-use keygate_core::limit::Rate;
-use keygate_core::limit::terms::RateLimit;
+use super::Rate;
+use super::terms::RateLimit;
 
 /// Above this a nanosecond clock cannot tell two requests apart.
 pub const RATE_COUNT_MAX: u64 = 1_000_000_000;
 pub const BURST_MAX: u64 = 1_000_000_000;
-/// Sums of such counts stay exact in the numbers that Redis's scripts reckon in.
+/// Sums of such counts are exact wherever they are reckoned, in floating point too.
 pub const QUOTA_COUNT_MAX: u64 = 1_000_000_000_000;
 /// One for each unit.
 pub const QUOTAS_MAX: usize = 5;
