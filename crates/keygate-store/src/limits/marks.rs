@@ -398,4 +398,5 @@ fn keep_later(marks: &mut HashMap<MarkId, Placed>, id: MarkId, found: Placed) ->
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
+#[cfg(test)]
+mod tests;
