@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+use keygate_core::limit::Rate;
 use keygate_core::{AccountId, AppId, Environment, KeyId, KeyKind, Scope};
 
 /// An edge proxy that enforces API keys in front of your HTTP APIs.
@@ -166,8 +167,17 @@ pub(crate) enum KeysCommand {
         #[command(flatten)]
         page: PageOptions,
     },
-    /// Show the record of a key, never the key
+    /// Show the record of a key and how much of its limits is used, never the key
     Show { id: KeyId },
+    /// Change the tier or the limits of a key; what it has used stays used
+    Update(UpdateKey),
+    /// Forget what a key has used of its limits, and with it all who share them
+    ResetLimits {
+        id: KeyId,
+        /// Why; kept in the audit log
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// Refuse a key from now on, for good
     Revoke {
         id: KeyId,
@@ -207,6 +217,46 @@ pub(crate) struct CreateKey {
     /// A web origin that a pk key may be used from, such as https://shop.example [default: any]
     #[arg(long, value_delimiter = ',', value_name = "ORIGIN")]
     pub(crate) origin: Vec<String>,
+    /// The tier whose limits it has [default: its app's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tier: Option<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateKey {
+    pub(crate) id: KeyId,
+    /// The tier whose limits it has
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tier: Option<String>,
+    /// Back to its app's tier
+    #[arg(long, conflicts_with = "tier")]
+    pub(crate) no_tier: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
+    /// Back to its tier's limits, all of them
+    #[arg(long, conflicts_with_all = ["rate", "burst", "quota", "concurrency"])]
+    pub(crate) no_limits: bool,
+}
+
+/// What a key has instead of its tier's limits.
+#[derive(Debug, Args)]
+pub(crate) struct LimitOptions {
+    /// How often it may be used, such as 100/s or 60/minute [default: as its tier says]
+    #[arg(long)]
+    pub(crate) rate: Option<Rate>,
+    /// How many requests may come at once; needs a rate [default: a second's worth of it]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) burst: Option<u64>,
+    /// How many requests in a calendar window in UTC, such as 1000/day [default: as its tier says]
+    ///
+    /// May be given for several windows. Takes the place of all quotas of the tier.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) quota: Vec<Rate>,
+    /// How many requests may run at one time [default: as its tier says]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) concurrency: Option<u64>,
 }
 
 /// Which part of a list.
@@ -339,6 +389,17 @@ mod tests {
         assert!(parse("keygate accounts list --json --url http://127.0.0.1:1").is_ok());
         assert!(parse("keygate accounts --json list").is_ok());
         assert!(parse("keygate accounts list --json --quiet").is_err());
+    }
+
+    #[test]
+    fn limits_are_given_or_taken_away() {
+        let update = "keygate keys update key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        assert!(parse(&format!("{update} --rate 5/s --quota 9/day,99/month")).is_ok());
+        assert!(parse(&format!("{update} --tier free --no-limits")).is_ok());
+        for wrong in ["--rate 5/s --no-limits", "--tier a --no-tier", "--rate 5", "--quota 0/day"] {
+            let error = parse(&format!("{update} {wrong}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::{
     Accounts, AccountsCommand, AdminOptions, Apps, AppsCommand, Audit, CreateKey, Fleet, Keys,
-    KeysCommand, PageOptions, Verify,
+    KeysCommand, LimitOptions, PageOptions, UpdateKey, Verify,
 };
 use crate::client::{Call, Client};
 use crate::failure::{Exit, Failure};
@@ -64,14 +64,16 @@ fn apps_call(command: &AppsCommand) -> (Call, Shape) {
 pub(crate) fn keys(keys: &Keys) -> Result<(), Failure> {
     let (call, shape) = match &keys.command {
         KeysCommand::Create(create) => return create_key(&keys.admin, create),
+        KeysCommand::Update(update) => return update_key(&keys.admin, update),
         KeysCommand::List { app, page } => {
             (list(format!("/v1/apps/{app}/keys"), page), Shape::Keys)
         }
         KeysCommand::Show { id } => (get(format!("/v1/keys/{id}")), Shape::Record),
+        KeysCommand::ResetLimits { id, reason } => {
+            (post(format!("/v1/keys/{id}/limits/reset"), why(reason.as_deref())), Shape::Record)
+        }
         KeysCommand::Revoke { id, reason } => {
-            let mut body = Map::new();
-            put(&mut body, "reason", reason.as_deref());
-            (post(format!("/v1/keys/{id}/revoke"), body.into()), Shape::Record)
+            (post(format!("/v1/keys/{id}/revoke"), why(reason.as_deref())), Shape::Record)
         }
         KeysCommand::Disable { id } => set_status(format!("/v1/keys/{id}"), "disabled"),
         KeysCommand::Enable { id } => set_status(format!("/v1/keys/{id}"), "active"),
@@ -104,7 +106,69 @@ fn create_key_call(create: &CreateKey, scopes: Value) -> Call {
     if !create.origin.is_empty() {
         body.insert("allowed_origins".into(), texts(&create.origin));
     }
+    put(&mut body, "tier", create.tier.as_deref());
+    if let Some(limits) = limits(&Value::Null, &create.limits) {
+        body.insert("limits".into(), limits);
+    }
     post(format!("/v1/apps/{}/keys", create.app), body.into())
+}
+
+fn update_key(admin: &AdminOptions, update: &UpdateKey) -> Result<(), Failure> {
+    let client = Client::new(admin)?;
+    // The API takes a key's limits as a whole: those that stay are to be told, too.
+    let now = match limits(&Value::Null, &update.limits) {
+        Some(_) => client.send(&get(format!("/v1/keys/{}", update.id)))?,
+        None => Value::Null,
+    };
+    let call = update_key_call(update, &now)
+        .ok_or_else(|| Failure::new(Exit::Usage, "name a tier or a limit: nothing is to change"))?;
+    output::show(&client.send(&call)?, Shape::Record, style(admin))
+}
+
+/// Nothing if nothing is to change.
+fn update_key_call(update: &UpdateKey, now: &Value) -> Option<Call> {
+    let mut body = Map::new();
+    put(&mut body, "tier", update.tier.as_deref());
+    if update.no_tier {
+        body.insert("tier".into(), Value::Null);
+    }
+    if update.no_limits {
+        body.insert("limits".into(), Value::Null);
+    }
+    let before = now.get("limits").unwrap_or(&Value::Null);
+    if let Some(limits) = limits(before, &update.limits) {
+        body.insert("limits".into(), limits);
+    }
+    let path = format!("/v1/keys/{}", update.id);
+    let patch = || Call { method: Method::PATCH, body: Some(body.clone().into()), ..get(path) };
+    (!body.is_empty()).then(patch)
+}
+
+/// The limits of a key's own that there were, with those that are given. Nothing if none is given.
+fn limits(before: &Value, options: &LimitOptions) -> Option<Value> {
+    let LimitOptions { rate, burst, quota, concurrency } = options;
+    let mut given = Map::new();
+    if let Some(rate) = rate {
+        given.insert("rate".into(), rate.to_string().into());
+        // The burst of another rate means nothing to this one.
+        given.insert("burst".into(), Value::Null);
+    }
+    if let Some(burst) = burst {
+        given.insert("burst".into(), (*burst).into());
+    }
+    if !quota.is_empty() {
+        given.insert("quotas".into(), texts(quota));
+    }
+    if let Some(concurrency) = concurrency {
+        given.insert("concurrency".into(), (*concurrency).into());
+    }
+    if given.is_empty() {
+        return None;
+    }
+    let mut limits = before.as_object().cloned().unwrap_or_default();
+    limits.extend(given);
+    limits.retain(|_, value| !value.is_null());
+    Some(limits.into())
 }
 
 /// Succeeds if the key may make the call; else fails as a refusal, for scripts to see.
@@ -220,6 +284,12 @@ fn set_status(path: String, status: &str) -> (Call, Shape) {
     (Call { method: Method::PATCH, body, ..get(path) }, Shape::Record)
 }
 
+fn why(reason: Option<&str>) -> Value {
+    let mut body = Map::new();
+    put(&mut body, "reason", reason);
+    body.into()
+}
+
 fn texts(items: &[impl ToString]) -> Value {
     items.iter().map(ToString::to_string).collect()
 }
@@ -268,6 +338,55 @@ mod tests {
         let call = create_key_call(create, json!(["read:a"]));
         let expected = json!({ "kind": "sk", "scopes": ["read:a"], "ttl": "30d" });
         assert_eq!(call.body, Some(expected));
+    }
+
+    const KEY: &str = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    fn update(options: &str, now: &Value) -> Option<Value> {
+        let mode = parse(&format!("keygate keys update {KEY} {options}"));
+        let Mode::Keys(Keys { command: KeysCommand::Update(update), .. }) = mode else { panic!() };
+        let call = update_key_call(&update, now)?;
+        assert_eq!((call.method, call.path), (Method::PATCH, format!("/v1/keys/{KEY}")));
+        call.body
+    }
+
+    #[test]
+    fn a_key_is_created_with_limits_of_its_own() {
+        let options = "--tier free --rate 100/s --burst 5 --quota 9/day --quota 99/month";
+        let mode = parse(&format!("keygate keys create --app {APP} {options}"));
+        let Mode::Keys(Keys { command: KeysCommand::Create(create), .. }) = mode else { panic!() };
+        let body = create_key_call(&create, json!([])).body.unwrap();
+        let limits = json!({ "rate": "100/second", "burst": 5, "quotas": ["9/day", "99/month"] });
+        assert_eq!((&body["tier"], &body["limits"]), (&json!("free"), &limits));
+    }
+
+    #[test]
+    fn limits_that_are_not_named_stay() {
+        let limits = json!({ "rate": "100/second", "burst": 5, "quotas": null, "concurrency": 3 });
+        let now = json!({ "id": KEY, "limits": limits });
+        let changed = |options| update(options, &now).unwrap()["limits"].clone();
+        let expected = json!({ "rate": "100/second", "burst": 7, "concurrency": 3 });
+        assert_eq!(changed("--burst 7"), expected);
+        assert_eq!(changed("--rate 1/s"), json!({ "rate": "1/second", "concurrency": 3 }));
+        let expected = json!({ "rate": "1/second", "burst": 9, "concurrency": 3 });
+        assert_eq!(changed("--rate 1/s --burst 9"), expected);
+        let expected =
+            json!({ "rate": "100/second", "burst": 5, "quotas": ["1/day"], "concurrency": 4 });
+        assert_eq!(changed("--quota 1/day --concurrency 4"), expected);
+        let none = json!({ "limits": null });
+        assert_eq!(
+            update("--concurrency 4", &none),
+            Some(json!({ "limits": { "concurrency": 4 } }))
+        );
+    }
+
+    #[test]
+    fn a_tier_and_limits_can_be_taken_away_and_something_must_be_asked() {
+        let now = Value::Null;
+        let expected = json!({ "tier": null, "limits": null });
+        assert_eq!(update("--no-tier --no-limits", &now), Some(expected));
+        assert_eq!(update("--tier pro", &now), Some(json!({ "tier": "pro" })));
+        assert_eq!(update("", &now), None);
     }
 
     #[test]

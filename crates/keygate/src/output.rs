@@ -2,6 +2,8 @@
 //!
 //! The only file that writes to standard output, logs aside.
 
+mod uses;
+
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use anyhow::Context;
@@ -158,8 +160,11 @@ fn record(answer: &Value, reader: Reader) -> String {
         (FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()), *name)
     });
     let mut table = table(reader);
-    for (name, value) in members {
-        table.add_row([name.clone(), cell(Some(value))]);
+    for (name, value) in members.iter().filter(|(name, _)| *name != uses::MEMBER) {
+        table.add_row([(*name).clone(), cell(Some(value))]);
+    }
+    for row in answer.get(uses::MEMBER).map(|uses| uses::rows(uses, reader)).unwrap_or_default() {
+        table.add_row(row);
     }
     finished(table)
 }
