@@ -28,8 +28,9 @@ use self::slot::{Held, Mark, MarkId, UNITS};
 /// to write. It is what a killed process wastes.
 const SPARE_OF: u64 = 1_000;
 const SPARE_MAX: u64 = 1_000;
-/// Enough that two threads with different parties seldom meet.
-const SHARDS: usize = 64;
+/// One for each value of a byte: two threads with different parties seldom meet, and none waits long
+/// for a walk through a part of a million.
+const SHARDS: usize = 256;
 
 /// How much is put on record ahead of use: nothing of a quota below a thousand.
 pub(super) const fn spare(quota: u64) -> u64 {
@@ -115,23 +116,18 @@ impl Marks {
 
 impl<D: Disk> Marks<D> {
     fn new(path: &Path, disk: D, found: Found, now: UnixMillis) -> Self {
-        let inner = Inner {
+        Self(Arc::new(Inner {
             path: path.into(),
             disk,
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: found.shards.into_iter().map(Mutex::new).collect(),
             slots: Mutex::new(found.slots),
             tidied_to: AtomicU64::new(now.0),
-            next_end: AtomicU64::new(u64::MAX),
+            next_end: AtomicU64::new(found.next_end),
             is_dirty: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
             is_failing: AtomicBool::new(false),
             syncing: Mutex::default(),
-        };
-        for (id, placed) in found.marks {
-            inner.next_end.fetch_min(placed.mark.ends_at.0, Ordering::Relaxed);
-            inner.shard(id.spread()).marks.insert(id, placed);
-        }
-        Self(Arc::new(inner))
+        }))
     }
 
     /// What is on record of a party: of each window its end, and how much of it is used at most.
@@ -331,13 +327,8 @@ impl<D: Disk> Inner<D> {
     }
 
     fn shard_of(&self, party: Party) -> MutexGuard<'_, Shard> {
-        let [.., spread] = party.id();
-        self.shard(spread)
-    }
-
-    fn shard(&self, spread: u8) -> MutexGuard<'_, Shard> {
-        #[expect(clippy::indexing_slicing, reason = "there are SHARDS of them")]
-        lock(&self.shards[usize::from(spread) % SHARDS])
+        #[expect(clippy::indexing_slicing, reason = "there is one for each byte")]
+        lock(&self.shards[shard_of(&party.id())])
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
@@ -345,54 +336,75 @@ impl<D: Disk> Inner<D> {
     }
 }
 
+/// By a part of the id that is random.
+fn shard_of([.., last]: &[u8; 16]) -> usize {
+    usize::from(*last)
+}
+
 /// What a file said when it was opened.
 struct Found {
-    marks: HashMap<MarkId, Placed>,
+    shards: Vec<Shard>,
+    next_end: u64,
     slots: Slots,
     /// Slots that could not be read.
     garbage: u64,
 }
 
 impl Found {
+    fn nothing() -> Self {
+        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
+        let slots = Slots { free: Vec::new(), end: 0 };
+        Self { shards, next_end: u64::MAX, slots, garbage: 0 }
+    }
+
     /// Reads all marks of windows that are not over, and cuts off the end of the file that has none.
     fn read(file: &File, now: UnixMillis) -> io::Result<Self> {
-        let (mut garbage, mut doubles) = (0, Vec::new());
-        let (mut marks, mut free) = (HashMap::new(), Vec::new());
+        let (mut found, mut doubles) = (Self::nothing(), Vec::new());
         let tail = file::read(file, |slot, bytes| match slot::decode(bytes) {
             Held::Mark(id, mark) if mark.ends_at > now => {
-                let double = keep_later(&mut marks, id, Placed { slot, mark });
-                doubles.extend(double.map(|placed| placed.slot));
+                doubles.extend(found.keep_later(id, Placed { slot, mark }));
             }
-            Held::Mark(..) | Held::Nothing => free.push(slot),
+            Held::Mark(..) | Held::Nothing => found.slots.free.push(slot),
             Held::Garbage => {
-                garbage += 1;
-                free.push(slot);
+                found.garbage += 1;
+                found.slots.free.push(slot);
             }
         })?;
+        found.garbage += u64::from(tail.is_torn);
         for &slot in &doubles {
             Disk::write(file, &slot::blank(), file::place(slot))?;
         }
+        let Slots { free, end } = &mut found.slots;
         free.extend(doubles);
-        let end = marks.values().map(|placed| placed.slot + 1).max().unwrap_or(0);
-        free.retain(|&slot| slot < end);
+        free.retain(|slot| slot < end);
         // The first ones are taken first, so that the end has a chance to become empty.
         free.sort_unstable_by(|a, b| b.cmp(a));
-        if end < tail.slots || tail.is_torn {
-            file::cut(file, end)?;
+        if *end < tail.slots || tail.is_torn {
+            file::cut(file, *end)?;
         }
-        Ok(Self { marks, slots: Slots { free, end }, garbage: garbage + u64::from(tail.is_torn) })
+        Ok(found)
     }
-}
 
-/// A clock that was set back can bring back a slot that was given up as over, beside the one that
-/// took its place. The later window counts, or of the same window the greater use.
-fn keep_later(marks: &mut HashMap<MarkId, Placed>, id: MarkId, found: Placed) -> Option<Placed> {
-    let Some(known) = marks.get(&id) else {
-        marks.insert(id, found);
-        return None;
-    };
-    let order = |placed: &Placed| (placed.mark.ends_at, placed.mark.used);
-    if order(&found) > order(known) { marks.insert(id, found) } else { Some(found) }
+    /// A clock that was set back can bring back a slot that was given up as over, beside the one that
+    /// took its place. The later window counts, or of the same window the greater use. Returns the
+    /// slot that does not count.
+    fn keep_later(&mut self, id: MarkId, found: Placed) -> Option<u64> {
+        self.next_end = self.next_end.min(found.mark.ends_at.0);
+        self.slots.end = self.slots.end.max(found.slot + 1);
+        #[expect(clippy::indexing_slicing, reason = "there is one for each byte")]
+        let marks = &mut self.shards[shard_of(id.party())].marks;
+        match marks.entry(id) {
+            Entry::Vacant(free) => {
+                free.insert(found);
+                None
+            }
+            Entry::Occupied(mut known) => {
+                let order = |placed: &Placed| (placed.mark.ends_at, placed.mark.used);
+                let is_later = order(&found) > order(known.get());
+                Some(if is_later { known.insert(found).slot } else { found.slot })
+            }
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

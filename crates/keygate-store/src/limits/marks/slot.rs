@@ -64,10 +64,9 @@ impl MarkId {
         Self { share, unit, id: party.id() }
     }
 
-    /// A part of the id that is random.
-    pub(super) const fn spread(&self) -> u8 {
-        let [.., last] = self.id;
-        last
+    /// The id of whom it is about.
+    pub(super) const fn party(&self) -> &[u8; 16] {
+        &self.id
     }
 
     fn is_known(&self) -> bool {

@@ -50,9 +50,7 @@ fn flaky(place: &Place) -> (Marks<Flaky>, Flaky) {
 }
 
 fn on<D: Disk>(disk: D) -> Marks<D> {
-    let slots = Slots { free: Vec::new(), end: 0 };
-    let found = Found { marks: HashMap::new(), slots, garbage: 0 };
-    Marks::new(Path::new("quotas"), disk, found, NOW)
+    Marks::new(Path::new("quotas"), disk, Found::nothing(), NOW)
 }
 
 /// Keeps what is logged at a level that somebody looks at.
