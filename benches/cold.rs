@@ -13,24 +13,22 @@
 )]
 
 mod fixture;
+mod server;
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use fixture::{KeyRing, NOW, config};
-use keygate_config::{RedisLogin, RedisMode, RedisStore as Settings, Target};
 use keygate_core::KeyDigest;
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
-use keygate_store::fleet::{Gateway, LinkState};
 use keygate_store::keys::KeyStore;
 use keygate_store::records::AuditEntry;
-use keygate_store::redis::{LinkObserver, RedisStore};
+use keygate_store::redis::RedisStore;
 use mimalloc::MiMalloc;
 use redis::aio::MultiplexedConnection;
+use server::{Redis, resident, store};
 use tokio::task::JoinSet;
 
 #[global_allocator]
@@ -39,64 +37,6 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const KEYS: usize = 50_000;
 const ROUNDS: usize = 5;
 const BATCH: usize = 500;
-
-struct Redis {
-    process: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-impl Redis {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1", "--dir"])
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed: make setup");
-        Self { process, port, _folder: folder }
-    }
-}
-
-struct Deaf;
-
-impl LinkObserver for Deaf {
-    fn link(&self, _: LinkState) {}
-    fn change_applied(&self, _: Duration) {}
-}
-
-async fn store(port: u16, coherence: &Arc<Coherence>) -> RedisStore {
-    let settings = Settings {
-        mode: RedisMode::Single,
-        servers: vec![Target { host: "127.0.0.1".into(), port }],
-        tls: None,
-        login: RedisLogin::default(),
-        database: 0,
-        key_prefix: "keygate".into(),
-        connections: 1,
-        connect_timeout: Duration::from_secs(1),
-        find_timeout: Duration::from_secs(1),
-        write_timeout: Duration::from_secs(10),
-        wait_replicas: 0,
-        wait_timeout: Duration::from_secs(1),
-        log_max: 1_000_000,
-    };
-    let gateway =
-        Gateway { id: String::new(), name: "bench".into(), version: "0".into(), started_at: NOW };
-    let store = RedisStore::start(&settings, gateway, Arc::clone(coherence), Arc::new(Deaf));
-    let store = store.expect("the store can be set up");
-    assert!(store.reached(Duration::from_secs(10)).await, "redis-server does not answer");
-    store
-}
 
 /// Asks for every one of `KEYS` things, so many at a time; answers a second.
 async fn rate<F: Future<Output = ()> + Send>(
@@ -151,12 +91,6 @@ async fn loads(port: u16, digests: &Arc<[KeyDigest]>, in_flight: usize) -> f64 {
     let rate = rate(in_flight, load).await;
     assert_eq!(counted.counts().entries, KEYS as u64);
     rate
-}
-
-/// The memory that this process holds, in bytes.
-fn resident() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).unwrap().parse::<f64>().unwrap() * 4096.0
 }
 
 /// What many keys take: in Redis, and in a gateway's cache that holds them all.

@@ -13,7 +13,7 @@
 mod fixture;
 
 use divan::{AllocProfiler, Bencher, black_box};
-use fixture::{PEER, gateway, head, peppers};
+use fixture::{PEER, gateway, head, limited_gateway, peppers};
 use futures_util::FutureExt;
 use keygate_core::key::PresentedKey;
 use keygate_core::path::normalize;
@@ -33,6 +33,20 @@ fn main() {
 #[divan::bench(args = [1_000, 100_000, 1_000_000], sample_count = 1_000, sample_size = 32)]
 fn whole(bencher: Bencher<'_, '_>, keys: usize) {
     let (gateway, texts) = gateway(keys);
+    bencher.with_inputs(|| head(&texts[fastrand::usize(..texts.len())])).bench_local_refs(|head| {
+        let decided = gateway.rehearse(black_box(head), PEER).now_or_never();
+        assert!(matches!(decided, Some(Ok(()))));
+    });
+}
+
+/// The same with limits: a rate, two quotas and a concurrency are charged.
+#[divan::bench(args = [1_000, 100_000, 1_000_000], sample_count = 1_000, sample_size = 32)]
+fn whole_limited(bencher: Bencher<'_, '_>, keys: usize) {
+    let (gateway, texts) = limited_gateway(keys);
+    // A key's counters are made with its first request.
+    for text in &texts {
+        assert!(matches!(gateway.rehearse(&head(text), PEER).now_or_never(), Some(Ok(()))));
+    }
     bencher.with_inputs(|| head(&texts[fastrand::usize(..texts.len())])).bench_local_refs(|head| {
         let decided = gateway.rehearse(black_box(head), PEER).now_or_never();
         assert!(matches!(decided, Some(Ok(()))));

@@ -32,12 +32,18 @@ use pingora::http::RequestHeader;
 pub(crate) const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
 
+const TIER: &str = "all";
 const CONFIG: &str = r#"
 [server]
 listen = ["127.0.0.1:8080"]
 [cache]
 keys_max = 4_000_000
 ttl = "1h"
+# More than any bench can use, so that no request is refused.
+[tiers.all]
+rate = "1000000000/s"
+quotas = ["1000000000000/day", "1000000000000/month"]
+concurrency = 1000
 [upstreams.orders]
 targets = ["127.0.0.1:9000"]
 [[routes]]
@@ -61,12 +67,24 @@ pub(crate) fn config() -> Arc<Config> {
     Arc::new(keygate_config::parse(source).expect("the bench's config is valid"))
 }
 
+/// Whether this run is to measure. A run as a test only shows that the bench works, in an
+/// unoptimised build.
+pub(crate) fn measures() -> bool {
+    std::env::args().any(|arg| arg == "--bench")
+}
+
+/// As many as are to be measured; else no more than show that a bench works.
+pub(crate) fn enough(keys: usize) -> usize {
+    if measures() { keys } else { keys.min(1_000) }
+}
+
 /// So many keys of one app, each made from its number.
 pub(crate) struct KeyRing {
     pub(crate) texts: Vec<String>,
     pub(crate) digests: Vec<KeyDigest>,
     numbers: HashMap<KeyDigest, usize>,
     pepper: PepperId,
+    tier: Option<&'static str>,
 }
 
 pub(crate) fn peppers() -> Peppers {
@@ -81,6 +99,7 @@ impl KeyRing {
             digests: Vec::with_capacity(count),
             numbers: HashMap::with_capacity(count),
             pepper: pepper.id(),
+            tier: None,
         };
         for number in 0..count {
             let entropy = pepper.derive(&number.to_string());
@@ -91,6 +110,11 @@ impl KeyRing {
             ring.texts.push(minted.reveal().to_string());
         }
         ring
+    }
+
+    /// The same keys with limits: a rate, two quotas and a concurrency.
+    pub(crate) fn limited(count: usize) -> Self {
+        Self { tier: Some(TIER), ..Self::new(count) }
     }
 
     /// The account, the app and the keys, parents first.
@@ -120,7 +144,7 @@ impl KeyRing {
                 hint: "sk_live_xxxx".to_owned(),
                 scopes: granted.clone(),
                 expires_at: None,
-                tier: None,
+                tier: self.tier.map(ToOwned::to_owned),
                 limits: None,
                 allowed_cidrs: Vec::new(),
                 allowed_origins: Vec::new(),
@@ -215,27 +239,40 @@ pub(crate) fn warm_cache(ring: KeyRing, settings: &Cache) -> Arc<CachedKeys<KeyR
 
 /// A gateway whose cache holds so many keys, and the keys.
 pub(crate) fn gateway(count: usize) -> (Gateway<KeyRing>, Vec<String>) {
-    let ring = KeyRing::new(count);
+    let ring = KeyRing::new(enough(count));
     let texts = ring.texts.clone();
+    let keys = warm_cache(ring, &config().cache);
+    (gateway_of(keys, Limiter::in_memory(real_clock)), texts)
+}
+
+/// The same with limits.
+pub(crate) fn limited_gateway(count: usize) -> (Gateway<KeyRing>, Vec<String>) {
+    let ring = KeyRing::limited(enough(count));
+    let texts = ring.texts.clone();
+    let keys = warm_cache(ring, &config().cache);
+    (gateway_of(keys, Limiter::in_memory(real_clock)), texts)
+}
+
+pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Gateway<KeyRing> {
     let config = config();
     let gateway = Gateway::new(GatewayParts {
-        keys: warm_cache(ring, &config.cache),
+        keys,
         peppers: Arc::new(peppers()),
         failures: Arc::new(FailureLimiter::new(
             config.server.failed_auth.rate,
             config.server.failed_auth.addresses_max,
         )),
-        limiter: Limiter::in_memory(real_clock),
+        limiter,
         metrics: Metrics::new("bench"),
         clock: real_clock,
         config,
     });
-    (gateway.expect("the target is an address"), texts)
+    gateway.expect("the target is an address")
 }
 
 /// The clock that the binary uses, so that its cost counts.
 #[expect(clippy::disallowed_methods, reason = "a bench owns its clock, as the binary does")]
-fn real_clock() -> UnixMillis {
+pub(crate) fn real_clock() -> UnixMillis {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     UnixMillis(since.map_or(0, |since: Duration| since.as_millis() as u64))
 }

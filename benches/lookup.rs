@@ -15,7 +15,7 @@ mod fixture;
 use std::sync::Arc;
 
 use divan::{AllocProfiler, Bencher, black_box};
-use fixture::{KeyRing, config, warm_cache};
+use fixture::{KeyRing, config, enough, warm_cache};
 use keygate_core::KeyDigest;
 use mimalloc::MiMalloc;
 
@@ -29,7 +29,7 @@ fn main() {
 /// Keys in uniform random order, all of them cached.
 #[divan::bench(args = [1_000, 100_000, 1_000_000], threads = [1, 2], sample_count = 1_000)]
 fn hit(bencher: Bencher<'_, '_>, keys: usize) {
-    let ring = KeyRing::new(keys);
+    let ring = KeyRing::new(enough(keys));
     let digests: Arc<[KeyDigest]> = ring.digests.clone().into();
     let cache = warm_cache(ring, &config().cache);
     bencher.with_inputs(|| digests[fastrand::usize(..digests.len())]).bench_refs(|digest| {
