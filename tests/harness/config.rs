@@ -87,6 +87,7 @@ pub struct Setup {
     cache: String,
     upstream_settings: String,
     routes: String,
+    tables: String,
     log_level: &'static str,
     store: String,
     /// The store's, searched for keys too.
@@ -114,6 +115,7 @@ impl Setup {
             cache: String::new(),
             upstream_settings: String::new(),
             routes: ROUTES.into(),
+            tables: String::new(),
             // The worst case for the search for secrets.
             log_level: "trace",
             store: "kind = \"embedded\"\npath = \"data/keygate.db\"".into(),
@@ -151,6 +153,11 @@ impl Setup {
     /// Adds routes to the usual ones.
     pub fn route(self, toml: &str) -> Self {
         Self { routes: format!("{}\n[[routes]]\n{toml}\n", self.routes), ..self }
+    }
+
+    /// Says what other tables there are, such as `[tiers.NAME]`.
+    pub fn tables(self, toml: &str) -> Self {
+        Self { tables: toml.into(), ..self }
     }
 
     pub fn log(self, log_level: &'static str) -> Self {
@@ -206,7 +213,8 @@ impl Setup {
 
     pub fn toml(&self, proxy: SocketAddr, admin: SocketAddr) -> String {
         let Self { target, server, failed_auth, keys, cache, upstream_settings, .. } = self;
-        let (routes, log_level, store) = (&self.routes, self.log_level, &self.store);
+        let (routes, tables, log_level) = (&self.routes, &self.tables, self.log_level);
+        let store = &self.store;
         format!(
             r#"
 [server]
@@ -228,6 +236,7 @@ level = "{log_level}"
 [upstreams.main]
 targets = ["{target}"]
 {upstream_settings}
+{tables}
 {routes}"#
         )
     }

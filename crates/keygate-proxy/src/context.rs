@@ -50,20 +50,30 @@ impl Context {
         self.snapshot.upstream(self.route()?.upstream)
     }
 
-    /// The charge of a request whose key has limits.
-    pub(crate) fn charged(&mut self) -> Option<&mut Charged> {
+    fn charged(&mut self) -> Option<&mut Charged> {
         self.admitted.as_mut()?.charged.as_mut()
     }
 
-    /// The upstream has said its last word, which the client has yet to get. Its slot is free from
-    /// here on: a client that counts its own requests must never find us one behind. Not while it
-    /// still sends, or has a tunnel.
-    pub(crate) fn upstream_is_done(&mut self, session: &mut Session) {
-        if let Some(charged) = self.charged()
-            && !session.was_upgraded()
-            && session.as_downstream_mut().is_body_done()
-        {
+    /// An upstream is about to be sent the request: if its key has limits, it costs from here on.
+    pub(crate) fn keep_charge(&mut self) {
+        if let Some(charged) = self.charged() {
+            charged.keep();
+        }
+    }
+
+    /// Nothing more is done on behalf of the key: its slot is free, even if its client has yet to be
+    /// answered.
+    pub(crate) fn end_charge(&mut self) {
+        if let Some(charged) = self.charged() {
             charged.end();
+        }
+    }
+
+    /// The upstream has said its last word, which the client has yet to get: a client that counts its
+    /// own requests must never find us one behind. Not while it still sends, or has a tunnel.
+    pub(crate) fn upstream_is_done(&mut self, session: &mut Session) {
+        if !session.was_upgraded() && session.as_downstream_mut().is_body_done() {
+            self.end_charge();
         }
     }
 }

@@ -209,9 +209,7 @@ impl<S: KeyStore> Gateway<S> {
         let decided = self.admit(head, peer, &mut ctx).await;
         self.count(&ctx, &decided);
         ctx.admitted = Some(decided?);
-        if let Some(charged) = ctx.charged() {
-            charged.keep();
-        }
+        ctx.keep_charge();
         Ok(())
     }
 
@@ -334,9 +332,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             Peer::Untrusted(address)
         };
         forward::rewrite(request, admitted, peer, request_id.clone())?;
-        if let Some(charged) = ctx.charged() {
-            charged.keep();
-        }
+        ctx.keep_charge();
         Ok(())
     }
 
@@ -345,7 +341,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
         if session.was_upgraded() {
@@ -356,6 +352,11 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         if ctx.body_bytes > ctx.snapshot.config.server.body_bytes_max {
             let status = ErrorType::HTTPStatus(Code::PayloadTooLarge.status());
             return Err(Error::explain(status, "the body is too large").into_down());
+        }
+        if end_of_stream && ctx.body_bytes > piece as u64 {
+            // If this last piece fills the pipe to the upstream, Pingora forgets to watch for a client
+            // that leaves. The pipe's other end has its turn here, and makes room.
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
@@ -432,9 +433,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         };
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
         log_failure(error, code, &request_id, ctx.route());
-        if let Some(charged) = ctx.charged() {
-            charged.end();
-        }
+        ctx.end_charge();
         if final_response(session).is_none() {
             // The connection is in an unknown state: the answer is its last.
             session.set_keepalive(None);
