@@ -61,6 +61,11 @@ fn upstream(gate: &Gate) -> Upstream {
             exchange.read_body()?;
             exchange.answer(200, &[], &vec![b'x'; 300_000])
         }
+        Some("chunked") => {
+            exchange.read_body()?;
+            exchange.start(200, &[("Transfer-Encoding", "chunked")])?;
+            exchange.write(&[chunk(b"served"), chunk(b"")].concat())
+        }
         Some("trickle") => {
             exchange.read_body()?;
             exchange.start(200, &[("Transfer-Encoding", "chunked")])?;
@@ -274,15 +279,18 @@ fn who_never_has_more_open_than_there_are_slots_is_never_refused() {
     let _alone = alone();
     let (gateway, _upstream, _gate) = start();
     let key = key_in(&gateway, "three");
+    let requests = ["plain", "empty", "large", "chunked"].map(|path| get(&format!("/any/{path}")));
+    let requests = [&requests[..], &[post("/any/plain", vec![b'x'; 100_000])]].concat();
     thread::scope(|scope| {
-        for path in ["/any/plain", "/any/empty", "/any/large"] {
-            let (gateway, key) = (&gateway, &key);
+        for worker in 0..3 {
+            let (gateway, key, requests) = (&gateway, &key, &requests);
             scope.spawn(move || {
                 for round in 0..400 {
+                    let request = requests[(worker + round) % requests.len()].clone();
+                    let wire = if round % 8 == 0 { Wire::H2c } else { Wire::H1 };
                     // On another connection each time, so another thread of the gateway may have it.
-                    let mut connection = gateway.connect();
-                    let answer = connection.exchange(&get(path).bearer(&key.key)).unwrap();
-                    assert!(answer.status < 300, "{path}, round {round}: {}", answer.text());
+                    let answer = gateway.send_over(wire, &request.bearer(&key.key));
+                    assert!(answer.status < 300, "{wire:?}, round {round}: {}", answer.text());
                 }
             });
         }
@@ -303,7 +311,7 @@ impl Chaos<'_> {
             0 => self.leaves_in_its_head(&mut connection),
             1 => self.leaves_in_its_body(&mut connection),
             2 => self.leaves_in_a_tunnel(&mut connection),
-            3 => return self.leaves_over_http2(),
+            3 => self.leaves_over_http2(),
             4 => self.sends_two_at_once(&mut connection),
             _ => self.leaves_before_its_answer_or_in_it(&mut connection),
         }
