@@ -71,10 +71,13 @@ pub(super) fn open(path: &Path) -> Result<File, MarksError> {
     match slot::read_header(start) {
         Header::Ours(FORMAT) => {}
         Header::Unwritten => write_header(path, &file).map_err(unusable)?,
-        Header::Ours(found) => {
+        Header::Ours(found) if found > FORMAT => {
             return Err(MarksError::NewerFormat { path: path.into(), found, known: FORMAT });
         }
-        Header::Damaged => return Err(MarksError::Damaged { path: path.into() }),
+        // There is no older format.
+        Header::Ours(_) | Header::Damaged => {
+            return Err(MarksError::Damaged { path: path.into() });
+        }
         Header::Foreign => return Err(MarksError::NotQuotas { path: path.into() }),
     }
     Ok(file)
