@@ -16,6 +16,7 @@
 mod fixture;
 mod server;
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,8 @@ use keygate_core::limit::Moment;
 use keygate_core::limit::leased::{
     Answer, Fleet, Leased, QuotaAnswer, RateAnswer, SlotsAnswer, Take,
 };
-use keygate_core::limit::terms::{Limits, RateLimit, Terms};
+use keygate_core::limit::meter::{Counters, Meter};
+use keygate_core::limit::terms::{Limits, Party, RateLimit, Share, Terms};
 use keygate_core::{KeyDigest, KeyRecord, UnixMillis};
 use keygate_proxy::Gateway;
 use keygate_store::cached::{Cached, CachedKeys};
@@ -186,31 +188,39 @@ fn on_file_each_time(bencher: Bencher<'_, '_>) {
 
 // === in a fleet ===
 
-/// The rules of a lease by themselves: all that is needed has been lent.
+const FLEET: Fleet = Fleet { gateways: 3, lease: Duration::from_secs(60) };
+
+/// A gateway's part of limits, of which the store has lent all that is needed.
+fn lent(terms: &Terms<'_>, at: Moment) -> Leased {
+    let mut leased = Leased::default();
+    assert_eq!(leased.take(terms, 1, at, FLEET), Take::Ask);
+    let ask = leased.ask(1, at, FLEET);
+    let whole = 1_000_000_000;
+    let ends_at = UnixMillis(at.unix.0 + 3_600_000);
+    let quota = QuotaAnswer { ends_at, granted: whole, remaining: whole };
+    let answer = Answer {
+        now: at.unix,
+        rate: Some(RateAnswer { granted: whole, level_milli: 0 }),
+        quotas: vec![quota; terms.quotas.len()],
+        slots: Some(SlotsAnswer { granted: 1, free: 0 }),
+    };
+    leased.answered(&ask, &answer, at, at, FLEET);
+    leased
+}
+
+/// The rules of a lease by themselves.
 #[divan::bench]
 fn leased(bencher: Bencher<'_, '_>) {
     let limits = limits(Some(RATE), QUOTAS, Some(1_000));
-    let (terms, fleet) = (terms(&limits), Fleet { gateways: 3, lease: Duration::from_secs(60) });
-    let mut leased = Leased::default();
+    let terms = terms(&limits);
     let at = |n: u64| Moment { mono_ns: n * 100, unix: NOW };
-    assert_eq!(leased.take(&terms, 1, at(0), fleet), Take::Ask);
-    let ask = leased.ask(1, at(0), fleet);
-    let whole = 1_000_000_000;
-    let quota =
-        QuotaAnswer { ends_at: UnixMillis(NOW.0 + 3_600_000), granted: whole, remaining: whole };
-    let answer = Answer {
-        now: NOW,
-        rate: Some(RateAnswer { granted: whole, level_milli: 0 }),
-        quotas: vec![quota; QUOTAS.len()],
-        slots: Some(SlotsAnswer { granted: 1, free: 0 }),
-    };
-    leased.answered(&ask, &answer, at(0), at(0), fleet);
+    let mut leased = lent(&terms, at(0));
     let mut n = 0;
     bencher.bench_local(|| {
         // Never further than the lease.
         n = (n + 1) % 500_000_000;
         leased.demanded(1, at(n));
-        let taken = leased.take(black_box(&terms), 1, at(n), fleet);
+        let taken = leased.take(black_box(&terms), 1, at(n), FLEET);
         assert!(matches!(taken, Take::Done { .. }));
         leased.end();
     });
@@ -316,11 +326,24 @@ fn limited(count: usize, limits: &Limits) -> Kept {
     kept
 }
 
+/// What the counters of so many keys take in a gateway of a fleet.
+fn limited_in_a_fleet(count: usize, limits: &Limits) {
+    let (before, at) = (resident(), Moment { mono_ns: 0, unix: NOW });
+    let party = |n: usize| Party::from_parts(Share::Key, (n as u128).to_be_bytes());
+    let counters = || Counters::Leased(Box::new(lent(&terms(limits), at)));
+    let meter = |party| (party, Arc::new(Meter::new(party, counters())));
+    let meters: HashMap<Party, Arc<Meter>> = (0..count).map(|n| meter(party(n))).collect();
+    let each = (resident() - before) / count as f64;
+    println!("{count} keys with the same in a fleet: {each:.0} B for the counters of each");
+    drop(meters);
+}
+
 /// With limits and without, few keys and many, in turns.
 fn compare(few: usize, many: usize, rounds: usize, batches: usize) {
     let limits = limits(Some(RATE), QUOTAS, Some(1_000));
     // The larger first, while the process has no memory to spare.
     let kept = [many, few].map(|count| (count, limited(count, &limits)));
+    limited_in_a_fleet(many, &limits);
     let free = [many, few].map(|count| (count, Kept::new(KeyRing::new(count))));
     let mut took: [[Vec<f64>; 2]; 3] = Default::default();
     for _ in 0..rounds {
