@@ -63,8 +63,16 @@ impl Clock {
     }
 
     fn at(self, mono: Instant, unix: UnixMillis) -> Moment {
+        Moment { mono_ns: self.since(mono), unix }
+    }
+
+    fn now_ns(self) -> u64 {
+        self.since(Instant::now())
+    }
+
+    fn since(self, mono: Instant) -> u64 {
         let since = mono.saturating_duration_since(self.began).as_nanos();
-        Moment { mono_ns: u64::try_from(since).unwrap_or(u64::MAX), unix }
+        u64::try_from(since).unwrap_or(u64::MAX)
     }
 }
 
@@ -127,6 +135,9 @@ impl Limiter {
                     Some(charged)
                 }
                 Counters::Leased(leased) => {
+                    // A lease ends when it does, however long ago the request began.
+                    let mono_ns = now.mono_ns.max(self.0.clock.now_ns());
+                    let now = Moment { mono_ns, ..now };
                     leased.demanded(cost, now);
                     match leased.take(terms, cost, now, self.0.fleet()) {
                         Take::Done { charged, is_low } => {
