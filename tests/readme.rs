@@ -1,12 +1,15 @@
 //! What the shipped files say is so: the example configuration is valid, the README's commands are
-//! ones that the binary knows, and those about keys do what they say, pasted as they stand.
+//! ones that the binary knows, and those about keys do what they say, pasted as they stand. So do
+//! those of the page about limits, and its configuration.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::{Setup, Upstream, binary, run};
+use serde_json::json;
+
+use crate::harness::{Gateway, KeySpec, Setup, Upstream, binary, get, run};
 
 fn shipped(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
@@ -25,9 +28,46 @@ fn the_readmes_way_from_an_account_to_a_revoked_key_can_be_pasted() {
     let readme = fs::read_to_string(shipped("README.md")).unwrap();
     let upstream = Upstream::start();
     let gateway = Setup::in_front_of(&upstream).start();
-    let program = PathBuf::from(binary());
     let has_curl = Command::new("curl").arg("--version").output().is_ok();
-    let script: Vec<String> = shell_blocks(&readme)
+    let said = paste(&readme, &gateway, has_curl);
+    assert!(!has_curl || said.contains("HTTP/1.1 200"), "{said}");
+    assert!(said.contains("revoked"), "{said}");
+}
+
+#[test]
+fn the_page_about_limits_limits_what_it_says_and_its_commands_can_be_pasted() {
+    let page = fs::read_to_string(shipped("deploy/limits.md")).unwrap();
+    let upstream = Upstream::start();
+    let tables = only_block(&page, "toml").replace("upstream = \"orders\"", "upstream = \"main\"");
+    let gateway = Setup::in_front_of(&upstream).tables(&tables).start();
+
+    let key = gateway.key_with(&KeySpec::new(&["read:orders"]).with("tier", json!("free"))).key;
+    let answer = gateway.send(&get("/v1/orders").bearer(&key));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let mut shown = only_block(&page, "http").lines();
+    let policy = format!("RateLimit-Policy: {}", answer.header("ratelimit-policy").unwrap());
+    assert_eq!(Some(&*policy), shown.next());
+    let left = format!("RateLimit: {}", answer.header("ratelimit").unwrap());
+    assert_eq!(untimed(&left), untimed(shown.next().unwrap()));
+    let answer = gateway.send(&get("/v1/exports").bearer(&key));
+    let left = answer.header("ratelimit").unwrap();
+    assert!(left.contains("\"day\";r=994;"), "an export costs 5: {left}");
+
+    let said = paste(&page, &gateway, false);
+    for shown in ["used.rate", "0/100", "used.concurrency", "0/10", "used.day", "0/5000"] {
+        assert!(said.contains(shown), "no {shown} in {said}");
+    }
+}
+
+/// A field without its times, which go on.
+fn untimed(field: &str) -> Vec<&str> {
+    field.split(", ").map(|item| item.split(";t=").next().unwrap_or_default()).collect()
+}
+
+/// What the page's commands print that are about accounts and keys, run as they stand.
+fn paste(page: &str, gateway: &Gateway, has_curl: bool) -> String {
+    let program = PathBuf::from(binary());
+    let script: Vec<String> = shell_blocks(page)
         .filter(|block| block.contains("keygate accounts") || block.contains("keygate keys"))
         .flat_map(str::lines)
         // The README's folder of the binary is not the one under test.
@@ -48,17 +88,17 @@ fn the_readmes_way_from_an_account_to_a_revoked_key_can_be_pasted() {
     let said = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaints}");
-    assert!(!has_curl || said.contains("HTTP/1.1 200"), "{complaints}");
-    assert!(said.contains("revoked"), "{complaints}");
+    format!("{said}{complaints}")
 }
 
 #[test]
-fn every_command_in_the_readme_exists_with_its_options() {
-    let readme = fs::read_to_string(shipped("README.md")).unwrap();
-    let lines = shell_blocks(&readme).flat_map(str::lines).flat_map(unnested);
+fn every_command_on_the_pages_exists_with_its_options() {
+    let pages = ["README.md", "deploy/redis.md", "deploy/limits.md"];
+    let pages = pages.map(|page| fs::read_to_string(shipped(page)).unwrap()).join("\n");
+    let lines = shell_blocks(&pages).flat_map(str::lines).flat_map(unnested);
     let commands: BTreeSet<String> =
         lines.flat_map(|line| line.split('|').filter_map(command).collect::<Vec<_>>()).collect();
-    assert!(!commands.is_empty(), "no command in the README");
+    assert!(!commands.is_empty(), "no command on the pages");
     for command in commands {
         let words: Vec<&str> = command.split_whitespace().collect();
         let subcommands = words.iter().take_while(|word| is_subcommand(word));
@@ -82,6 +122,15 @@ fn every_command_in_the_readme_exists_with_its_options() {
 
 fn is_subcommand(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-')
+}
+
+/// What stands between the fences of the one block in this language.
+fn only_block<'a>(page: &'a str, language: &str) -> &'a str {
+    let fence = format!("```{language}\n");
+    let mut blocks = page.split(&*fence).skip(1);
+    let block = blocks.next().unwrap_or_else(|| panic!("no block of {language}"));
+    assert!(blocks.next().is_none(), "two blocks of {language}");
+    block.split("```").next().unwrap_or_default()
 }
 
 fn shell_blocks(readme: &str) -> impl Iterator<Item = &str> {
