@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{
     Fleet, Key, KeySpec, Redis, RedisSettings, Reply, Setup, Upstream, alone, eventually, get,
@@ -71,7 +71,9 @@ fn fleet(upstream: &Upstream, store: &str) -> Fleet {
 /// Everything that gateways and commands ask of the store, and each answer is the right one.
 fn use_all(fleet: &Fleet) -> Key {
     let (one, other) = (&fleet[0], &fleet[1]);
-    let spec = KeySpec::new(&["read:orders"]).with("ttl", "1h".into());
+    let limits =
+        json!({ "rate": "1000/s", "quotas": ["1000/day", "9000/month"], "concurrency": 9 });
+    let spec = KeySpec::new(&["read:orders"]).with("ttl", "1h".into()).with("limits", limits);
     let [key, gone] = [(); 2].map(|()| one.admin().first_key(&spec));
     for key in [&key, &gone] {
         for gateway in fleet.iter() {
@@ -83,6 +85,14 @@ fn use_all(fleet: &Fleet) -> Key {
         (other.send(&get("/v1/orders").bearer(&gone.key)).status == 401).then_some(())
     });
     let admin = other.admin();
+    let used = || admin.read(&format!("/v1/keys/{}", key.id))["current_use"][2]["used"].clone();
+    assert_eq!(used(), 2, "of the day, by both gateways");
+    admin.send(&post(&format!("/v1/keys/{}/limits/reset", key.id), "{}"));
+    assert_eq!(used(), 0);
+    // Known again: a reset is a change of the key.
+    for gateway in fleet.iter() {
+        assert_eq!(gateway.send(&get("/v1/orders").bearer(&key.key)).status, 200);
+    }
     admin.read("/v1/audit?tail=5");
     admin.read(&format!("/v1/apps/{}/keys", key.app));
     eventually("a live fleet", || {
