@@ -4,6 +4,7 @@
 mod failover;
 mod lab;
 mod lag;
+mod limits;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};

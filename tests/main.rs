@@ -28,6 +28,7 @@ mod dress;
 mod fleet;
 mod fleet_admin;
 mod fleet_harness;
+mod fleet_limits;
 mod fleet_outage;
 mod fleet_tls;
 mod flood;

@@ -114,6 +114,11 @@ impl Upstream {
         self.record.all()
     }
 
+    /// How many requests have come so far.
+    pub fn count(&self) -> usize {
+        self.record.lock().len()
+    }
+
     /// Forgets what was seen.
     pub fn forget(&self) {
         self.record.lock().clear();

@@ -87,6 +87,7 @@ pub(crate) fn publish_cache<S: KeyStore>(keys: &Arc<CachedKeys<S>>, metrics: &Me
 struct LimitCounts {
     meters: usize,
     running: u64,
+    gateways: u64,
     answered: u64,
     failed: u64,
 }
@@ -95,7 +96,7 @@ struct LimitCounts {
 pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
     const LEASES: &str = "keygate_limit_leases_total";
     const LEASES_HELP: &str = "Questions to a fleet's store for units to let requests use.";
-    let rows: [Row<LimitCounts>; 4] = [
+    let rows: [Row<LimitCounts>; 5] = [
         Row::gauge("keygate_limit_meters", "Keys, apps and accounts whose use is counted.", |c| {
             c.meters as u64
         }),
@@ -104,6 +105,11 @@ pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
             "Requests that run under a limit of concurrency.",
             |c| c.running,
         ),
+        Row::gauge(
+            "keygate_limit_gateways",
+            "Gateways among which limits are divided while the store is away, as far as is known.",
+            |c| c.gateways,
+        ),
         Row::<LimitCounts>::counter(LEASES, LEASES_HELP, |c| c.answered)
             .labelled("result", "answered"),
         Row::<LimitCounts>::counter(LEASES, LEASES_HELP, |c| c.failed).labelled("result", "failed"),
@@ -111,7 +117,8 @@ pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
     let limiter = limiter.clone();
     let take = move || {
         let [answered, failed] = limiter.asked();
-        LimitCounts { meters: limiter.meters(), running: limiter.running(), answered, failed }
+        let (meters, running) = (limiter.meters(), limiter.running());
+        LimitCounts { meters, running, gateways: limiter.gateways(), answered, failed }
     };
     metrics.snapshot_fn(take, rows);
 }
@@ -140,6 +147,7 @@ mod tests {
         for line in [
             "keygate_limit_meters 0",
             "keygate_limit_slots_in_use 0",
+            "keygate_limit_gateways 1",
             "keygate_limit_leases_total{result=\"answered\"} 0",
             "keygate_limit_leases_total{result=\"failed\"} 0",
         ] {
