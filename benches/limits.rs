@@ -202,7 +202,7 @@ fn lent(terms: &Terms<'_>, at: Moment) -> Leased {
         now: at.unix,
         rate: Some(RateAnswer { granted: whole, level_milli: 0 }),
         quotas: vec![quota; terms.quotas.len()],
-        slots: Some(SlotsAnswer { granted: 1, free: 0 }),
+        slots: Some(SlotsAnswer { granted: 1, free: 0, allowed: 1_000 }),
     };
     leased.answered(&ask, &answer, at, at, FLEET);
     leased
@@ -235,7 +235,7 @@ fn leased_from_redis(bencher: Bencher<'_, '_>) {
     let (store, limiter) = runtime.block_on(async {
         let coherence = Arc::new(Coherence::followed(Duration::from_secs(600)));
         let store = store(redis.port, &coherence).await;
-        let limiter = Limiter::leased(store.lessor(real_clock), LEASE, real_clock);
+        let limiter = Limiter::leased(store.lessor(), LEASE, real_clock);
         (store, limiter)
     });
     let _inside = runtime.enter();

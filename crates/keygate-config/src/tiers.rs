@@ -3,7 +3,7 @@
 use keygate_core::limit::Rate;
 use keygate_core::limit::bounds::rate_limit;
 use keygate_core::limit::policy::Policy;
-use keygate_core::limit::terms::Limits;
+use keygate_core::limit::terms::{Limits, Pool};
 
 use crate::catalogue::{TIERS_MAX, limits, tier};
 use crate::reader::Section;
@@ -25,14 +25,14 @@ pub(crate) fn read_tiers(root: &Section<'_, '_>) -> Option<Vec<Tier>> {
     let tiers: Vec<Option<Tier>> = children
         .iter()
         .map(|child| {
-            let limits = read_tier(child.section.as_ref()?)?;
+            let limits = read_tier(child.name, child.section.as_ref()?)?;
             Some(Tier { name: child.name.into(), limits })
         })
         .collect();
     tiers.into_iter().collect()
 }
 
-fn read_tier(section: &Section<'_, '_>) -> Option<Limits> {
+fn read_tier(name: &str, section: &Section<'_, '_>) -> Option<Limits> {
     let rate = section.get(&tier::RATE);
     let burst = section.get(&tier::BURST);
     let quotas = read_quotas(section);
@@ -48,7 +48,8 @@ fn read_tier(section: &Section<'_, '_>) -> Option<Limits> {
         section.reader.error(span, slow.to_string(), Some(help.to_owned()));
     }
     let rate = rate.transpose().ok()?;
-    Some(Limits { rate, quotas: quotas?, concurrency, share: share? })
+    let pool = Pool::of_tier(name);
+    Some(Limits { rate, quotas: quotas?, concurrency, share: share?, pool })
 }
 
 /// The shortest unit first.

@@ -51,6 +51,9 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// Every unit, in the order of its discriminant.
+    pub const ALL: [Self; 5] = [Self::Second, Self::Minute, Self::Hour, Self::Day, Self::Month];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode, Version};
 use keygate_config::Config;
 use keygate_core::credential::{Credential, Places};
+use keygate_core::decide::decide_key;
 use keygate_core::route::KeyAccess;
 use keygate_core::{
     Access, Caller, Code, Denial, KeyDigest, KeyKind, KeyRecord, Peppers, Permit, UnixMillis,
@@ -34,7 +35,7 @@ use crate::context::{Admitted, Context, Strip};
 use crate::facts::RequestFacts;
 use crate::failure::{OutageLog, failure_code, log_failure};
 use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
-use crate::limits::{KeyLimits, Told};
+use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::respond::{self, Problem};
 use crate::server::ProxyError;
@@ -151,6 +152,9 @@ impl<S: KeyStore> Gateway<S> {
         let now = self.limits.moment(ctx.started, at);
         let told = &mut ctx.told;
         let charged = self.limits.charge(snapshot, &permit, access.cost, now, told).await?; // 429
+        if charged.as_ref().is_some_and(Charged::has_waited) {
+            self.decide_again(digest, &permit).await?; // 401, 503
+        }
         if let (true, Some(key)) = (route.ends_when_revoked, permit.record()) {
             line::bind(digest, key);
         }
@@ -185,9 +189,22 @@ impl<S: KeyStore> Gateway<S> {
         Ok(Decided { permit, strip: Strip::from(place), digest, at })
     }
 
+    /// After a wait: an acknowledged revocation stops every request that has not been forwarded.
+    async fn decide_again(&self, digest: KeyDigest, permit: &Permit) -> Result<(), Denial> {
+        let Some(key) = permit.key() else { return Ok(()) };
+        if self.keys.still_holds(&digest, key) {
+            return decide_key(key, (self.clock)());
+        }
+        decide_key(&*self.load(digest).await?, (self.clock)())
+    }
+
     /// Asks the store, unless the client has failed too often to be worth a look-up.
     async fn look_up(&self, digest: KeyDigest, client: IpAddr) -> Result<Arc<KeyRecord>, Denial> {
         self.attempts.check(client)?;
+        self.load(digest).await
+    }
+
+    async fn load(&self, digest: KeyDigest) -> Result<Arc<KeyRecord>, Denial> {
         match self.keys.load(digest).await {
             Ok(Some(key)) => Ok(key),
             Ok(None) => Err(Denial::KeyUnknown),

@@ -124,6 +124,11 @@ impl Charged {
         }
     }
 
+    /// Whether the request had to wait for its charge.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.charge.as_ref().is_some_and(Charge::has_waited)
+    }
+
     /// Nothing more is done on behalf of the key, even if its client still has to be answered.
     pub(crate) fn end(&mut self) {
         self.charge = None;

@@ -64,7 +64,8 @@ impl<K: Destination, T: Clone + Send + Sync + 'static> Flights<K, T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        if tokio::runtime::Handle::try_current().is_ok() {
+        let is_under_way = self.shard(&key).contains_key(&key);
+        if !is_under_way && tokio::runtime::Handle::try_current().is_ok() {
             drop(self.board(key, load));
         }
     }

@@ -153,11 +153,14 @@ impl Limiter {
                 }
             }
         };
+        let has_waited = charged.is_none();
         let charged = match charged {
             Some(charged) => charged,
             None => leases::charge(&self.0, &meter, terms, cost).await?,
         };
-        Ok(Charge::new(&self.0, meter, charged, terms.concurrency.is_some()))
+        let mut charge = Charge::new(&self.0, meter, charged, terms.concurrency.is_some());
+        charge.has_waited = has_waited;
+        Ok(charge)
     }
 
     /// How much of each policy is used, as far as this gateway knows. Cheap.
@@ -352,6 +355,7 @@ pub struct Charge {
     charged: Charged,
     clock: Clock,
     is_kept: bool,
+    has_waited: bool,
     /// Those who count what holds a slot.
     counted_by: Option<Arc<Inner>>,
 }
@@ -362,7 +366,13 @@ impl Charge {
             inner.running.fetch_add(1, Relaxed);
             Arc::clone(inner)
         });
-        Self { meter, charged, clock: inner.clock, is_kept: false, counted_by }
+        Self { meter, charged, clock: inner.clock, is_kept: false, has_waited: false, counted_by }
+    }
+
+    /// Whether the request had to wait for it, so that what was decided before may be out of date.
+    #[must_use]
+    pub fn has_waited(&self) -> bool {
+        self.has_waited
     }
 
     /// An upstream is being sent the request: it costs, whatever becomes of it.

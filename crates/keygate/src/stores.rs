@@ -65,7 +65,7 @@ pub(crate) fn limiter(config: &Config, store: &Store) -> Result<Limiter, Failure
             Ok(limiter.context("cannot open the file of quotas")?)
         }
         (StoreSettings::Redis(_), Store::Redis(redis)) => {
-            Ok(Limiter::leased(redis.lessor(clock::now), config.limits.lease, clock::now))
+            Ok(Limiter::leased(redis.lessor(), config.limits.lease, clock::now))
         }
         (StoreSettings::Redis(_), Store::Embedded(_)) => {
             Err(Failure::new(Exit::Failed, "the store that is open is not the configured one"))

@@ -77,5 +77,5 @@ impl<S: KeyStore> Registry<S> {
 }
 
 fn party(key: &Key, terms: &Terms<'_>) -> Party {
-    Party::of(terms.share, key.id, key.app, key.account)
+    Party::of(terms, key.id, key.app, key.account)
 }

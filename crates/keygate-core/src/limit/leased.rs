@@ -17,8 +17,10 @@ pub use self::ask::{
 use self::away::Away;
 use self::demand::Demand;
 use super::policy::{Few, Over, Policy, RetryAfter, Use, add};
-use super::tally::{Charged, SLOT_RETRY_AFTER, quota_use, rate_use, slots_use};
-use super::terms::{Limits, Terms};
+use super::tally::{
+    Charged, FromBucket, SLOT_RETRY_AFTER, Windows, quota_use, rate_use, slots_use,
+};
+use super::terms::{Limits, RateLimit, Terms};
 use super::{Moment, Unit};
 use crate::time::UnixMillis;
 
@@ -37,6 +39,10 @@ const PACE_MAX_NS: u64 = 250_000_000;
 /// operator may have reset it, another gateway may have given some back.
 const EMPTY_QUOTA_NS: u64 = 1_000_000_000;
 const EMPTY_SLOTS_NS: u64 = 100_000_000;
+/// A party about which the store failed to answer is not asked about again for so long.
+const FAILED_NS: u64 = 100_000_000;
+/// A party that was not used for so long is a new one to the store, which forgets it after twice that.
+const FORGET_NS: u64 = 1_800_000_000_000;
 const OUTRUN_RETRY_AFTER: Duration = Duration::from_millis(10);
 /// Slots that nobody needed for so many ticks go back.
 const UNUSED_TICKS_MAX: u32 = 5;
@@ -52,10 +58,18 @@ pub struct Leased {
     demand: Demand,
     /// Until when units of the rate and slots may be used: the store then lends them to others.
     lease_ends_ns: u64,
+    /// When the last question was put. Answers to earlier ones come too late.
     asked_ns: u64,
     used_ns: u64,
-    /// Whether the store has heard of this party from us.
+    /// Tells this life of the party here from an earlier one: the number of its first question.
+    born: u64,
+    /// Whether the store has answered in this life.
     is_known: bool,
+    /// Until when the store is not asked about this party, since it failed just now.
+    fails_until_ns: u64,
+    /// What the requests cost that wait for an answer, and how many they are.
+    waiting: u64,
+    waiters: u64,
     /// Counts what was given back, or used in the store's absence, and how far the store knows it.
     owed: u64,
     told: u64,
@@ -96,6 +110,8 @@ struct Slots {
     /// The most that were running since ticks began to find some unused.
     peak: u64,
     unused_ticks: u32,
+    /// The most that this gateway may hold, by what the others held when the store last answered.
+    allowed: u64,
     /// What the store had left.
     free: u64,
     empty_until_ns: u64,
@@ -118,6 +134,10 @@ pub enum Take {
 impl Leased {
     /// Notes that a request has come. To be called once for each, before [`take`](Self::take).
     pub fn demanded(&mut self, cost: u64, now: Moment) {
+        if now.mono_ns >= self.used_ns.saturating_add(FORGET_NS) && self.owed == self.told {
+            (self.born, self.is_known) = (0, false);
+            self.quotas.clear();
+        }
         self.demand.add(cost, now.mono_ns);
         self.used_ns = now.mono_ns;
     }
@@ -132,7 +152,9 @@ impl Leased {
         }
         let mut lacks = false;
         let mut over = None;
-        if terms.concurrency.is_some() && self.slots.held <= self.slots.running {
+        if let Some(most) = terms.concurrency
+            && self.slots.spare(most) == 0
+        {
             lacks = true;
             if now_ns < self.slots.empty_until_ns {
                 over = add(over, Policy::Concurrency, RetryAfter::In(SLOT_RETRY_AFTER));
@@ -171,31 +193,60 @@ impl Leased {
 
     fn spend(&mut self, terms: &Terms<'_>, cost: u64, now: Moment) -> Charged {
         if terms.rate.is_some() {
-            self.rate.units -= cost;
+            self.rate.units = self.rate.units.saturating_sub(cost);
         }
+        let mut windows = Windows::default();
         for purse in &mut self.quotas {
             if terms.quota(purse.unit).is_some() {
                 purse.units = purse.units.saturating_sub(cost);
+                windows.add(purse.unit, purse.ends_at);
             }
         }
         self.slots.begin();
-        Charged { cost, at: now, back_at_ns: u64::MAX }
+        // Here a unit comes back to whoever holds it by the store's word alone.
+        let rate = terms.rate.map(|_| FromBucket { back_at_ns: u64::MAX });
+        Charged { cost, at: now, rate, windows }
     }
 
     /// Takes a charge back: the request reached nobody. Its slot stays until [`end`](Self::end).
     pub fn refund(&mut self, charged: &Charged, now: Moment) {
         // Units that the store believes here: those it was told of as used have come back by
         // themselves, and may be somebody else's by now.
-        if charged.at.mono_ns >= self.asked_ns && now.mono_ns < self.lease_ends_ns {
+        let is_believed_here =
+            charged.at.mono_ns >= self.asked_ns && now.mono_ns < self.lease_ends_ns;
+        if charged.rate.is_some() && is_believed_here {
             self.rate.units += charged.cost;
         }
         for purse in &mut self.quotas {
-            let length = purse.unit.duration().as_millis();
-            let begins = purse.ends_at.0.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
-            if now.mono_ns < purse.ends_ns && charged.at.unix.0 >= begins {
+            if now.mono_ns < purse.ends_ns && charged.windows.holds(purse.unit, purse.ends_at) {
                 purse.units += charged.cost;
             }
         }
+    }
+
+    /// A request begins to wait for the store's answer.
+    pub fn wait(&mut self, cost: u64) {
+        self.waiting = self.waiting.saturating_add(cost);
+        self.waiters += 1;
+    }
+
+    /// It waits no more.
+    pub fn stop_waiting(&mut self, cost: u64) {
+        self.waiting = self.waiting.saturating_sub(cost);
+        self.waiters = self.waiters.saturating_sub(1);
+    }
+
+    /// The store could not be asked, or its answer did not come.
+    pub fn failed(&mut self, now: Moment) {
+        self.fails_until_ns = now.mono_ns.saturating_add(FAILED_NS);
+        // It may have lent what we do not know of: to be told what is here, it takes that back.
+        self.owed += 1;
+    }
+
+    /// Whether the store has only just failed to answer about this party.
+    #[must_use]
+    pub fn is_failing(&self, now: Moment) -> bool {
+        now.mono_ns < self.fails_until_ns
     }
 
     /// A request that was charged is over: its slot is free.
@@ -227,7 +278,7 @@ impl Leased {
 
     /// Notes other limits than before: what was refused under the old ones may pass now.
     fn agree_on(&mut self, terms: &Terms<'_>) {
-        let Limits { rate, quotas, concurrency, share: _ } = &self.terms;
+        let Limits { rate, quotas, concurrency, .. } = &self.terms;
         let is_same = rate.as_ref() == terms.rate
             && **quotas == *terms.quotas
             && *concurrency == terms.concurrency;
@@ -238,10 +289,25 @@ impl Leased {
             rate: terms.rate.copied(),
             quotas: terms.quotas.into(),
             concurrency: terms.concurrency,
-            share: terms.share,
+            ..Limits::default()
         };
-        self.away = None;
+        // Other limits, other parts: what is held by the old ones is asked for anew.
+        self.give_back();
         self.forget_refusals();
+    }
+
+    /// Gives back the units that are held here.
+    fn give_back(&mut self) {
+        if self.rate.units > 0 {
+            self.rate.returned += self.rate.units;
+            self.rate.units = 0;
+            self.owed += 1;
+        }
+        for purse in self.quotas.iter_mut().filter(|purse| purse.units > 0) {
+            purse.granted = purse.granted.saturating_sub(purse.units);
+            purse.units = 0;
+            self.owed += 1;
+        }
     }
 
     /// Lets go of what may not be used any more.
@@ -260,10 +326,23 @@ impl Leased {
     }
 
     /// Whether this party holds nothing, owes nothing, and so can be forgotten.
+    ///
+    /// Not while it knows of a use that others would have to know, too, if the store went away.
     #[must_use]
     pub fn is_idle(&self, now: Moment) -> bool {
-        let rests = now.mono_ns >= self.used_ns.saturating_add(IDLE_MAX_NS);
-        rests && self.owed == self.told && self.slots.running == 0 && !self.holds_units(now.mono_ns)
+        let now_ns = now.mono_ns;
+        let rests = now_ns >= self.used_ns.saturating_add(IDLE_MAX_NS);
+        let owes = self.owed > self.told || self.slots.running > 0 || self.waiters > 0;
+        rests && !owes && !self.holds_units(now_ns) && !self.knows_of_use(now_ns)
+    }
+
+    fn knows_of_use(&self, now_ns: u64) -> bool {
+        let is_lower = |limit: RateLimit| {
+            let level = self.rate.level_milli(limit.gcra().interval_ns(), now_ns) / 1_000;
+            self.is_known && level < limit.burst()
+        };
+        let is_used = |purse: &QuotaPurse| now_ns < purse.ends_ns && purse.remaining.is_some();
+        self.terms.rate.is_some_and(is_lower) || self.quotas.iter().any(is_used)
     }
 
     fn holds_units(&self, now_ns: u64) -> bool {
@@ -353,6 +432,11 @@ impl QuotaPurse {
 }
 
 impl Slots {
+    /// Slots that a request may begin in.
+    fn spare(&self, most: u64) -> u64 {
+        self.held.min(self.allowed).min(most).saturating_sub(self.running)
+    }
+
     fn begin(&mut self) {
         self.running += 1;
         self.peak = self.peak.max(self.running);

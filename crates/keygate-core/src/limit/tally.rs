@@ -24,9 +24,32 @@ pub struct Tally {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charged {
     pub cost: u64,
-    pub at: Moment,
-    /// When what it took from the bucket will have come back by itself.
-    pub back_at_ns: u64,
+    pub(super) at: Moment,
+    /// What it took from a bucket, if from any.
+    pub(super) rate: Option<FromBucket>,
+    pub(super) windows: Windows,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FromBucket {
+    /// When that will have come back by itself.
+    pub(super) back_at_ns: u64,
+}
+
+/// The windows that were charged, each known by its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Windows([Option<UnixMillis>; Unit::ALL.len()]);
+
+impl Windows {
+    pub(super) fn add(&mut self, unit: Unit, ends_at: UnixMillis) {
+        if let Some(window) = self.0.get_mut(unit as usize) {
+            *window = Some(ends_at);
+        }
+    }
+
+    pub(super) fn holds(&self, unit: Unit, ends_at: UnixMillis) -> bool {
+        self.0.get(unit as usize).is_some_and(|window| *window == Some(ends_at))
+    }
 }
 
 /// The use of one calendar window.
@@ -66,18 +89,24 @@ impl Tally {
             return Err(over);
         }
         self.bucket = bucket;
+        let mut windows = Windows::default();
         for quota in terms.quotas {
-            self.window(quota.unit, now.unix).used += cost;
+            let window = self.window(quota.unit, now.unix);
+            window.used += cost;
+            windows.add(quota.unit, window.ends_at);
         }
         self.running = self.running.saturating_add(1);
-        Ok(Charged { cost, at: now, back_at_ns: bucket.full_at_ns })
+        let rate = terms.rate.map(|_| FromBucket { back_at_ns: bucket.full_at_ns });
+        Ok(Charged { cost, at: now, rate, windows })
     }
 
     /// Takes a charge back: the request reached nobody. Its slot stays until [`end`](Self::end).
     pub fn refund(&mut self, charged: &Charged, now: Moment) {
-        self.bucket.give_back(charged, now.mono_ns);
+        if let Some(taken) = charged.rate {
+            self.bucket.give_back(charged.cost, taken, now.mono_ns);
+        }
         for quota in &mut self.quotas {
-            if quota.ends_at == window_end(quota.unit, charged.at.unix) {
+            if charged.windows.holds(quota.unit, quota.ends_at) {
                 quota.used = quota.used.saturating_sub(charged.cost);
             }
         }
@@ -258,9 +287,9 @@ impl Bucket {
 
     /// Never more than has not come back by itself: a bucket that was full again since would
     /// otherwise be given the same units twice.
-    fn give_back(&mut self, charged: &Charged, now_ns: u64) {
-        let outstanding = charged.back_at_ns.saturating_sub(now_ns);
-        let taken = self.interval_ns.saturating_mul(charged.cost);
+    fn give_back(&mut self, cost: u64, taken: FromBucket, now_ns: u64) {
+        let outstanding = taken.back_at_ns.saturating_sub(now_ns);
+        let taken = self.interval_ns.saturating_mul(cost);
         self.full_at_ns = self.full_at_ns.saturating_sub(taken.min(outstanding));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::{Gcra, Rate, Unit};
 use crate::id::{AccountId, AppId, KeyId};
 use crate::record::KeyRecord;
@@ -73,6 +75,23 @@ pub struct Limits {
     pub quotas: Box<[Rate]>,
     pub concurrency: Option<u64>,
     pub share: Share,
+    /// Which of a sharer's counters: those of this tier.
+    pub pool: Pool,
+}
+
+/// Tells the counters of one shared tier from those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Pool([u8; 16]);
+
+impl Pool {
+    /// The pool of the tier of this name, the same on every gateway.
+    #[must_use]
+    pub fn of_tier(name: &str) -> Self {
+        let hash: [u8; 32] = Sha256::digest(name).into();
+        let mut pool = [0; 16];
+        pool.copy_from_slice(hash.first_chunk::<16>().unwrap_or(&[0; 16]));
+        Self(pool)
+    }
 }
 
 /// What a key has instead of its tier's limits. What is absent is as the tier says.
@@ -91,10 +110,12 @@ pub struct Terms<'a> {
     pub quotas: &'a [Rate],
     pub concurrency: Option<u64>,
     pub share: Share,
+    pub pool: Pool,
 }
 
 impl<'a> Terms<'a> {
-    /// The limits of a key in a tier, or in none; nothing if there are no limits at all.
+    /// The limits of a key in a tier, or in none; nothing if there are no limits at all. A key with
+    /// limits of its own shares none: all who share counters are under the same limits.
     #[must_use]
     pub fn of(tier: Option<&'a Limits>, overrides: Option<&'a Overrides>) -> Option<Self> {
         let rate =
@@ -103,15 +124,18 @@ impl<'a> Terms<'a> {
         let quotas = quotas.or_else(|| tier.map(|t| &*t.quotas)).unwrap_or_default();
         let concurrency =
             overrides.and_then(|o| o.concurrency).or_else(|| tier.and_then(|t| t.concurrency));
-        let share = tier.map_or(Share::Key, |t| t.share);
+        let (share, pool) = match (tier, overrides) {
+            (Some(tier), None) if tier.share != Share::Key => (tier.share, tier.pool),
+            (_, _) => (Share::Key, Pool::default()),
+        };
         let is_limited = rate.is_some() || !quotas.is_empty() || concurrency.is_some();
-        is_limited.then_some(Self { rate, quotas, concurrency, share })
+        is_limited.then_some(Self { rate, quotas, concurrency, share, pool })
     }
 
     /// Whose counters these terms are about.
     #[must_use]
     pub fn party(&self, key: &KeyRecord) -> Party {
-        Party::of(self.share, key.id, key.app, key.account)
+        Party::of(self, key.id, key.app, key.account)
     }
 
     #[must_use]
@@ -120,7 +144,7 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// One that is limited: a key, or an app or account whose keys share their limits.
+/// One that is limited: a key, or those keys of an app or account that share a tier's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Party {
     share: Share,
@@ -130,12 +154,15 @@ pub struct Party {
 
 impl Party {
     #[must_use]
-    pub fn of(share: Share, key: KeyId, app: AppId, account: AccountId) -> Self {
+    pub fn of(terms: &Terms<'_>, key: KeyId, app: AppId, account: AccountId) -> Self {
+        let share = terms.share;
         let id = match share {
             Share::Key => key.as_u128(),
             Share::App => app.as_u128(),
             Share::Account => account.as_u128(),
         };
+        // Ids are random enough that two parties never come out alike.
+        let id = id ^ u128::from_be_bytes(terms.pool.0);
         Self { share, id: id.to_be_bytes() }
     }
 
@@ -180,13 +207,15 @@ mod tests {
             quotas: Box::new([rate("1000/day")]),
             concurrency: Some(5),
             share: Share::App,
+            ..Limits::default()
         };
+        assert_eq!(Terms::of(Some(&tier), None).unwrap().share, Share::App);
         let faster = RateLimit::new(rate("50/s"), None);
         let overrides = Overrides { rate: Some(faster), ..Overrides::default() };
         let terms = Terms::of(Some(&tier), Some(&overrides)).unwrap();
         assert_eq!(terms.rate, Some(&faster));
         assert_eq!(terms.quota(Unit::Day), Some(1_000));
-        assert_eq!((terms.concurrency, terms.share), (Some(5), Share::App));
+        assert_eq!((terms.concurrency, terms.share), (Some(5), Share::Key));
         let none = Overrides { quotas: Some(Box::default()), ..Overrides::default() };
         assert_eq!(Terms::of(Some(&tier), Some(&none)).unwrap().quotas, []);
         assert_eq!(Terms::of(Some(&Limits::default()), None), None);

@@ -4,16 +4,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use keygate_core::limit::Moment;
 use keygate_core::limit::leased::{Ask, Fleet, Leased, Take, Tick};
 use keygate_core::limit::meter::{Counters, Meter};
 use keygate_core::limit::policy::{Few, Over, Use};
 use keygate_core::limit::tally::Charged;
 use keygate_core::limit::terms::{Party, Terms};
+use quanta::Instant;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Inner, Keeper};
@@ -25,14 +27,16 @@ pub use crate::redis::Lessor;
 pub(super) const ALONE: Fleet = Fleet { gateways: 1, lease: Duration::ZERO };
 /// How often meters that hold something are looked at.
 const TICK_EVERY: Duration = Duration::from_millis(100);
-/// Every so many ticks the gateways of the fleet are counted.
-const TICKS_PER_COUNT: u32 = 10;
+/// How often the gateways of the fleet are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Questions that one tick asks at a time.
-const ASKS_MAX: usize = 64;
+const ASKS_MAX: usize = 256;
 /// How often a request asks, if others take what was meant for it.
-const ATTEMPTS_MAX: u32 = 4;
-/// How long a request waits for an answer, whatever becomes of it.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ATTEMPTS_MAX: u32 = 8;
+/// How long a request goes on asking in all.
+const ASKING_MAX: Duration = Duration::from_millis(500);
+/// Longer than any call may take, so that a party's questions never overtake each other.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a gateway that stops may take to give everything back.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
@@ -116,8 +120,15 @@ pub(super) async fn charge(
     cost: u64,
 ) -> Result<Charged, Over> {
     let Some(leases) = inner.leases() else { return Err(Leased::outrun(terms)) };
-    for _ in 0..ATTEMPTS_MAX {
-        if leases.lessor.is_away() {
+    let _waiting = Waiting::begin(meter, cost);
+    let began = Instant::now();
+    for attempt in 0..ATTEMPTS_MAX {
+        if attempt > 0 && began.elapsed() > ASKING_MAX {
+            break;
+        }
+        let now = inner.clock.now();
+        let is_failing = with(meter, |leased| leased.is_failing(now)).unwrap_or(true);
+        if is_failing || leases.lessor.is_away() {
             return take_away(inner, leases, meter, terms, cost);
         }
         let load = || exchange(Arc::clone(inner), Arc::clone(meter), Question::For(cost));
@@ -133,6 +144,25 @@ pub(super) async fn charge(
         }
     }
     Err(Leased::outrun(terms))
+}
+
+/// A request that waits, so that the next question is for it too. Stops when dropped.
+struct Waiting<'a> {
+    meter: &'a Meter,
+    cost: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(meter: &'a Meter, cost: u64) -> Self {
+        with(meter, |leased| leased.wait(cost));
+        Self { meter, cost }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        with(self.meter, |leased| leased.stop_waiting(self.cost));
+    }
 }
 
 fn take_away(
@@ -188,33 +218,40 @@ async fn exchange(inner: Arc<Inner>, meter: Arc<Meter>, question: Question) -> A
         }
         Err(error) => {
             leases.counts.failed.fetch_add(1, Relaxed);
+            tracing::debug!(%error, "the store lends nothing");
+            let now = inner.clock.now();
+            with(&meter, |leased| leased.failed(now));
             Err(Arc::new(error))
         }
     }
 }
 
-/// Looks after the meters for as long as the limiter lives.
+/// Looks after the meters, and counts the fleet, for as long as the limiter lives.
 pub(super) fn keep(inner: &Arc<Inner>) {
-    let inner = Arc::downgrade(inner);
-    drop(tokio::spawn(async move {
-        let mut ticks = interval(TICK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut until_count = 0;
-        loop {
-            ticks.tick().await;
-            let Some(inner) = inner.upgrade() else { return };
-            let Some(leases) = inner.leases() else { return };
-            if leases.lessor.is_away() {
-                continue;
-            }
-            if until_count == 0 {
-                leases.count().await;
-                until_count = TICKS_PER_COUNT;
-            }
-            until_count -= 1;
-            tick(&inner, leases).await;
+    let (ticked, counted) = (Arc::downgrade(inner), Arc::downgrade(inner));
+    drop(tokio::spawn(every(TICK_EVERY, ticked, async |inner, leases| {
+        tick(inner, leases).await;
+    })));
+    // Beside the ticks, which must not wait for it: slots in use are renewed there.
+    drop(tokio::spawn(every(COUNT_EVERY, counted, async |_, leases| leases.count().await)));
+}
+
+/// Does something again and again, while the store can be reached.
+async fn every(
+    period: Duration,
+    inner: Weak<Inner>,
+    act: impl AsyncFn(&Arc<Inner>, &Leases) + Send,
+) {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let Some(leases) = inner.leases() else { return };
+        if !leases.lessor.is_away() {
+            act(&inner, leases).await;
         }
-    }));
+    }
 }
 
 impl Leases {
@@ -229,16 +266,33 @@ impl Leases {
 async fn tick(inner: &Arc<Inner>, leases: &Leases) {
     let now = inner.clock.now();
     let fleet = leases.fleet();
-    let mut asks = Vec::new();
-    leases.busy().retain(|_, meter| {
-        match with(meter, |leased| leased.tick(now, fleet)) {
-            Some(Tick::Tell(ask)) => asks.push((Arc::clone(meter), ask)),
+    // Not all under one lock: requests take it, too.
+    let busy: Vec<_> = leases.busy().values().cloned().collect();
+    let (mut asks, mut done) = (Vec::new(), Vec::new());
+    for meter in busy {
+        match with(&meter, |leased| leased.tick(now, fleet)) {
+            Some(Tick::Tell(ask)) => asks.push((meter, ask)),
             Some(Tick::Wait) => {}
-            Some(Tick::Forget) | None => return false,
+            Some(Tick::Forget) | None => done.push(meter.party()),
         }
-        true
-    });
+    }
+    leases.forget(&done, now);
+    // What keeps others out, if it lapses, first.
+    asks.sort_by_key(|(_, ask)| ask.slots_held == 0);
     tell(inner, leases, asks).await;
+}
+
+impl Leases {
+    fn forget(&self, parties: &[Party], now: Moment) {
+        let mut busy = self.busy();
+        for party in parties {
+            // It may have been lent something since.
+            let is_done = |meter: &Arc<Meter>| with(meter, |leased| leased.holds_nothing(now));
+            if busy.get(party).and_then(is_done).unwrap_or(false) {
+                busy.remove(party);
+            }
+        }
+    }
 }
 
 async fn tell(inner: &Arc<Inner>, leases: &Leases, asks: Vec<(Arc<Meter>, Ask)>) {

@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use keygate_core::limit::meter::{Counters, Meter};
 use keygate_core::limit::terms::Party;
 
-/// Enough that two threads with different parties seldom meet.
-const SHARDS: usize = 64;
+/// Enough that two threads with different parties seldom meet, and that no part of millions takes long
+/// to look through.
+const SHARDS: usize = 1_024;
+/// How many of them are looked through at a time.
+const SWEPT: usize = 16;
 
 pub(super) struct Meters {
     shards: Box<[Shard]>,
@@ -57,8 +60,8 @@ impl Meters {
     /// Drops meters that nobody but this map holds, and so nobody can charge meanwhile. Looks at one
     /// part of the map with each call: there may be millions.
     pub(super) fn drop_idle(&self, is_idle: impl Fn(&Meter) -> bool) {
-        let turn = self.next.fetch_add(1, Relaxed) % SHARDS;
-        if let Some(shard) = self.shards.get(turn) {
+        let first = self.next.fetch_add(SWEPT, Relaxed) % SHARDS;
+        for shard in self.shards.iter().skip(first).take(SWEPT) {
             lock(shard).retain(|_, meter| Arc::strong_count(meter) > 1 || !is_idle(meter));
         }
     }

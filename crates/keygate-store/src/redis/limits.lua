@@ -3,9 +3,11 @@
 -- KEYS[1] holds what the party has used, as MessagePack:
 --   l, a   the rate's bucket: units in it, and when that was so (microseconds)
 --   q      quotas by unit: e, the window's end (milliseconds), and u, the units lent in it
---   g      gateways by id: t, when it last asked (milliseconds), n, that question's number, o, units of
---          the rate that it holds, w, how many it wanted, s, slots that it holds, q, by unit: e and g,
---          all units that it was lent in that window
+--   x      until when any of this matters (milliseconds)
+--   g      gateways by id: t, when it last asked (milliseconds), d, for how long that counts, n, that
+--          question's number, b, the number of its first, o, units of the rate that it holds, w, how
+--          many it wanted, s, slots that it holds, q, by unit: e and g, all units that it was lent in
+--          that window
 -- ARGV[1] is the question as JSON: see limits.rs.
 --
 -- Never above the limit: a unit leaves the bucket before it is lent, and what gateways hold takes up
@@ -13,26 +15,59 @@
 -- Returns the time and, for each policy asked for, numbers; or an error if a later question of the same
 -- gateway came first.
 local ask = cjson.decode(ARGV[1])
+local lends, resets = ask.deed == 'lend', ask.deed == 'reset'
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now = math.floor(now_us / 1000)
+
+local state = { q = {}, g = {} }
 local stored = redis.call('GET', KEYS[1])
-local state = stored and cmsgpack.unpack(stored) or { q = {}, g = {} }
-local lends, resets = ask.deed == 'lend', ask.deed == 'reset'
+if stored then
+  local is_readable, unpacked = pcall(cmsgpack.unpack, stored)
+  if is_readable and type(unpacked) == 'table' and unpacked.q and unpacked.g then
+    state = unpacked
+  elseif not resets then
+    return redis.error_reply('KEYGATE what is stored of these limits cannot be read: reset them')
+  end
+end
+
+-- The first moment of the next month (days from civil, in years that begin in March).
+local function month_end()
+  local days = math.floor(now / 86400000) + 719468
+  local era = math.floor(days / 146097)
+  local of_era = days - era * 146097
+  local year = math.floor((of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524)
+    - math.floor(of_era / 146096)) / 365)
+  local of_year = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local month = math.floor((5 * of_year + 2) / 153) + 1
+  year = year + era * 400
+  if month > 11 then
+    month, year = month - 12, year + 1
+  end
+  era = math.floor(year / 400)
+  local rest = year - era * 400
+  local first = era * 146097 + rest * 365 + math.floor(rest / 4) - math.floor(rest / 100)
+    + math.floor((153 * month + 2) / 5)
+  return (first - 719468) * 86400000
+end
 
 local mine = state.g[ask.gateway]
-if lends and ask.is_known and mine and mine.n >= ask.number then
+if lends and mine and mine.n >= ask.number then
   return redis.error_reply('KEYGATE overtaken')
 end
 
--- What the others hold and want. One that is silent for longer than the lease holds nothing.
-local others, wanted, slots_taken, gateways = 0, 0, 0, 0
+-- What the others hold and want. One that is silent for longer than the lease holds nothing; one that
+-- is silent for an hour will come back as a new one.
+local others, wanted, slots_taken = 0, 0, 0
 for id, other in pairs(state.g) do
-  gateways = gateways + 1
-  if other.t + (other.d or 0) < now then
+  -- The clock was set back.
+  other.t = math.min(other.t, now)
+  if other.t + other.d < now then
     other.o, other.w, other.s = 0, 0, 0
   end
-  if id ~= ask.gateway or not lends then
+  if other.t + 3600000 < now then
+    state.g[id] = nil
+  elseif id ~= ask.gateway or not lends then
     others = others + other.o
     slots_taken = slots_taken + other.s
     -- Who still wants some asks several times a second.
@@ -41,33 +76,31 @@ for id, other in pairs(state.g) do
     end
   end
 end
+local is_same_life = mine and mine.b == ask.born
 
 -- What the bucket has by now.
 local rate, level = ask.rate, 0
 if rate then
-  level = rate.burst
-  if state.l and not resets then
+  if resets then
+    level = rate.burst
+  elseif state.l then
     level = state.l + math.max(0, now_us - state.a) * rate.count / rate.period
+  else
+    -- Nothing is known of it: what the gateway knows counts, should the store have lost it.
+    level = math.min(rate.burst, (rate.level or rate.burst * 1000) / 1000)
   end
   -- What goes back was lent and not used, if that lease still counts.
-  if lends and mine and ask.is_known then
-    level = level + math.max(0, math.min(rate.returned, mine.o - rate.held))
+  if lends and is_same_life then
+    level = level + math.max(0, math.min(rate.returned, mine.o - ask.held))
   end
-  level = math.max(0, math.min(level, rate.burst - others - rate.held) - rate.debt)
+  level = math.max(0, math.min(level, rate.burst - others - ask.held) - rate.debt)
 end
 
 -- What is left of each window. A clock that was set back stays in the last one.
 local windows = {}
 for n, quota in ipairs(ask.quotas) do
-  local ends = (math.floor(now / quota.length) + 1) * quota.length
-  if quota.ends then
-    for _, candidate in ipairs(quota.ends) do
-      ends = candidate
-      if candidate > now then
-        break
-      end
-    end
-  end
+  local ends = quota.unit == 'month' and month_end()
+    or (math.floor(now / quota.length) + 1) * quota.length
   local window = state.q[quota.unit]
   if not window or window.e < ends then
     window = { e = ends, u = 0 }
@@ -76,24 +109,21 @@ for n, quota in ipairs(ask.quotas) do
   if resets then
     window.u = 0
   end
-  local known = mine and mine.q[quota.unit]
+  -- What was lent and never arrived comes back; what this server has lost, and what was used in its
+  -- absence, counts again.
+  local known = is_same_life and mine.q[quota.unit]
   local before = known and known.e == window.e and known.g or 0
-  local granted = 0
-  if ask.is_known then
-    granted = quota.ends_at == window.e and quota.granted or 0
-    -- What was lent and never arrived comes back; what this server has lost counts again.
+  local granted = quota.ends_at == window.e and quota.granted or 0
+  if lends then
     window.u = math.max(0, window.u + granted - before)
-  elseif quota.ends_at == window.e then
-    -- Used in our absence by one whose first question this is.
-    granted = quota.granted
-    window.u = window.u + granted
   end
   windows[n] = { window = window, granted = granted, left = math.max(0, quota.limit - window.u) }
 end
 
-local slots, free = ask.slots, 0
+local slots, free, allowed = ask.slots, 0, 0
 if slots then
-  free = math.max(0, slots.limit - slots_taken - slots.held)
+  allowed = math.max(0, slots.limit - slots_taken)
+  free = math.max(0, allowed - ask.slots_held)
 end
 
 -- All that the request needs, or nothing.
@@ -115,9 +145,10 @@ local function share(left, need, want)
 end
 
 local answer = { now }
-local most_wanted = rate and rate.want or 0
+local most_wanted = 0
 local lent_rate, lent_slots = 0, 0
 if rate then
+  most_wanted = rate.want
   lent_rate = share(math.floor(level), rate.need, rate.want)
   level = level - lent_rate
   answer[#answer + 1] = lent_rate
@@ -138,6 +169,7 @@ if slots then
   lent_slots = lends and enough and math.max(slots.need, math.min(slots.want, free)) or 0
   answer[#answer + 1] = lent_slots
   answer[#answer + 1] = free - lent_slots
+  answer[#answer + 1] = allowed
 end
 if ask.deed == 'look' then
   return answer
@@ -146,9 +178,9 @@ end
 if rate then
   state.l, state.a = level, now_us
 end
-local ttl = ask.lease
+local matters = now + ask.lease
 if lends then
-  local kept = mine and ask.is_known and mine.q or {}
+  local kept = is_same_life and mine.q or {}
   for unit, lent in pairs(lent_quotas) do
     kept[unit] = lent
   end
@@ -156,25 +188,19 @@ if lends then
     t = now,
     d = ask.lease,
     n = ask.number,
-    o = rate and rate.held + lent_rate or 0,
+    b = ask.born,
+    o = ask.held + lent_rate,
     w = most_wanted,
-    s = slots and slots.held + lent_slots or 0,
+    s = ask.slots_held + lent_slots,
     q = kept,
   }
 end
--- Gateways come and go; of those that went long ago nobody will ask again.
-if gateways > 64 then
-  for id, other in pairs(state.g) do
-    if other.t + 600000 < now then
-      state.g[id] = nil
-    end
-  end
-end
 if rate then
-  ttl = math.max(ttl, rate.burst * rate.period / rate.count / 1000)
+  matters = math.max(matters, now + rate.burst * rate.period / rate.count / 1000)
 end
 for _, window in pairs(state.q) do
-  ttl = math.max(ttl, window.e - now)
+  matters = math.max(matters, window.e)
 end
-redis.call('SET', KEYS[1], cmsgpack.pack(state), 'PX', math.ceil(ttl) + 60000)
+state.x = math.ceil(math.max(matters, state.x or 0))
+redis.call('SET', KEYS[1], cmsgpack.pack(state), 'PX', state.x - now + 60000)
 return answer

@@ -5,8 +5,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use keygate_core::UnixMillis;
-use keygate_core::limit::Unit;
-use keygate_core::limit::calendar::window_end;
 use keygate_core::limit::leased::{Answer, Ask, Need, QuotaAnswer, RateAnswer, SlotsAnswer};
 use keygate_core::limit::terms::Party;
 use redis::{Script, Value};
@@ -30,7 +28,6 @@ pub struct Lessor {
     pub(super) primary: Arc<Primary>,
     pub(super) names: Names,
     pub(super) gateway: Arc<str>,
-    pub(super) unix: fn() -> UnixMillis,
 }
 
 impl Lessor {
@@ -75,11 +72,10 @@ impl Lessor {
     }
 
     async fn call(&self, party: Party, ask: &Ask, deed: Deed) -> Result<Answer, StoreError> {
-        let now = (self.unix)();
-        let form = Form::new(ask, &self.gateway, deed, now);
+        let form = Form::new(ask, &self.gateway, deed);
         let json = serde_json::to_string(&form).map_err(unavailable)?;
         let call = Call::new(&LIMITS, &self.names.limit(party), 1, json.len() + 16).arg(json);
-        let answer = self.primary.find(async |connection| call.run(connection).await).await?;
+        let answer = self.primary.lend(async |connection| call.run(connection).await).await?;
         read(ask, answer)
     }
 }
@@ -98,7 +94,9 @@ struct Form<'a> {
     deed: Deed,
     gateway: &'a str,
     number: u64,
-    is_known: bool,
+    born: u64,
+    held: u64,
+    slots_held: u64,
     lease: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<RateForm>,
@@ -113,7 +111,9 @@ struct RateForm {
     /// In microseconds.
     period: u64,
     burst: u64,
-    held: u64,
+    /// In thousandths of a unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<u64>,
     returned: u64,
     debt: u64,
     need: u64,
@@ -124,11 +124,7 @@ struct RateForm {
 struct QuotaForm {
     unit: &'static str,
     limit: u64,
-    /// Window ends to choose from, the first that lies ahead; for those that the server cannot
-    /// work out.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    ends: Vec<u64>,
-    /// The windows' length, of the others.
+    /// The windows' length, but for a month's.
     length: u64,
     ends_at: u64,
     granted: u64,
@@ -139,13 +135,12 @@ struct QuotaForm {
 #[derive(Serialize)]
 struct SlotsForm {
     limit: u64,
-    held: u64,
     need: u64,
     want: u64,
 }
 
 impl<'a> Form<'a> {
-    fn new(ask: &Ask, gateway: &'a str, deed: Deed, now: UnixMillis) -> Self {
+    fn new(ask: &Ask, gateway: &'a str, deed: Deed) -> Self {
         let rate = ask.rate.map(|rate| {
             let Need { units: need, wanted: want } = rate.need;
             let period = rate.limit.rate().unit.duration().as_micros();
@@ -153,7 +148,7 @@ impl<'a> Form<'a> {
                 count: rate.limit.rate().count,
                 period: u64::try_from(period).unwrap_or(u64::MAX),
                 burst: rate.limit.burst(),
-                held: rate.held,
+                level: rate.level_milli,
                 returned: rate.returned,
                 debt: rate.debt,
                 need,
@@ -166,7 +161,6 @@ impl<'a> Form<'a> {
             QuotaForm {
                 unit: unit.as_str(),
                 limit: quota.quota.count,
-                ends: if unit == Unit::Month { months(now) } else { Vec::new() },
                 length: u64::try_from(unit.duration().as_millis()).unwrap_or(u64::MAX),
                 ends_at: quota.ends_at.0,
                 granted: quota.granted,
@@ -176,30 +170,21 @@ impl<'a> Form<'a> {
         });
         let slots = ask.slots.map(|slots| {
             let Need { units: need, wanted: want } = slots.need;
-            SlotsForm { limit: slots.most, held: slots.held, need, want }
+            SlotsForm { limit: slots.most, need, want }
         });
         Self {
             deed,
             gateway,
             number: ask.number,
-            is_known: ask.is_known,
+            born: ask.born,
+            held: ask.held,
+            slots_held: ask.slots_held,
             lease: u64::try_from(ask.lease.as_millis()).unwrap_or(u64::MAX),
             rate,
             quotas: quotas.collect(),
             slots,
         }
     }
-}
-
-/// The ends of the months around now: the server's clock may be in another one than ours.
-fn months(now: UnixMillis) -> Vec<u64> {
-    const DAY_MS: u64 = 86_400_000;
-    let before = window_end(Unit::Month, UnixMillis(now.0.saturating_sub(20 * DAY_MS)));
-    let mut ends = vec![before];
-    for _ in 0..3 {
-        ends.extend(ends.last().map(|last| window_end(Unit::Month, *last)));
-    }
-    ends.into_iter().map(|end| end.0).collect()
 }
 
 /// The answer: the time, then for each policy that was asked for its numbers.
@@ -218,7 +203,7 @@ fn read(ask: &Ask, answer: Value) -> Result<Answer, StoreError> {
         answer.quotas.push(QuotaAnswer { ends_at, granted: next()?, remaining: next()? });
     }
     if ask.slots.is_some() {
-        answer.slots = Some(SlotsAnswer { granted: next()?, free: next()? });
+        answer.slots = Some(SlotsAnswer { granted: next()?, free: next()?, allowed: next()? });
     }
     Ok(answer)
 }

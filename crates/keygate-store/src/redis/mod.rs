@@ -95,9 +95,9 @@ impl RedisStore {
 
     /// What lends this gateway its part of the fleet's limits.
     #[must_use]
-    pub fn lessor(&self, unix: fn() -> UnixMillis) -> Lessor {
+    pub fn lessor(&self) -> Lessor {
         let (primary, names) = (Arc::clone(&self.primary), self.names.clone());
-        Lessor { primary, names, gateway: self.gateway.id.as_str().into(), unix }
+        Lessor { primary, names, gateway: self.gateway.id.as_str().into() }
     }
 
     /// What is heard of the changes of others.

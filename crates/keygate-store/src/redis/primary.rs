@@ -93,7 +93,7 @@ impl Connections {
         &self,
         limit: Duration,
         call: impl Future<Output = RedisResult<T>>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<T, Failed> {
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -101,9 +101,11 @@ impl Connections {
                     self.is_open.store(true, Relaxed);
                     self.lost.notify_one();
                 }
-                Err(unavailable(error))
+                let is_answer = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+                let failed = if is_answer { Failed::Refused } else { Failed::Unanswered };
+                Err(failed(unavailable(error)))
             }
-            Err(_) => Err(unavailable(TimedOut(limit))),
+            Err(_) => Err(Failed::Unanswered(unavailable(TimedOut(limit)))),
         }
     }
 
@@ -112,6 +114,21 @@ impl Connections {
             && !self.is_open.swap(true, Relaxed)
         {
             tracing::warn!("the store fails or does not answer in time: not asking it for now");
+        }
+    }
+}
+
+/// Why a call failed.
+enum Failed {
+    /// The server said that it will not.
+    Refused(StoreError),
+    Unanswered(StoreError),
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused(error) | Failed::Unanswered(error) => error,
         }
     }
 }
@@ -183,6 +200,26 @@ impl Primary {
         &self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, StoreError> {
+        self.ask(call, |_| true).await
+    }
+
+    /// Runs a small write on a request's behalf, within the time for look-ups. A server that refuses
+    /// it may still answer look-ups, so that alone opens no breaker.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(super) async fn lend<T>(
+        &self,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T, StoreError> {
+        self.ask(call, |failed| matches!(failed, Failed::Unanswered(_))).await
+    }
+
+    async fn ask<T>(
+        &self,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+        counts: fn(&Failed) -> bool,
+    ) -> Result<T, StoreError> {
         let to = self.connections()?;
         let turn = to.next.fetch_add(1, Relaxed) % to.finds.len().max(1);
         let mut connection = to.finds.get(turn).ok_or_else(away)?.clone();
@@ -190,10 +227,10 @@ impl Primary {
         match &found {
             // Read first: the line is shared, and nearly always there is nothing to reset.
             Ok(_) if to.failures.load(Relaxed) > 0 => to.failures.store(0, Relaxed),
-            Ok(_) => {}
-            Err(_) => to.count_failure(),
+            Err(failed) if counts(failed) => to.count_failure(),
+            Ok(_) | Err(_) => {}
         }
-        found
+        Ok(found?)
     }
 
     /// Runs a read for an operator.
@@ -205,7 +242,7 @@ impl Primary {
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, StoreError> {
         let to = self.connections()?;
-        to.watch(self.times.write, call(&mut to.lists.clone())).await
+        Ok(to.watch(self.times.write, call(&mut to.lists.clone())).await?)
     }
 
     /// Runs a write, and waits for replicas if it wrote and they are to have it.

@@ -19,9 +19,12 @@ use crate::time::UnixMillis;
 pub struct Ask {
     /// Later questions of one gateway have higher numbers: one that was overtaken is void.
     pub number: u64,
-    /// Whether this gateway has asked about this party before. If not, what the store knows of the
-    /// two is about an earlier life.
-    pub is_known: bool,
+    /// The number of the first question about this party in its present life here. What the store
+    /// knows of another life says nothing of this one.
+    pub born: u64,
+    /// Units of a rate and slots that are held here, whether they are limited at the moment or not.
+    pub held: u64,
+    pub slots_held: u64,
     /// How much of what is owed to the store this tells it. Stays here.
     tells: u64,
     pub lease: Duration,
@@ -35,16 +38,32 @@ impl Ask {
     #[must_use]
     pub fn only_looking(terms: &Terms<'_>) -> Self {
         let need = Need::default();
-        let rate = terms.rate.map(|&limit| RateAsk { limit, held: 0, returned: 0, debt: 0, need });
+        let rate = terms.rate.map(|&limit| RateAsk {
+            limit,
+            level_milli: None,
+            returned: 0,
+            debt: 0,
+            need,
+        });
         let quotas = terms.quotas.iter().map(|&quota| QuotaAsk {
             quota,
             ends_at: UnixMillis(0),
             granted: 0,
             need,
         });
-        let slots = terms.concurrency.map(|most| SlotsAsk { most, held: 0, need });
+        let slots = terms.concurrency.map(|most| SlotsAsk { most, need });
         let quotas = quotas.collect();
-        Self { number: 0, is_known: false, tells: 0, lease: Duration::ZERO, rate, quotas, slots }
+        Self {
+            number: 0,
+            born: 0,
+            held: 0,
+            slots_held: 0,
+            tells: 0,
+            lease: Duration::ZERO,
+            rate,
+            quotas,
+            slots,
+        }
     }
 }
 
@@ -57,11 +76,19 @@ pub struct Need {
     pub wanted: u64,
 }
 
+impl Need {
+    /// Whether there was too little of this policy, and not just of another.
+    fn is_short(self, granted: u64, left: u64) -> bool {
+        if granted == 0 && self.units > 0 { left < self.units } else { granted < self.wanted }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateAsk {
     pub limit: RateLimit,
-    /// Units that are held here and not used.
-    pub held: u64,
+    /// What the store would have left, in thousandths of a unit, if nobody had asked since it last
+    /// said so: for a store that has lost it. Nothing if it never said so.
+    pub level_milli: Option<u64>,
     /// Units that were held here and go back. The store takes them if the lease was not over.
     pub returned: u64,
     /// Units that were used in the store's absence and are to be taken out now.
@@ -82,8 +109,6 @@ pub struct QuotaAsk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotsAsk {
     pub most: u64,
-    /// Held here, whether a request runs in them or not.
-    pub held: u64,
     pub need: Need,
 }
 
@@ -115,6 +140,8 @@ pub struct QuotaAnswer {
 pub struct SlotsAnswer {
     pub granted: u64,
     pub free: u64,
+    /// The most that this gateway may hold, these included: what the others do not.
+    pub allowed: u64,
 }
 
 /// What is to be done about a party that holds something.
@@ -142,42 +169,35 @@ impl Leased {
         let now_ns = now.mono_ns;
         self.expire(now_ns);
         if now_ns >= self.used_ns.saturating_add(IDLE_MAX_NS) {
-            self.give_back(now_ns);
+            self.give_back();
         }
         self.give_back_slots(fleet);
         if self.owed > self.told {
             return Tick::Tell(self.question(0, 0, now, fleet));
         }
-        let in_use = self.slots.running > 0 && self.terms.concurrency.is_some();
-        if !in_use && !self.holds_units(now_ns) {
-            return if self.slots.running > 0 { Tick::Wait } else { Tick::Forget };
+        if self.holds_nothing(now) {
+            return Tick::Forget;
         }
+        let in_use = self.slots.running > 0 && self.terms.concurrency.is_some();
         let half = u64::try_from(fleet.lease.as_nanos() / 2).unwrap_or(u64::MAX);
         let is_due = now_ns.saturating_add(half) >= self.lease_ends_ns;
         let holds_lent = in_use || self.rate.units > 0 || self.slots.held > 0;
         if is_due && holds_lent { Tick::Tell(self.ask(0, now, fleet)) } else { Tick::Wait }
     }
 
-    /// Gives back all that is not in use: no request comes any more.
-    pub fn give_all_back(&mut self, now: Moment, fleet: Fleet) -> Ask {
-        self.give_back(now.mono_ns);
-        self.slots.held = self.slots.running;
-        self.question(0, 0, now, fleet)
+    /// Whether there is nothing to look after: what [`tick`](Self::tick) calls
+    /// [`Forget`](Tick::Forget). Changes nothing.
+    #[must_use]
+    pub fn holds_nothing(&self, now: Moment) -> bool {
+        let owes = self.owed > self.told || self.slots.running > 0 || self.waiters > 0;
+        !owes && !self.holds_units(now.mono_ns)
     }
 
-    fn give_back(&mut self, now_ns: u64) {
-        if self.rate.units > 0 {
-            self.rate.returned += self.rate.units;
-            self.rate.units = 0;
-            self.owed += 1;
-        }
-        for purse in self.quotas.iter_mut().filter(|purse| purse.units > 0) {
-            if now_ns < purse.ends_ns {
-                purse.granted = purse.granted.saturating_sub(purse.units);
-                self.owed += 1;
-            }
-            purse.units = 0;
-        }
+    /// Gives back all that is not in use: no request comes any more.
+    pub fn give_all_back(&mut self, now: Moment, fleet: Fleet) -> Ask {
+        self.give_back();
+        self.slots.held = self.slots.running;
+        self.question(0, 0, now, fleet)
     }
 
     fn give_back_slots(&mut self, fleet: Fleet) {
@@ -195,40 +215,45 @@ impl Leased {
     }
 
     fn question(&mut self, cost: u64, ahead: u64, now: Moment, fleet: Fleet) -> Ask {
-        self.expire(now.mono_ns);
+        let now_ns = now.mono_ns;
+        self.expire(now_ns);
+        let waiting = if cost > 0 { self.waiting.max(cost) } else { 0 };
+        let need = |held: u64, ahead: u64| {
+            let units = cost.saturating_sub(held);
+            Need { units, wanted: units.max(waiting.max(ahead).saturating_sub(held)) }
+        };
         let rate = self.terms.rate.map(|limit| {
-            let units = cost.saturating_sub(self.rate.units);
-            let ahead = rate_ahead(&limit, ahead, fleet);
-            let wanted = units.max(ahead.saturating_sub(self.rate.units));
-            let need = Need { units, wanted };
-            let RatePurse { units: held, returned, debt, .. } = self.rate;
-            RateAsk { limit, held, returned, debt, need }
+            let RatePurse { units, returned, debt, .. } = self.rate;
+            let level = || self.rate.level_milli(limit.gcra().interval_ns(), now_ns);
+            let need = need(units, rate_ahead(&limit, ahead, fleet));
+            RateAsk { limit, level_milli: self.is_known.then(level), returned, debt, need }
         });
         let quotas = self.terms.quotas.iter().map(|&quota| {
             let purse = self.quotas.iter().find(|purse| purse.unit == quota.unit);
             let purse = purse.copied();
             let purse = purse.unwrap_or_else(|| QuotaPurse::new(quota.unit, UnixMillis(0), 0));
-            let units = cost.saturating_sub(purse.units);
-            let wanted =
-                units.max(purse.ahead(quota.count, ahead, fleet).saturating_sub(purse.units));
-            let need = Need { units, wanted };
+            let need = need(purse.units, purse.ahead(quota.count, ahead, fleet));
             QuotaAsk { quota, ends_at: purse.ends_at, granted: purse.granted, need }
         });
         let quotas = quotas.collect();
         let slots = self.terms.concurrency.map(|most| {
-            let units = u64::from(cost > 0 && self.slots.held <= self.slots.running);
-            let spare = if fleet.is_small(most) { 0 } else { self.slots.running / 4 };
-            let wanted = if units > 0 { units + spare } else { 0 };
-            // What runs here counts, whoever let it.
-            let held = self.slots.held.max(self.slots.running);
-            SlotsAsk { most, held, need: Need { units, wanted } }
+            let units = u64::from(cost > 0 && self.slots.spare(most) == 0);
+            let ahead = if fleet.is_small(most) { 0 } else { self.slots.running / 4 };
+            let wanted = if units > 0 { self.waiters.max(1) + ahead } else { 0 };
+            SlotsAsk { most, need: Need { units, wanted } }
         });
-        self.asked_ns = now.mono_ns;
+        self.asked_ns = now_ns;
         // In microseconds, to stay exact in a store that counts in floating-point numbers.
-        let number = now.mono_ns / 1_000;
+        let number = now_ns / 1_000;
+        if self.born == 0 {
+            self.born = number.max(1);
+        }
         Ask {
             number,
-            is_known: self.is_known,
+            born: self.born,
+            held: self.rate.units,
+            // What runs here counts, whoever let it.
+            slots_held: self.slots.held.max(self.slots.running),
             tells: self.owed,
             lease: fleet.lease,
             rate,
@@ -247,10 +272,15 @@ impl Leased {
         fleet: Fleet,
     ) {
         let now_ns = now.mono_ns;
+        if asked.mono_ns < self.asked_ns {
+            // The store was told otherwise since, and has taken back what this one brings.
+            return;
+        }
         self.expire(now_ns);
         self.is_known = true;
         self.told = self.told.max(ask.tells);
         self.away = None;
+        self.fails_until_ns = 0;
         let lease = u64::try_from(fleet.lease.as_nanos()).unwrap_or(u64::MAX);
         self.lease_ends_ns = asked.mono_ns.saturating_add(lease);
         if let (Some(ask), Some(answer)) = (&ask.rate, answer.rate) {
@@ -259,8 +289,8 @@ impl Leased {
             self.rate.returned = self.rate.returned.saturating_sub(ask.returned);
             self.rate.debt = self.rate.debt.saturating_sub(ask.debt);
             (self.rate.level_milli, self.rate.level_at_ns) = (level_milli, now_ns);
-            let is_short = granted < ask.need.wanted;
-            let pace = if is_short { pace_ns(&ask.limit, level_milli, fleet) } else { 0 };
+            let is_short = ask.need.is_short(granted, level_milli / 1_000);
+            let pace = if is_short { pace_ns(ask, level_milli, fleet) } else { 0 };
             self.rate.empty_until_ns = now_ns.saturating_add(pace);
         }
         for (ask, quota) in ask.quotas.iter().zip(&answer.quotas) {
@@ -270,10 +300,10 @@ impl Leased {
             let ends_ns = asked.mono_ns.saturating_add(to_end);
             self.take_in(ask, quota, ends_ns, now_ns);
         }
-        if let (Some(ask), Some(answer)) = (&ask.slots, answer.slots) {
-            self.slots.held = self.slots.held.max(ask.held) + answer.granted;
-            self.slots.free = answer.free;
-            let is_short = answer.granted < ask.need.units;
+        if let (Some(slots), Some(answer)) = (&ask.slots, answer.slots) {
+            self.slots.held = self.slots.held.max(ask.slots_held) + answer.granted;
+            (self.slots.free, self.slots.allowed) = (answer.free, answer.allowed);
+            let is_short = answer.granted < slots.need.units && answer.free < slots.need.units;
             self.slots.empty_until_ns = if is_short { now_ns + EMPTY_SLOTS_NS } else { 0 };
         }
     }
@@ -294,7 +324,7 @@ impl Leased {
         purse.units += answer.granted;
         purse.granted += answer.granted;
         purse.remaining = Some(answer.remaining);
-        let is_empty = answer.granted < ask.need.units;
+        let is_empty = answer.granted < ask.need.units && answer.remaining < ask.need.units;
         purse.empty_until_ns =
             if is_empty { now_ns.saturating_add(EMPTY_QUOTA_NS).min(ends_ns) } else { 0 };
     }
@@ -334,11 +364,14 @@ impl QuotaPurse {
     }
 }
 
-/// When to ask again after the store had too little: once there is a unit, and not before enough
-/// have come back to be worth the trip. They wait in the bucket meanwhile, which is never full then.
-fn pace_ns(limit: &RateLimit, level_milli: u64, fleet: Fleet) -> u64 {
+/// When to ask again after the store had too little: once there are the units for one request, and not
+/// before enough have come back to be worth the trip. They wait in the bucket meanwhile, which is
+/// never full then.
+fn pace_ns(ask: &RateAsk, level_milli: u64, fleet: Fleet) -> u64 {
+    let limit = &ask.limit;
     let interval = limit.gcra().interval_ns();
-    let next = interval.saturating_mul(1_000u64.saturating_sub(level_milli)) / 1_000;
+    let lacking = ask.need.units.max(1).saturating_mul(1_000).saturating_sub(level_milli);
+    let next = interval.saturating_mul(lacking).div_ceil(1_000);
     if fleet.is_small(limit.burst().min(limit.rate().count)) {
         return next.max(1);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Fleet, Leased, QuotaPurse};
 use crate::limit::calendar::window_end;
 use crate::limit::policy::{Over, Policy, RetryAfter, add};
-use crate::limit::tally::{Bucket, Charged, SLOT_RETRY_AFTER};
+use crate::limit::tally::{Bucket, Charged, SLOT_RETRY_AFTER, Windows};
 use crate::limit::terms::{RateLimit, Terms};
 use crate::limit::{Gcra, Moment, Unit};
 use crate::time::UnixMillis;
@@ -78,7 +78,7 @@ impl Leased {
     ) -> Result<Charged, Over> {
         let mut over = None;
         if let Some(most) = terms.concurrency {
-            let share = most.div_ceil(fleet.gateways.max(1)).max(self.slots.held);
+            let share = most.div_ceil(fleet.gateways.max(1)).max(self.slots.held).min(most);
             if self.slots.running >= share {
                 over = add(over, Policy::Concurrency, RetryAfter::In(SLOT_RETRY_AFTER));
             }
@@ -105,6 +105,7 @@ impl Leased {
             return Err(over);
         }
         away.bucket = bucket;
+        let mut windows = Windows::default();
         if terms.rate.is_some() {
             if from_held {
                 self.rate.units -= cost;
@@ -115,6 +116,7 @@ impl Leased {
         }
         for quota in terms.quotas {
             let purse = self.purse(quota.unit, now);
+            windows.add(quota.unit, purse.ends_at);
             if purse.units >= cost {
                 purse.units -= cost;
                 continue;
@@ -125,7 +127,8 @@ impl Leased {
             self.owed += 1;
         }
         self.slots.begin();
-        Ok(Charged { cost, at: now, back_at_ns: u64::MAX })
+        // Units from the share come back by themselves; those that were held, as the lease ends.
+        Ok(Charged { cost, at: now, rate: None, windows })
     }
 
     /// The purse of the window that holds `now`, by our clock if the store's is not known.
@@ -163,6 +166,8 @@ impl Away {
             budget.ends_at = purse.ends_at;
             budget.units = left.div_ceil(fleet.gateways.max(1));
         }
+        // A limit that was lowered meanwhile.
+        budget.units = budget.units.min(limit.div_ceil(fleet.gateways.max(1)));
         budget
     }
 }

@@ -27,7 +27,11 @@ fn terms(limits: &Limits) -> Terms<'_> {
 /// Lends what is wanted of a rate.
 fn lend(leased: &mut Leased, ask: &Ask, granted: u64, level: u64, now: Moment) {
     let rate = ask.rate.map(|_| RateAnswer { granted, level_milli: level * 1_000 });
-    let slots = ask.slots.map(|slots| SlotsAnswer { granted: slots.need.wanted, free: 0 });
+    let slots = ask.slots.map(|slots| SlotsAnswer {
+        granted: slots.need.wanted,
+        free: 0,
+        allowed: ask.slots_held + slots.need.wanted,
+    });
     let answer = Answer { now: now.unix, rate, quotas: Vec::new(), slots };
     leased.answered(ask, &answer, now, now, THREE);
 }
@@ -152,7 +156,6 @@ fn what_lies_idle_goes_back_and_is_told_until_it_was_heard() {
     let Tick::Tell(ask) = leased.tick(at(500), THREE) else { panic!("not heard yet") };
     lend_quota(&mut leased, &ask, 0, 949, at(500));
     assert_eq!(leased.tick(at(600), THREE), Tick::Forget);
-    assert!(leased.is_idle(at(600)));
 }
 
 #[test]
@@ -178,10 +181,10 @@ fn a_running_request_renews_its_slot() {
     assert!(is_done(take(&mut leased, &limits, at(0))));
     assert_eq!(leased.tick(at(900), THREE), Tick::Wait);
     let Tick::Tell(ask) = leased.tick(at(1_000), THREE) else { panic!("the lease is half over") };
-    assert_eq!(ask.slots.unwrap().held, 1);
+    assert_eq!(ask.slots_held, 1);
     // Also when it could not be renewed in time.
     let Tick::Tell(ask) = leased.tick(at(60_000), THREE) else { panic!("it still runs") };
-    assert_eq!(ask.slots.unwrap().held, 1);
+    assert_eq!(ask.slots_held, 1);
     leased.end();
     assert_eq!(leased.running(), 0);
 }
@@ -251,6 +254,212 @@ fn a_share_begins_with_what_was_left() {
     assert_eq!(admitted, 101);
     let Tick::Tell(ask) = leased.tick(at(10_001), THREE) else { panic!("the store is to know") };
     assert_eq!((ask.rate.unwrap().debt, ask.quotas[0].granted), (100, 101));
+}
+
+#[test]
+fn a_lowered_limit_counts_at_once() {
+    let high = limits(Some(("1000/s", 1_000)), &["100000/day"], None);
+    let low = limits(Some(("100/s", 1)), &["1/day"], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &high, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
+    let answer = Answer {
+        now: at(0).unix,
+        rate: Some(RateAnswer { granted: 250, level_milli: 0 }),
+        quotas: vec![QuotaAnswer { ends_at, granted: 250, remaining: 0 }],
+        slots: None,
+    };
+    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    assert!(is_done(take(&mut leased, &high, at(1))));
+    assert_eq!(take(&mut leased, &low, at(1)), Take::Ask);
+    let ask = leased.ask(1, at(1), THREE);
+    assert_eq!((ask.held, ask.rate.unwrap().returned, ask.quotas[0].granted), (0, 249, 1));
+}
+
+#[test]
+fn slots_beyond_a_lowered_limit_are_not_used_again() {
+    let (high, low) = (limits(None, &[], Some(100)), limits(None, &[], Some(5)));
+    let mut leased = Leased::default();
+    for _ in 0..100 {
+        if take(&mut leased, &high, at(0)) == Take::Ask {
+            let ask = leased.ask(1, at(0), THREE);
+            lend(&mut leased, &ask, 0, 0, at(0));
+            assert!(is_done(take(&mut leased, &high, at(0))));
+        }
+    }
+    let mut ms = 0;
+    while leased.running() > 5 {
+        ms += 10;
+        leased.end();
+        assert!(!is_done(take(&mut leased, &low, at(ms))), "{} run", leased.running());
+    }
+    leased.end();
+    assert!(is_done(take(&mut leased, &low, at(ms))));
+}
+
+#[test]
+fn slots_that_others_hold_as_well_are_not_used_again() {
+    let limits = limits(None, &[], Some(100));
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    let slots = SlotsAnswer { granted: 3, free: 0, allowed: 3 };
+    let answer = Answer { now: at(0).unix, rate: None, quotas: vec![], slots: Some(slots) };
+    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    for _ in 0..3 {
+        assert!(is_done(take(&mut leased, &limits, at(1))));
+    }
+    // Lent to others meanwhile, since this gateway was silent for too long.
+    let Tick::Tell(ask) = leased.tick(at(3_000), THREE) else { panic!("it still runs") };
+    let slots = SlotsAnswer { granted: 0, free: 0, allowed: 1 };
+    let answer = Answer { now: at(0).unix, rate: None, quotas: vec![], slots: Some(slots) };
+    leased.answered(&ask, &answer, at(3_000), at(3_000), THREE);
+    leased.end();
+    assert!(!is_done(take(&mut leased, &limits, at(3_001))), "two run, one may");
+    leased.end();
+    assert!(!is_done(take(&mut leased, &limits, at(3_001))), "one runs, one may");
+    leased.end();
+    assert!(is_done(take(&mut leased, &limits, at(3_001))));
+}
+
+#[test]
+fn an_outage_has_one_share_whatever_becomes_of_the_limits() {
+    let one = limits(Some(("90/s", 90)), &["3000/day"], None);
+    let other = limits(Some(("90/s", 90)), &["3000/day"], Some(1_000));
+    let mut leased = Leased::default();
+    take(&mut leased, &one, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
+    let answer = Answer {
+        now: at(0).unix,
+        rate: Some(RateAnswer { granted: 0, level_milli: 30_000 }),
+        quotas: vec![QuotaAnswer { ends_at, granted: 0, remaining: 300 }],
+        slots: None,
+    };
+    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    let mut admitted = 0;
+    for n in 0..1_000 {
+        let limits = if n % 2 == 0 { &one } else { &other };
+        take(&mut leased, limits, at(1));
+        if leased.take_away(&terms(limits), 1, at(1), THREE).is_ok() {
+            admitted += 1;
+            leased.end();
+        }
+    }
+    assert_eq!(admitted, 10);
+}
+
+#[test]
+fn a_refund_gives_back_what_was_charged_and_nothing_else() {
+    let (quota, slots) = (limits(None, &["100/month"], None), limits(None, &[], Some(9)));
+    let unix = |text: &str| {
+        let at: jiff::Timestamp = text.parse().unwrap();
+        UnixMillis(u64::try_from(at.as_millisecond()).unwrap())
+    };
+    let january = Moment { mono_ns: 1, unix: unix("2027-01-31T23:59:59.9Z") };
+    let february = Moment { mono_ns: 200_000_000, unix: unix("2027-02-01T00:00:00.1Z") };
+    let mut leased = Leased::default();
+    take(&mut leased, &quota, january);
+    let ask = leased.ask(1, january, THREE);
+    lend_quota(&mut leased, &ask, 1, 50, january);
+    let Take::Done { charged, .. } = take(&mut leased, &quota, january) else { panic!("lent") };
+    assert_eq!(take(&mut leased, &quota, february), Take::Ask);
+    let ask = leased.ask(1, february, THREE);
+    lend_quota(&mut leased, &ask, 0, 50, february);
+    leased.refund(&charged, february);
+    assert!(!is_done(take(&mut leased, &quota, february)), "a unit of January");
+    // What had only a slot gives no units back.
+    take(&mut leased, &slots, february);
+    let ask = leased.ask(1, february, THREE);
+    lend(&mut leased, &ask, 0, 0, february);
+    let Take::Done { charged, .. } = take(&mut leased, &slots, february) else { panic!("lent") };
+    leased.refund(&charged, february);
+    assert!(!is_done(take(&mut leased, &quota, february)));
+}
+
+#[test]
+fn what_is_known_to_be_used_up_is_not_forgotten_before_it_comes_back() {
+    let limits = limits(Some(("10/s", 100)), &["1000/minute"], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    let ends_at = crate::limit::calendar::window_end(Unit::Minute, at(0).unix);
+    let answer = Answer {
+        now: at(0).unix,
+        rate: Some(RateAnswer { granted: 0, level_milli: 0 }),
+        quotas: vec![QuotaAnswer { ends_at, granted: 0, remaining: 0 }],
+        slots: None,
+    };
+    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    assert!(!leased.is_idle(at(9_000)));
+    assert!(leased.is_idle(at(70_000)));
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_brings_nothing() {
+    let limits = limits(Some(("1000/s", 1_000)), &[], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let early = leased.ask(1, at(0), THREE);
+    let late = leased.ask(1, at(1_001), THREE);
+    let answer = Answer {
+        now: at(0).unix,
+        rate: Some(RateAnswer { granted: 20, level_milli: 0 }),
+        quotas: vec![],
+        slots: None,
+    };
+    leased.answered(&early, &answer, at(0), at(1_500), THREE);
+    assert!(!is_done(take(&mut leased, &limits, at(1_501))));
+    leased.answered(&late, &answer, at(1_001), at(1_501), THREE);
+    assert!(is_done(take(&mut leased, &limits, at(1_502))));
+}
+
+#[test]
+fn a_question_is_for_all_who_wait() {
+    let limits = limits(Some(("10/s", 10)), &["20/day"], Some(5));
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    for _ in 0..4 {
+        leased.wait(2);
+    }
+    let ask = leased.ask(2, at(0), THREE);
+    let need = Need { units: 2, wanted: 8 };
+    assert_eq!((ask.rate.unwrap().need, ask.quotas[0].need), (need, need));
+    assert_eq!(ask.slots.unwrap().need, Need { units: 1, wanted: 4 });
+}
+
+#[test]
+fn a_policy_that_was_not_in_the_way_is_not_blamed() {
+    let limits = limits(Some(("1000/s", 1_000)), &["20000/day"], None);
+    let mut leased = Leased::default();
+    take(&mut leased, &limits, at(0));
+    let ask = leased.ask(1, at(0), THREE);
+    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
+    let answer = Answer {
+        now: at(0).unix,
+        rate: Some(RateAnswer { granted: 0, level_milli: 900_000 }),
+        quotas: vec![QuotaAnswer { ends_at, granted: 0, remaining: 0 }],
+        slots: None,
+    };
+    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    let Take::Over(over) = take(&mut leased, &limits, at(1)) else { panic!("used up") };
+    assert_eq!(over.violated.iter().collect::<Vec<_>>(), [Policy::Quota(Unit::Day)]);
+}
+
+#[test]
+fn a_costly_request_is_told_when_there_will_be_enough_for_it() {
+    let limits = limits(Some(("10/s", 10)), &[], None);
+    let mut leased = Leased::default();
+    let cost = |leased: &mut Leased, now| {
+        leased.demanded(5, now);
+        leased.take(&terms(&limits), 5, now, THREE)
+    };
+    assert_eq!(cost(&mut leased, at(0)), Take::Ask);
+    let ask = leased.ask(5, at(0), THREE);
+    lend(&mut leased, &ask, 0, 3, at(0));
+    let Take::Over(over) = cost(&mut leased, at(0)) else { panic!("three of five") };
+    assert_eq!(over.retry_after, RetryAfter::In(Duration::from_millis(200)));
 }
 
 proptest! {

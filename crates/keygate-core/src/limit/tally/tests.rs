@@ -138,6 +138,22 @@ fn a_refund_of_yesterdays_request_gives_today_nothing() {
 }
 
 #[test]
+fn a_refund_gives_back_what_was_charged_and_nothing_else() {
+    let strict = limits(Some(("1/h", 10)), &["100/day"], None);
+    let slots = limits(None, &[], Some(100));
+    let mut tally = Tally::default();
+    let mut admitted = 0;
+    for _ in 0..1_000 {
+        admitted += u32::from(tally.charge(&terms(&strict), 1, at(0)).is_ok());
+        let other = tally.charge(&terms(&slots), 1, at(0));
+        let Ok(other) = other else { break };
+        tally.refund(&other, at(0));
+        tally.end();
+    }
+    assert_eq!(admitted, 10);
+}
+
+#[test]
 fn a_clock_that_is_set_back_opens_no_new_window() {
     let limits = limits(None, &["1/minute"], None);
     let terms = terms(&limits);

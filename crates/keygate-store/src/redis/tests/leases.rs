@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use keygate_core::KeyRecord;
 use keygate_core::limit::policy::{Over, Policy, RetryAfter};
-use keygate_core::limit::terms::{Limits, Party, RateLimit, Share, Terms};
+use keygate_core::limit::terms::{Limits, Party, RateLimit, Terms};
 use keygate_core::limit::{Rate, Unit};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::*;
 use crate::boil::boil;
 use crate::contract::run;
+use crate::keys::KeyStore;
 use crate::limits::{Charge, Limiter};
 use crate::records::OwnedKey;
 use crate::testing::{account, app, key};
@@ -26,7 +27,7 @@ fn unix() -> UnixMillis {
 
 struct Member {
     /// Its connections are the limiter's.
-    _store: RedisStore,
+    store: RedisStore,
     limiter: Limiter,
     record: KeyRecord,
 }
@@ -34,11 +35,11 @@ struct Member {
 impl Member {
     async fn new(fixture: &Fixture, id: &str) -> Self {
         let store = fixture.gateway(id).await;
-        let limiter = Limiter::leased(store.lessor(unix), LEASE, unix);
+        let limiter = Limiter::leased(store.lessor(), LEASE, unix);
         let account = account(1);
         let app = app(1, &account);
         let record = boil(OwnedKey { key: key(1, &app), app, account }, 0);
-        Self { _store: store, limiter, record }
+        Self { store, limiter, record }
     }
 
     async fn charge(&self, limits: &Limits, cost: u64) -> Result<Charge, Over> {
@@ -53,7 +54,7 @@ impl Member {
     }
 
     fn party(&self) -> Party {
-        Party::of(Share::Key, self.record.id, self.record.app, self.record.account)
+        terms(&quota("1/day")).party(&self.record)
     }
 }
 
@@ -344,5 +345,179 @@ fn a_reset_gives_all_back_on_every_gateway() {
         })
         .await;
         assert_eq!(admitted + admit_all().await, 5);
+    });
+}
+
+async fn at_once(member: &Member, limits: &Limits, requests: usize) -> Vec<Result<Charge, Over>> {
+    futures_util::future::join_all((0..requests).map(|_| member.charge(limits, 1))).await
+}
+
+#[test]
+fn as_many_requests_at_once_as_the_limit_allows_are_all_admitted() {
+    run(async {
+        for limits in [
+            rate("10/s", None),
+            rate("100/s", None),
+            quota("20/day"),
+            Limits { concurrency: Some(10), ..Limits::default() },
+        ] {
+            let members = fleet(&Fixture::new(), 3).await;
+            let uses = members[0].limiter.uses(members[0].party(), &terms(&limits)).await.unwrap();
+            let most = usize::try_from(uses.iter().next().unwrap().limit).unwrap();
+            let charges = at_once(&members[0], &limits, most).await;
+            let refused = charges.iter().filter_map(|charge| charge.as_ref().err()).count();
+            assert_eq!(refused, 0, "of {most} under {limits:?}");
+            let asked = members[0].limiter.asked()[0];
+            assert!(asked <= 4, "{asked} questions for {most} requests that came together");
+            drop(charges);
+        }
+    });
+}
+
+fn terms(limits: &Limits) -> Terms<'_> {
+    Terms::of(Some(limits), None).unwrap()
+}
+
+#[test]
+fn a_policy_that_was_not_in_the_way_is_not_blamed() {
+    run(async {
+        let members = fleet(&Fixture::new(), 2).await;
+        let rate = Some(RateLimit::new("100/s".parse().unwrap(), None));
+        let limits = Limits { rate, ..quota("2/day") };
+        assert!(members[0].admits(&limits).await && members[0].admits(&limits).await);
+        let over = members[1].charge(&limits, 1).await.err().unwrap();
+        assert_eq!(over.violated.iter().collect::<Vec<_>>(), [Policy::Quota(Unit::Day)]);
+    });
+}
+
+#[test]
+fn a_costly_request_is_told_the_truth_after_one_question() {
+    run(async {
+        let members = fleet(&Fixture::new(), 3).await;
+        let limits = rate("1/m", Some(10));
+        members[0].charge(&limits, 7).await.unwrap().keep();
+        let before = members[0].limiter.asked()[0];
+        let over = members[0].charge(&limits, 5).await.err().unwrap();
+        let RetryAfter::In(wait) = over.retry_after else { panic!("it can pass") };
+        assert!(wait > Duration::from_secs(100) && wait <= Duration::from_secs(120), "{wait:?}");
+        assert_eq!(members[0].limiter.asked()[0], before + 1);
+    });
+}
+
+#[test]
+fn slots_beyond_a_lowered_limit_are_given_up_by_every_gateway() {
+    run(async {
+        let members = fleet(&Fixture::new(), 2).await;
+        let most = |most| Limits { concurrency: Some(most), ..Limits::default() };
+        let (high, low) = (most(10), most(3));
+        let mut running = std::collections::VecDeque::new();
+        for n in 0..10 {
+            running.push_back(members[n % 2].charge(&high, 1).await.unwrap());
+        }
+        let mut n = 0;
+        until("as few run as may", async || {
+            // One ends, and another comes to the same gateway.
+            drop(running.pop_front());
+            running.extend(members[n % 2].charge(&low, 1).await);
+            n += 1;
+            running.len() <= 3
+        })
+        .await;
+        for member in &members {
+            running.extend(member.charge(&low, 1).await);
+        }
+        assert!(running.len() <= 3, "{} run", running.len());
+    });
+}
+
+#[test]
+fn a_server_that_takes_no_writes_still_answers_look_ups_while_limits_ask_it() {
+    run(async {
+        for (setting, value) in [("min-replicas-to-write", "1"), ("maxmemory", "1")] {
+            let server = Server::start(&[]);
+            let fixture = Fixture::on(&server);
+            let members = fleet(&fixture, 1).await;
+            let set = [&b"CONFIG"[..], b"SET", setting.as_bytes(), value.as_bytes()];
+            fixture.ask::<String>(&set).await;
+            let limits = rate("1000/s", None);
+            let store = &members[0].store;
+            for _ in 0..50 {
+                for charge in at_once(&members[0], &limits, 10).await {
+                    assert!(charge.is_ok(), "its share of the limit is free");
+                }
+                let found = store.find(keygate_core::KeyDigest::from_bytes([7; 32])).await;
+                assert!(found.is_ok(), "{setting}: {:?}", found.err());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_store_that_lost_everything_is_told_what_was_used() {
+    run(async {
+        let fixture = Fixture::new();
+        let members = fleet(&fixture, 2).await;
+        let limits = Limits {
+            rate: Some(RateLimit::new("1/h".parse().unwrap(), Some(20))),
+            ..quota("20/month")
+        };
+        for n in 0..20 {
+            assert!(members[n % 2].admits(&limits).await, "{n}");
+        }
+        let lost: u64 = fixture.ask(&[b"DEL", &fixture.name(&limit_name(&members[0]))]).await;
+        assert_eq!(lost, 1);
+        let mut extra = 0;
+        until("both have asked again", async || {
+            for member in &members {
+                extra += u32::from(member.admits(&limits).await);
+            }
+            let uses = members[0].limiter.uses(members[0].party(), &terms(&limits)).await.unwrap();
+            extra > 1 || uses.iter().all(|one| one.remaining == 0)
+        })
+        .await;
+        // Who asks first cannot know what the other had: one comes in between here.
+        assert!(extra <= 1, "{extra}");
+    });
+}
+
+fn limit_name(member: &Member) -> Vec<u8> {
+    [b"lk:", member.party().id().as_slice()].concat()
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error_until_it_is_reset() {
+    run(async {
+        let fixture = Fixture::new();
+        let members = fleet(&fixture, 1).await;
+        let limits = quota("5/day");
+        let name = fixture.name(&limit_name(&members[0]));
+        fixture.ask::<String>(&[b"SET", &name, b"\xc1 nonsense"]).await;
+        let (party, limiter) = (members[0].party(), &members[0].limiter);
+        assert!(limiter.uses(party, &terms(&limits)).await.is_err());
+        limiter.reset(party, &terms(&limits)).await.unwrap();
+        assert!(members[0].admits(&limits).await);
+    });
+}
+
+/// The script works out months itself, by the server's clock.
+#[test]
+fn months_end_in_the_store_as_they_do_here() {
+    run(async {
+        let script = include_str!("../limits.lua");
+        let begin = script.find("local function month_end()").unwrap();
+        let end = begin + script[begin..].find("\nend\n").unwrap() + "\nend\n".len();
+        let asks = format!(
+            "local now = tonumber(ARGV[1])\n{}return string.format('%.0f', month_end())",
+            &script[begin..end]
+        );
+        let mut connection = connect(Server::shared().port).await;
+        // Four centuries, a bit less than a month apart.
+        for n in 0..4_900_u64 {
+            let now = UnixMillis(n * 30 * 86_400_000 + n);
+            let call = redis::Script::new(&asks);
+            let ends: String = call.arg(now.0).invoke_async(&mut connection).await.unwrap();
+            let ours = keygate_core::limit::calendar::window_end(Unit::Month, now);
+            assert_eq!(ends, ours.0.to_string(), "{now:?}");
+        }
     });
 }
