@@ -270,13 +270,16 @@ fn slots_of_a_gateway_that_was_killed_are_free_again_and_are_not_lent_twice() {
     lab.fleet[0].kill();
     drop(killed);
     eventually("two free slots", || {
-        let mut connection = open(&lab.fleet[1]);
-        connection.read_timeout(Duration::from_millis(200));
-        match connection.answer("GET") {
-            Err(Broken::Silent) => held.push(connection),
-            Ok(answer) => assert_refused(&answer, 429, "concurrency_exceeded"),
-            Err(broken) => panic!("{broken:?}"),
-        }
+        let (served, mut connection) = (lab.upstream.count(), open(&lab.fleet[1]));
+        connection.read_timeout(Duration::from_millis(10));
+        let is_held = eventually("the upstream or an answer", || match connection.answer("GET") {
+            Err(Broken::Silent) => (lab.upstream.count() > served).then_some(true),
+            answer => {
+                assert_refused(&answer.unwrap(), 429, "concurrency_exceeded");
+                Some(false)
+            }
+        });
+        held.extend(is_held.then_some(connection));
         (held.len() == 4).then_some(())
     });
     assert_refused(&lab.fleet[1].send(&call), 429, "concurrency_exceeded");
