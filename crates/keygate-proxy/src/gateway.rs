@@ -12,13 +12,11 @@ use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode, Version};
 use keygate_config::Config;
 use keygate_core::credential::{Credential, Places};
-use keygate_core::decide::decide_key;
 use keygate_core::route::KeyAccess;
 use keygate_core::{
-    Access, Caller, Code, Denial, KeyDigest, KeyKind, KeyRecord, Peppers, Permit, UnixMillis,
-    decide,
+    Access, Caller, Code, Denial, KeyDigest, KeyKind, Peppers, Permit, UnixMillis, decide,
 };
-use keygate_store::cached::{Cached, CachedKeys};
+use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
@@ -33,10 +31,11 @@ use quanta::Instant;
 use crate::attempts::Attempts;
 use crate::context::{Admitted, Context, Strip};
 use crate::facts::RequestFacts;
-use crate::failure::{OutageLog, failure_code, log_failure};
+use crate::failure::{failure_code, log_failure};
 use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
 use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
+use crate::lookup::Lookup;
 use crate::respond::{self, Problem};
 use crate::server::ProxyError;
 use crate::snapshot::Snapshot;
@@ -48,8 +47,6 @@ use crate::upstreams::UpstreamPeers;
 /// What a `request_filter` answers: whether the request has been answered already.
 const FORWARD: bool = false;
 const ANSWERED: bool = true;
-/// What a client is told to wait when the store is out of reach.
-const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long one write to a client may take.
 const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connections that one request may try, whatever the number of targets.
@@ -59,7 +56,7 @@ pub(crate) const ATTEMPTS_MAX: usize = 3;
 pub struct Gateway<S: KeyStore> {
     snapshot: Arc<Snapshot>,
     peppers: Arc<Peppers>,
-    keys: Arc<CachedKeys<S>>,
+    lookup: Lookup<S>,
     attempts: Attempts,
     limits: KeyLimits,
     unrouted: RouteMetrics,
@@ -67,7 +64,6 @@ pub struct Gateway<S: KeyStore> {
     in_flight: InFlight,
     lines: Lines,
     clock: fn() -> UnixMillis,
-    outage_log: OutageLog,
 }
 
 /// What a gateway is made of.
@@ -91,7 +87,7 @@ impl<S: KeyStore> Gateway<S> {
         Ok(Self {
             snapshot: Arc::new(Snapshot::new(config, &metrics)?),
             peppers,
-            keys,
+            lookup: Lookup::new(keys),
             attempts: Attempts::new(failures),
             limits: KeyLimits::new(limiter, clock),
             unrouted: metrics.unrouted(),
@@ -99,7 +95,6 @@ impl<S: KeyStore> Gateway<S> {
             in_flight: metrics.in_flight(),
             lines: Lines::new(metrics.requests_ended()),
             clock,
-            outage_log: OutageLog::default(),
         })
     }
 
@@ -124,7 +119,7 @@ impl<S: KeyStore> Gateway<S> {
 
     /// What ends requests whose keys stop being good.
     pub(crate) fn sweep(&self) -> Sweep<S> {
-        Sweep { lines: self.lines(), keys: Arc::clone(&self.keys), clock: self.clock }
+        Sweep { lines: self.lines(), keys: Arc::clone(self.lookup.keys()), clock: self.clock }
     }
 
     /// Every check, in order. Each `?` is one way to be refused.
@@ -152,11 +147,13 @@ impl<S: KeyStore> Gateway<S> {
         let now = self.limits.moment(ctx.started, at);
         let told = &mut ctx.told;
         let charged = self.limits.charge(snapshot, &permit, access.cost, now, told).await?; // 429
-        if charged.as_ref().is_some_and(Charged::has_waited) {
-            self.decide_again(digest, &permit).await?; // 401, 503
-        }
-        if let (true, Some(key)) = (route.ends_when_revoked, permit.record()) {
-            line::bind(digest, key);
+        if let Some(key) = permit.record() {
+            if charged.as_ref().is_some_and(Charged::has_waited) {
+                self.lookup.check_again(digest, key, self.clock).await?; // 401, 503
+            }
+            if route.ends_when_revoked {
+                line::bind(digest, key);
+            }
         }
         let param = access.query_param.as_deref();
         Ok(Admitted::new(permit, charged, strip, param, head, &request))
@@ -175,11 +172,7 @@ impl<S: KeyStore> Gateway<S> {
         };
         let Credential { key, place } = config.keys.credentials.extract(places)?; // 400, 401
         let digest = self.peppers.identify(&key).ok_or(Denial::KeyMalformed)?; // 401
-        let key = match self.keys.cached(&digest) {
-            Some(Cached::Known(key)) => key,
-            Some(Cached::Unknown) => return Err(Denial::KeyUnknown),
-            None => self.look_up(digest, request.client).await?, // 401, 429, 503
-        };
+        let key = self.lookup.find(digest, request.client, &self.attempts).await?; // 401, 429, 503
         // Only publishable keys are bound to origins.
         let origin = || request.text(ORIGIN);
         let origin = (key.kind == KeyKind::Publishable).then(origin).flatten();
@@ -187,33 +180,6 @@ impl<S: KeyStore> Gateway<S> {
         let at = (self.clock)();
         let permit = decide(access, key, caller, at)?; // 401, 403
         Ok(Decided { permit, strip: Strip::from(place), digest, at })
-    }
-
-    /// After a wait: an acknowledged revocation stops every request that has not been forwarded.
-    async fn decide_again(&self, digest: KeyDigest, permit: &Permit) -> Result<(), Denial> {
-        let Some(key) = permit.key() else { return Ok(()) };
-        if self.keys.still_holds(&digest, key) {
-            return decide_key(key, (self.clock)());
-        }
-        decide_key(&*self.load(digest).await?, (self.clock)())
-    }
-
-    /// Asks the store, unless the client has failed too often to be worth a look-up.
-    async fn look_up(&self, digest: KeyDigest, client: IpAddr) -> Result<Arc<KeyRecord>, Denial> {
-        self.attempts.check(client)?;
-        self.load(digest).await
-    }
-
-    async fn load(&self, digest: KeyDigest) -> Result<Arc<KeyRecord>, Denial> {
-        match self.keys.load(digest).await {
-            Ok(Some(key)) => Ok(key),
-            Ok(None) => Err(Denial::KeyUnknown),
-            Err(error) => {
-                self.outage_log.tell(&error);
-                // An outage says nothing about the key: never 401.
-                Err(Denial::KeyStoreUnavailable { retry_after: STORE_RETRY_AFTER })
-            }
-        }
     }
 
     /// Decides and charges as for a real request, counts it, and forwards nothing: the hot path, for

@@ -10,6 +10,7 @@ mod gateway;
 mod head;
 mod limits;
 mod line;
+mod lookup;
 mod replay;
 mod respond;
 mod server;

@@ -1,0 +1,84 @@
+//! Step 5: the record of a key, from the cache or the store, or why there is none. An outage says
+//! nothing about a key.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keygate_core::decide::decide_key;
+use keygate_core::{Denial, KeyDigest, KeyRecord, UnixMillis};
+use keygate_store::cached::{Cached, CachedKeys};
+use keygate_store::keys::KeyStore;
+
+use crate::attempts::Attempts;
+use crate::failure::OutageLog;
+
+/// What a client is told to wait when the store is out of reach.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Finds keys' records.
+pub(crate) struct Lookup<S: KeyStore> {
+    keys: Arc<CachedKeys<S>>,
+    outage_log: OutageLog,
+}
+
+impl<S: KeyStore> Lookup<S> {
+    pub(crate) fn new(keys: Arc<CachedKeys<S>>) -> Self {
+        Self { keys, outage_log: OutageLog::default() }
+    }
+
+    pub(crate) fn keys(&self) -> &Arc<CachedKeys<S>> {
+        &self.keys
+    }
+
+    /// The record of a key. Asks the store if the cache does not know, unless the client has failed
+    /// too often to be worth it.
+    ///
+    /// # Errors
+    /// [`Denial::KeyUnknown`], [`Denial::TooManyFailures`] or [`Denial::KeyStoreUnavailable`].
+    pub(crate) async fn find(
+        &self,
+        digest: KeyDigest,
+        client: IpAddr,
+        attempts: &Attempts,
+    ) -> Result<Arc<KeyRecord>, Denial> {
+        match self.keys.cached(&digest) {
+            Some(Cached::Known(key)) => Ok(key),
+            Some(Cached::Unknown) => Err(Denial::KeyUnknown),
+            None => {
+                attempts.check(client)?;
+                self.load(digest).await
+            }
+        }
+    }
+
+    /// Looks again at a key that a request has waited since: an acknowledged revocation stops every
+    /// request that has not been forwarded.
+    ///
+    /// # Errors
+    /// What has become of the key.
+    pub(crate) async fn check_again(
+        &self,
+        digest: KeyDigest,
+        key: &KeyRecord,
+        now: impl Fn() -> UnixMillis,
+    ) -> Result<(), Denial> {
+        if self.keys.still_holds(&digest, key) {
+            return decide_key(key, now());
+        }
+        let key = self.load(digest).await?;
+        decide_key(&key, now())
+    }
+
+    async fn load(&self, digest: KeyDigest) -> Result<Arc<KeyRecord>, Denial> {
+        match self.keys.load(digest).await {
+            Ok(Some(key)) => Ok(key),
+            Ok(None) => Err(Denial::KeyUnknown),
+            Err(error) => {
+                self.outage_log.tell(&error);
+                // Never 401.
+                Err(Denial::KeyStoreUnavailable { retry_after: STORE_RETRY_AFTER })
+            }
+        }
+    }
+}
