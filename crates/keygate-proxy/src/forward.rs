@@ -188,11 +188,13 @@ fn header_value(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Whether an upstream's answer ends with its head (RFC 9112 section 6.3).
+/// Whether an upstream's answer ends with its head (RFC 9112 section 6.3). A 101 never does, whatever
+/// length it says: the tunnel comes behind it.
 pub(crate) fn has_no_body(method: &Method, response: &ResponseHeader) -> bool {
-    method == Method::HEAD
-        || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
+    response.status != StatusCode::SWITCHING_PROTOCOLS
+        && (method == Method::HEAD
+            || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0"))
 }
 
 /// What has to go from a public route's request: a key of ours that somebody sent along.
