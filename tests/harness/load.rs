@@ -73,7 +73,7 @@ impl Load {
     /// Goes on until `act` returns.
     pub fn during(&self, act: impl FnOnce()) -> Calls {
         let (began, next, ended) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
-        let mut calls = thread::scope(|scope| {
+        let (mut calls, took) = thread::scope(|scope| {
             let (next, ended) = (&next, &ended);
             let clients: Vec<_> = (0..self.clients)
                 .map(|_| scope.spawn(move || self.client(began, next, ended)))
@@ -82,11 +82,12 @@ impl Load {
             let at_the_end = Ends(ended);
             act();
             drop(at_the_end);
+            let took = began.elapsed();
             let calls = clients.into_iter().map(|client| client.join().expect("clients cope"));
-            calls.flatten().collect::<Vec<_>>()
+            (calls.flatten().collect::<Vec<_>>(), took)
         });
         calls.sort_unstable_by_key(|call| call.seen);
-        Calls { all: calls, took: began.elapsed() }
+        Calls { all: calls, took }
     }
 
     fn client(&self, began: Instant, next: &AtomicU64, ended: &AtomicBool) -> Vec<Call> {
@@ -133,6 +134,7 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Calls {
     pub all: Vec<Call>,
+    /// How long requests were sent.
     pub took: Duration,
 }
 
