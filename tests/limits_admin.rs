@@ -161,7 +161,7 @@ fn limits_out_of_bounds_are_refused_and_nothing_changes() {
     for (wrong, field) in [
         (json!({ "rate": "10/fortnight" }), "limits.rate"),
         (json!({ "rate": "10/s", "burst": 0 }), "limits.burst"),
-        (json!({ "burst": 5 }), "limits.burst"),
+        (json!({ "rate": null, "burst": 5 }), "limits.burst"),
         (json!({ "quotas": ["1/day", "2/day"] }), "limits.quotas"),
         (json!({ "concurrency": 1_000_001 }), "limits.concurrency"),
     ] {

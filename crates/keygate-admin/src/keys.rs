@@ -12,7 +12,7 @@ use keygate_store::records::{Key, KeyStatus, Metadata};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::limits::{LimitsAnswer, LimitsRequest, UseAnswer};
+use crate::limits::{LimitsAnswer, LimitsChangeRequest, LimitsRequest, UseAnswer};
 use crate::page::{List, Paging};
 use crate::problem::Problem;
 use crate::registry::{Actor, KeyChange, KeySwitch, NewKey, Registry};
@@ -62,7 +62,7 @@ struct ChangeRequest {
     #[serde(default, deserialize_with = "given")]
     tier: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    limits: Option<Option<LimitsRequest>>,
+    limits: Option<Option<LimitsChangeRequest>>,
     #[serde(default, deserialize_with = "given")]
     allowed_cidrs: Option<Vec<String>>,
     #[serde(default, deserialize_with = "given")]
@@ -237,17 +237,13 @@ async fn change<S: KeyStore>(
     Body(request): Body<ChangeRequest>,
 ) -> Result<Json<Answer>, Problem> {
     let read_end = |at: Option<String>| at.as_deref().map(times::expires_at).transpose();
-    let read_limits = |limits: Option<LimitsRequest>| match limits {
-        Some(limits) => limits::read(limits),
-        None => Ok(None),
-    };
     let scopes = request.scopes.as_deref();
     let change = KeyChange {
         name: request.name.map(|name| name.map(fields::name).transpose()).transpose()?,
         scopes: scopes.map(|all| fields::scopes("scopes", all)).transpose()?,
         expires_at: request.expires_at.map(read_end).transpose()?,
         tier: request.tier,
-        limits: request.limits.map(read_limits).transpose()?,
+        limits: request.limits.map(limits::read_change).transpose()?,
         allowed_cidrs: request.allowed_cidrs.as_deref().map(fields::cidrs).transpose()?,
         allowed_origins: request.allowed_origins.as_deref().map(fields::origins).transpose()?,
         status: request.status.as_deref().map(read_status).transpose()?,

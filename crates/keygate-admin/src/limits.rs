@@ -18,8 +18,8 @@ use serde_json::Number;
 use crate::fields;
 use crate::keys::ShownAnswer;
 use crate::problem::{Problem, chain};
-use crate::registry::{Actor, Registry};
-use crate::request::{BodyOrDefault, Id};
+use crate::registry::{Actor, LimitsChange, LimitsMerge, Registry};
+use crate::request::{BodyOrDefault, Id, given};
 
 pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
     Router::new().route("/v1/keys/{id}/limits/reset", post(reset))
@@ -34,16 +34,26 @@ pub(crate) struct LimitsRequest {
     concurrency: Option<u64>,
 }
 
+/// What is left out stays, and `null` is as the key's tier says again.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitsChangeRequest {
+    #[serde(default, deserialize_with = "given")]
+    rate: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    burst: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "given")]
+    quotas: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "given")]
+    concurrency: Option<Option<u64>>,
+}
+
 /// Limits of the key's own; nothing if no part is there.
 pub(crate) fn read(request: LimitsRequest) -> Result<Option<Box<Overrides>>, Problem> {
-    let rate = |text: &String| text.parse::<Rate>();
-    let no_rate = |error: InvalidRate| Problem::field("limits.rate", error);
-    let no_quota = |error: InvalidRate| Problem::field("limits.quotas", error);
-    let quotas = request.quotas.map(|texts| texts.iter().map(rate).collect());
     let parts = Parts {
-        rate: request.rate.as_ref().map(rate).transpose().map_err(no_rate)?,
+        rate: request.rate.map(read_rate).transpose()?,
         burst: request.burst,
-        quotas: quotas.transpose().map_err(no_quota)?,
+        quotas: request.quotas.map(read_quotas).transpose()?,
         concurrency: request.concurrency,
     };
     let overrides = Overrides::from_parts(parts);
@@ -51,7 +61,26 @@ pub(crate) fn read(request: LimitsRequest) -> Result<Option<Box<Overrides>>, Pro
     Ok(overrides.map(Box::new))
 }
 
-fn field(error: InvalidParts) -> &'static str {
+pub(crate) fn read_change(request: Option<LimitsChangeRequest>) -> Result<LimitsChange, Problem> {
+    let Some(request) = request else { return Ok(LimitsChange::TakeAway) };
+    Ok(LimitsChange::Merge(LimitsMerge {
+        rate: request.rate.map(|text| text.map(read_rate).transpose()).transpose()?,
+        burst: request.burst,
+        quotas: request.quotas.map(|texts| texts.map(read_quotas).transpose()).transpose()?,
+        concurrency: request.concurrency,
+    }))
+}
+
+fn read_rate(text: String) -> Result<Rate, Problem> {
+    text.parse().map_err(|error: InvalidRate| Problem::field("limits.rate", error))
+}
+
+fn read_quotas(texts: Vec<String>) -> Result<Vec<Rate>, Problem> {
+    let quotas = texts.iter().map(|text| text.parse()).collect::<Result<_, InvalidRate>>();
+    quotas.map_err(|error| Problem::field("limits.quotas", error))
+}
+
+pub(crate) fn field(error: InvalidParts) -> &'static str {
     match error {
         InvalidParts::Rate => "limits.rate",
         InvalidParts::Burst | InvalidParts::BurstWithoutRate | InvalidParts::SlowBucket(_) => {

@@ -20,6 +20,7 @@ use keygate_telemetry::{AdminMetrics, AdminOutcome};
 use serde_json::{Map, Value, json};
 
 use crate::auth::OPEN_PATHS;
+use crate::limits;
 use crate::registry::{Made, RegistryError, list};
 
 /// The most of a detail that is sent, in characters: some of them quote the request.
@@ -311,6 +312,7 @@ impl From<RegistryError> for Problem {
                 };
                 Self::new(C::UnknownTier, detail).with("field", "tier")
             }
+            RegistryError::InvalidLimits(error) => Self::field(limits::field(*error), error),
             RegistryError::ExpiryInPast => {
                 Self::field("expires_at", "write a time to come; to end a key now, revoke it")
             }

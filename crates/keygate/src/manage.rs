@@ -107,26 +107,20 @@ fn create_key_call(create: &CreateKey, scopes: Value) -> Call {
         body.insert("allowed_origins".into(), texts(&create.origin));
     }
     put(&mut body, "tier", create.tier.as_deref());
-    if let Some(limits) = limits(&Value::Null, &create.limits) {
+    if let Some(limits) = limits(&create.limits) {
         body.insert("limits".into(), limits);
     }
     post(format!("/v1/apps/{}/keys", create.app), body.into())
 }
 
 fn update_key(admin: &AdminOptions, update: &UpdateKey) -> Result<(), Failure> {
-    let client = Client::new(admin)?;
-    // The API takes a key's limits as a whole: those that stay are to be told, too.
-    let now = match limits(&Value::Null, &update.limits) {
-        Some(_) => client.send(&get(format!("/v1/keys/{}", update.id)))?,
-        None => Value::Null,
-    };
-    let call = update_key_call(update, &now)
+    let call = update_key_call(update)
         .ok_or_else(|| Failure::new(Exit::Usage, "name a tier or a limit: nothing is to change"))?;
-    output::show(&client.send(&call)?, Shape::Record, style(admin))
+    run(admin, &call, Shape::Record)
 }
 
 /// Nothing if nothing is to change.
-fn update_key_call(update: &UpdateKey, now: &Value) -> Option<Call> {
+fn update_key_call(update: &UpdateKey) -> Option<Call> {
     let mut body = Map::new();
     put(&mut body, "tier", update.tier.as_deref());
     if update.no_tier {
@@ -135,8 +129,7 @@ fn update_key_call(update: &UpdateKey, now: &Value) -> Option<Call> {
     if update.no_limits {
         body.insert("limits".into(), Value::Null);
     }
-    let before = now.get("limits").unwrap_or(&Value::Null);
-    if let Some(limits) = limits(before, &update.limits) {
+    if let Some(limits) = limits(&update.limits) {
         body.insert("limits".into(), limits);
     }
     let path = format!("/v1/keys/{}", update.id);
@@ -144,14 +137,12 @@ fn update_key_call(update: &UpdateKey, now: &Value) -> Option<Call> {
     (!body.is_empty()).then(patch)
 }
 
-/// The limits of a key's own that there were, with those that are given. Nothing if none is given.
-fn limits(before: &Value, options: &LimitOptions) -> Option<Value> {
+/// Those limits of a key's own that are given, if any. At a key that has others, these stay.
+fn limits(options: &LimitOptions) -> Option<Value> {
     let LimitOptions { rate, burst, quota, concurrency } = options;
     let mut given = Map::new();
     if let Some(rate) = rate {
         given.insert("rate".into(), rate.to_string().into());
-        // The burst of another rate means nothing to this one.
-        given.insert("burst".into(), Value::Null);
     }
     if let Some(burst) = burst {
         given.insert("burst".into(), (*burst).into());
@@ -162,13 +153,7 @@ fn limits(before: &Value, options: &LimitOptions) -> Option<Value> {
     if let Some(concurrency) = concurrency {
         given.insert("concurrency".into(), (*concurrency).into());
     }
-    if given.is_empty() {
-        return None;
-    }
-    let mut limits = before.as_object().cloned().unwrap_or_default();
-    limits.extend(given);
-    limits.retain(|_, value| !value.is_null());
-    Some(limits.into())
+    (!given.is_empty()).then(|| given.into())
 }
 
 /// Succeeds if the key may make the call; else fails as a refusal, for scripts to see.
@@ -342,10 +327,10 @@ mod tests {
 
     const KEY: &str = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
-    fn update(options: &str, now: &Value) -> Option<Value> {
+    fn update(options: &str) -> Option<Value> {
         let mode = parse(&format!("keygate keys update {KEY} {options}"));
         let Mode::Keys(Keys { command: KeysCommand::Update(update), .. }) = mode else { panic!() };
-        let call = update_key_call(&update, now)?;
+        let call = update_key_call(&update)?;
         assert_eq!((call.method, call.path), (Method::PATCH, format!("/v1/keys/{KEY}")));
         call.body
     }
@@ -361,32 +346,22 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_not_named_stay() {
-        let limits = json!({ "rate": "100/second", "burst": 5, "quotas": null, "concurrency": 3 });
-        let now = json!({ "id": KEY, "limits": limits });
-        let changed = |options| update(options, &now).unwrap()["limits"].clone();
-        let expected = json!({ "rate": "100/second", "burst": 7, "concurrency": 3 });
-        assert_eq!(changed("--burst 7"), expected);
-        assert_eq!(changed("--rate 1/s"), json!({ "rate": "1/second", "concurrency": 3 }));
-        let expected = json!({ "rate": "1/second", "burst": 9, "concurrency": 3 });
+    fn limits_that_are_not_named_are_left_to_the_gateway_that_knows_them() {
+        let changed = |options| update(options).unwrap();
+        assert_eq!(changed("--burst 7"), json!({ "limits": { "burst": 7 } }));
+        assert_eq!(changed("--rate 1/s"), json!({ "limits": { "rate": "1/second" } }));
+        let expected = json!({ "limits": { "rate": "1/second", "burst": 9 } });
         assert_eq!(changed("--rate 1/s --burst 9"), expected);
-        let expected =
-            json!({ "rate": "100/second", "burst": 5, "quotas": ["1/day"], "concurrency": 4 });
+        let expected = json!({ "limits": { "quotas": ["1/day"], "concurrency": 4 } });
         assert_eq!(changed("--quota 1/day --concurrency 4"), expected);
-        let none = json!({ "limits": null });
-        assert_eq!(
-            update("--concurrency 4", &none),
-            Some(json!({ "limits": { "concurrency": 4 } }))
-        );
     }
 
     #[test]
     fn a_tier_and_limits_can_be_taken_away_and_something_must_be_asked() {
-        let now = Value::Null;
         let expected = json!({ "tier": null, "limits": null });
-        assert_eq!(update("--no-tier --no-limits", &now), Some(expected));
-        assert_eq!(update("--tier pro", &now), Some(json!({ "tier": "pro" })));
-        assert_eq!(update("", &now), None);
+        assert_eq!(update("--no-tier --no-limits"), Some(expected));
+        assert_eq!(update("--tier pro"), Some(json!({ "tier": "pro" })));
+        assert_eq!(update(""), None);
     }
 
     #[test]

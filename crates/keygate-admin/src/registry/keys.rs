@@ -8,6 +8,7 @@ use keygate_store::keys::{KeyStore, Page, Write};
 use keygate_store::records::{App, AuditEntry, Key, KeyStatus, Metadata, Version};
 use zeroize::Zeroizing;
 
+use super::limits::LimitsChange;
 use super::{Actor, Made, Registry, RegistryError, random, unopposed};
 
 /// Why a key is revoked whose making was not acknowledged.
@@ -41,7 +42,7 @@ pub struct KeyChange {
     pub scopes: Option<Vec<Scope>>,
     pub expires_at: Option<Option<UnixMillis>>,
     pub tier: Option<Option<String>>,
-    pub limits: Option<Option<Box<Overrides>>>,
+    pub limits: Option<LimitsChange>,
     pub allowed_cidrs: Option<Vec<IpNet>>,
     pub allowed_origins: Option<Vec<String>>,
     pub status: Option<KeySwitch>,
@@ -159,8 +160,8 @@ impl<S: KeyStore> Registry<S> {
     /// Changes a key. Writes nothing if it is so already.
     ///
     /// # Errors
-    /// [`RegistryError::KeyRevoked`]: revocation is for good. [`RegistryError::Conflict`],
-    /// [`RegistryError::NotDurable`], and the reasons for which such a key could not be made.
+    /// [`RegistryError::KeyRevoked`]: revocation is for good. [`RegistryError::InvalidLimits`],
+    /// [`RegistryError::Conflict`], [`RegistryError::NotDurable`], and the reasons for which such a key could not be made.
     pub async fn change_key(
         &self,
         by: &Actor,
@@ -181,12 +182,16 @@ impl<S: KeyStore> Registry<S> {
         change: &KeyChange,
     ) -> Result<Key, RegistryError> {
         let before = self.key(id).await?;
-        let after = changed(&before, change);
+        if matches!(before.status, KeyStatus::Revoked { .. }) {
+            return Err(RegistryError::KeyRevoked);
+        }
+        let after = changed(&before, change)?;
         let action = match (&before.status, &after.status) {
-            (KeyStatus::Revoked { .. }, _) => return Err(RegistryError::KeyRevoked),
             (KeyStatus::Active, KeyStatus::Disabled) => "key.disable",
             (KeyStatus::Disabled, KeyStatus::Active) => "key.enable",
-            (KeyStatus::Active | KeyStatus::Disabled, _) => "key.update",
+            (KeyStatus::Active | KeyStatus::Disabled | KeyStatus::Revoked { .. }, _) => {
+                "key.update"
+            }
         };
         check_origins(after.kind, &after.allowed_origins)?;
         if after.scopes != before.scopes {
@@ -253,7 +258,7 @@ pub(super) fn entry(by: &Actor, at: UnixMillis, action: &str, key: &Key) -> Audi
     AuditEntry { hint: Some(key.hint.clone()), ..by.entry(at, action, key.id.to_string()) }
 }
 
-fn changed(before: &Key, change: &KeyChange) -> Key {
+fn changed(before: &Key, change: &KeyChange) -> Result<Key, RegistryError> {
     let mut key = before.clone();
     let KeyChange {
         name,
@@ -270,7 +275,9 @@ fn changed(before: &Key, change: &KeyChange) -> Key {
     key.scopes = scopes.unwrap_or(key.scopes);
     key.expires_at = expires_at.unwrap_or(key.expires_at);
     key.tier = tier.unwrap_or(key.tier);
-    key.limits = limits.unwrap_or(key.limits);
+    if let Some(limits) = limits {
+        key.limits = limits.applied_to(key.limits.as_deref())?;
+    }
     key.allowed_cidrs = allowed_cidrs.unwrap_or(key.allowed_cidrs);
     key.allowed_origins = allowed_origins.unwrap_or(key.allowed_origins);
     key.metadata = metadata.unwrap_or(key.metadata);
@@ -279,7 +286,7 @@ fn changed(before: &Key, change: &KeyChange) -> Key {
         Some(KeySwitch::Disabled) => KeyStatus::Disabled,
         None => key.status,
     };
-    key
+    Ok(key)
 }
 
 fn check_granted(app: &App, scopes: &[Scope]) -> Result<(), RegistryError> {

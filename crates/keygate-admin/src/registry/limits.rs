@@ -1,14 +1,62 @@
-//! What keys have used of their limits, and how that is forgotten. What limits are, and who counts,
+//! How a key's own limits change, what keys have used of theirs, and how that is forgotten. What limits are, and who counts,
 //! is the limiter's to know.
 
 use keygate_core::KeyId;
+use keygate_core::limit::Rate;
+use keygate_core::limit::overrides::Parts;
 use keygate_core::limit::policy::{Few, Use};
-use keygate_core::limit::terms::{Limits, Party, Terms};
+use keygate_core::limit::terms::{Limits, Overrides, Party, RateLimit, Terms};
 use keygate_store::keys::{KeyStore, Write};
 use keygate_store::records::{AuditEntry, Key, KeyStatus};
 
 use super::keys::entry;
 use super::{Actor, Registry, RegistryError, unopposed};
+
+/// What to change about a key's own limits.
+#[derive(Clone, Debug)]
+pub enum LimitsChange {
+    /// All is as its tier says.
+    TakeAway,
+    Merge(LimitsMerge),
+}
+
+/// What is absent stays. `Some(None)` is as the key's tier says again.
+#[derive(Clone, Debug, Default)]
+pub struct LimitsMerge {
+    /// A new rate without a burst has a second's worth of it, whatever the burst was.
+    pub rate: Option<Option<Rate>>,
+    /// `Some(None)` is a second's worth of the rate.
+    pub burst: Option<Option<u64>>,
+    pub quotas: Option<Option<Vec<Rate>>>,
+    pub concurrency: Option<Option<u64>>,
+}
+
+impl LimitsChange {
+    /// What a key has of its own that had this before.
+    ///
+    /// # Errors
+    /// [`RegistryError::InvalidLimits`].
+    pub(super) fn applied_to(
+        self,
+        before: Option<&Overrides>,
+    ) -> Result<Option<Box<Overrides>>, RegistryError> {
+        let Self::Merge(LimitsMerge { rate, burst, quotas, concurrency }) = self else {
+            return Ok(None);
+        };
+        let had = before.cloned().unwrap_or_default();
+        let had_rate = had.rate.as_ref();
+        // The burst of another rate means nothing to this one.
+        let had_burst = had_rate.filter(|_| rate.is_none()).map(RateLimit::burst);
+        let parts = Parts {
+            rate: rate.unwrap_or_else(|| had_rate.map(RateLimit::rate)),
+            burst: burst.unwrap_or(had_burst),
+            quotas: quotas.unwrap_or_else(|| had.quotas.as_ref().map(|all| all.to_vec())),
+            concurrency: concurrency.unwrap_or(had.concurrency),
+        };
+        let overrides = Overrides::from_parts(parts).map_err(RegistryError::InvalidLimits)?;
+        Ok(overrides.map(Box::new))
+    }
+}
 
 impl<S: KeyStore> Registry<S> {
     /// How much of each of its limits a key has used, together with those who share them, in the

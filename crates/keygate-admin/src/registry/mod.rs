@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keygate_config::Config;
+use keygate_core::limit::overrides::InvalidParts;
 use keygate_core::{AccountId, AppId, Peppers, Scope, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
@@ -26,6 +27,7 @@ pub use accounts::{AccountChange, NewAccount};
 pub use apps::{AppChange, NewApp};
 pub use fleet::{FleetView, StoreKind};
 pub use keys::{CreatedKey, KeyChange, KeySwitch, NewKey};
+pub use limits::{LimitsChange, LimitsMerge};
 pub use verify::{Call, Question, Verdict};
 
 /// How often a change is tried against others that change the same record.
@@ -197,6 +199,8 @@ pub enum RegistryError {
     ScopeNotGranted(Vec<Scope>),
     #[error("the configuration has no such tier")]
     UnknownTier { known: Vec<String> },
+    #[error("the limits are not valid")]
+    InvalidLimits(#[source] InvalidParts),
     #[error("the end lies in the past")]
     ExpiryInPast,
     #[error("only a publishable key can be bound to origins")]

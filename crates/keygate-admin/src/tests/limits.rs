@@ -57,14 +57,62 @@ async fn a_keys_own_limits_are_shown_as_they_were_given() {
     assert_eq!(api.get(&format!("/v1/apps/{app}/keys")).await.json()["items"][0]["limits"], shown);
     // As with every field that is not a list of its own, what is left out stays.
     assert_eq!(api.patch(&path, json!({ "name": "n" })).await.json()["limits"], shown);
-    let change = json!({ "limits": { "rate": "2/minute" } });
-    let other = json!({ "rate": "2/minute", "burst": 1, "quotas": null, "concurrency": null });
-    assert_eq!(api.patch(&path, change).await.json()["limits"], other);
-    let no_quotas = api.patch(&path, json!({ "limits": { "quotas": [] } })).await.json();
-    assert_eq!(no_quotas["limits"]["quotas"], json!([]));
-    for none in [json!(null), json!({})] {
-        api.patch(&path, json!({ "limits": { "concurrency": 1 } })).await;
-        assert!(api.patch(&path, json!({ "limits": none })).await.json()["limits"].is_null());
+    assert!(api.patch(&path, json!({ "limits": null })).await.json()["limits"].is_null());
+}
+
+#[tokio::test]
+async fn a_change_of_limits_is_merged_into_those_that_the_key_has() {
+    let api = Api::start().await;
+    let app = api.app().await;
+    let path = format!("/v1/keys/{}", id(&api.key(&app, json!({})).await));
+    for (change, limits) in [
+        // rate, burst, quotas, concurrency
+        (json!({}), json!(null)),
+        (json!({ "concurrency": 3 }), json!([null, null, null, 3])),
+        (json!({ "quotas": ["9/day"] }), json!([null, null, ["9/day"], 3])),
+        (json!({ "rate": "100/s", "burst": 5 }), json!(["100/second", 5, ["9/day"], 3])),
+        (json!({}), json!(["100/second", 5, ["9/day"], 3])),
+        (json!({ "burst": 7 }), json!(["100/second", 7, ["9/day"], 3])),
+        (json!({ "rate": "20/s" }), json!(["20/second", 20, ["9/day"], 3])),
+        (json!({ "burst": 6 }), json!(["20/second", 6, ["9/day"], 3])),
+        (json!({ "burst": null }), json!(["20/second", 20, ["9/day"], 3])),
+        (json!({ "rate": "2/minute", "burst": null }), json!(["2/minute", 1, ["9/day"], 3])),
+        (json!({ "quotas": [] }), json!(["2/minute", 1, [], 3])),
+        (json!({ "quotas": null, "rate": null }), json!([null, null, null, 3])),
+        (json!({ "concurrency": null }), json!(null)),
+    ] {
+        let answer = api.patch(&path, json!({ "limits": change })).await;
+        assert_eq!(answer.status, 200, "{change}: {}", answer.text);
+        let shown = match limits {
+            Value::Null => Value::Null,
+            parts => json!({
+                "rate": parts[0], "burst": parts[1], "quotas": parts[2], "concurrency": parts[3],
+            }),
+        };
+        assert_eq!(answer.json()["limits"], shown, "{change}");
+    }
+    api.patch(&path, json!({ "limits": { "rate": "1/s" } })).await;
+    let no_rate = api.patch(&path, json!({ "limits": { "rate": null, "burst": 5 } })).await;
+    assert_problem(&no_rate, 422, "invalid_field");
+    assert_eq!(no_rate.json()["field"], "limits.burst");
+    let long = api.patch(&path, json!({ "limits": { "burst": 1_000_000_000 } })).await;
+    assert_problem(&long, 422, "invalid_field");
+}
+
+#[tokio::test]
+async fn two_operators_who_change_different_limits_lose_neither_change() {
+    let api = Api::start().await;
+    let app = api.app().await;
+    let path = format!("/v1/keys/{}", id(&api.key(&app, json!({})).await));
+    for _ in 0..20 {
+        api.patch(&path, json!({ "limits": null })).await;
+        let (one, other) = tokio::join!(
+            api.patch(&path, json!({ "limits": { "concurrency": 3 } })),
+            api.patch(&path, json!({ "limits": { "quotas": ["9/day"] } })),
+        );
+        assert_eq!((one.status, other.status), (200, 200));
+        let limits = api.get(&path).await.json()["limits"].clone();
+        assert_eq!((&limits["concurrency"], &limits["quotas"]), (&json!(3), &json!(["9/day"])));
     }
 }
 
@@ -175,7 +223,7 @@ async fn a_change_of_limits_forgets_nothing_of_what_was_used() {
     assert_eq!(used(&api, &key).await, json!({ "rate": 4, "day": 4 }));
     assert!(charge(&api, &key, 2).await.is_err());
     drop(no_problem(charge(&api, &key, 1).await));
-    api.patch(&path, json!({ "limits": { "quotas": ["100/day"] } })).await;
+    api.patch(&path, json!({ "limits": { "rate": null, "quotas": ["100/day"] } })).await;
     assert_eq!(used(&api, &key).await, json!({ "day": 5 }));
 }
 
