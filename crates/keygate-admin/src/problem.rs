@@ -40,6 +40,7 @@ pub(crate) enum ProblemCode {
     RequestTimeout,
     Conflict,
     KeyRevoked,
+    NoLimits,
     PayloadTooLarge,
     UnsupportedMediaType,
     InvalidField,
@@ -72,6 +73,7 @@ impl ProblemCode {
             }
             Self::Conflict => ("conflict", S::CONFLICT, "The change conflicts with another one"),
             Self::KeyRevoked => ("key_revoked", S::CONFLICT, "The key is revoked"),
+            Self::NoLimits => ("no_limits", S::CONFLICT, "The key has no limits"),
             Self::PayloadTooLarge => {
                 ("payload_too_large", S::PAYLOAD_TOO_LARGE, "The request body is too large")
             }
@@ -313,6 +315,18 @@ impl From<RegistryError> for Problem {
                 Self::new(C::UnknownTier, detail).with("field", "tier")
             }
             RegistryError::InvalidLimits(error) => Self::field(limits::field(*error), error),
+            RegistryError::NoLimits => Self::new(
+                C::NoLimits,
+                "There is nothing to reset: neither the key nor a tier of the configuration that it is \
+                 in has limits.",
+            ),
+            RegistryError::SharedTier { tier } => {
+                let why = format!(
+                    "tier `{tier}` shares its limits among the keys of an app or account: put this \
+                     key into another tier to limit it by itself"
+                );
+                Self::field("limits", why)
+            }
             RegistryError::ExpiryInPast => {
                 Self::field("expires_at", "write a time to come; to end a key now, revoke it")
             }

@@ -61,8 +61,9 @@ impl<S: KeyStore> Registry<S> {
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] (the app), [`RegistryError::ScopeNotGranted`],
-    /// [`RegistryError::UnknownTier`], [`RegistryError::ExpiryInPast`],
-    /// [`RegistryError::OriginsNeedPublishableKey`], [`RegistryError::TooManyLiveKeys`],
+    /// [`RegistryError::UnknownTier`], [`RegistryError::SharedTier`],
+    /// [`RegistryError::ExpiryInPast`], [`RegistryError::OriginsNeedPublishableKey`],
+    /// [`RegistryError::TooManyLiveKeys`],
     /// [`RegistryError::NotDurable`], [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_key(
         &self,
@@ -89,6 +90,8 @@ impl<S: KeyStore> Registry<S> {
         let now = self.now();
         let app = self.app(app).await?;
         self.check_tier(new.tier.as_deref())?;
+        let tier = new.tier.as_deref().or(app.tier.as_deref());
+        self.check_own_limits(tier, new.limits.as_deref())?;
         check_granted(&app, &new.scopes)?;
         check_expiry(new.expires_at, now)?;
         check_origins(new.kind, &new.allowed_origins)?;
@@ -196,6 +199,10 @@ impl<S: KeyStore> Registry<S> {
         check_origins(after.kind, &after.allowed_origins)?;
         if after.scopes != before.scopes {
             check_granted(&self.app(after.app).await?, &after.scopes)?;
+        }
+        if after.limits.is_some() && (after.tier != before.tier || after.limits != before.limits) {
+            let tier = self.tier_of(&after).await?;
+            self.check_own_limits(tier.as_deref(), after.limits.as_deref())?;
         }
         if after == before {
             self.settle().await?;

@@ -5,7 +5,7 @@ use keygate_core::KeyId;
 use keygate_core::limit::Rate;
 use keygate_core::limit::overrides::Parts;
 use keygate_core::limit::policy::{Few, Use};
-use keygate_core::limit::terms::{Limits, Overrides, Party, RateLimit, Terms};
+use keygate_core::limit::terms::{Limits, Overrides, Party, RateLimit, Share, Terms};
 use keygate_store::keys::{KeyStore, Write};
 use keygate_store::records::{AuditEntry, Key, KeyStatus};
 
@@ -75,33 +75,37 @@ impl<S: KeyStore> Registry<S> {
     /// go on to count as running.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::KeyRevoked`], [`RegistryError::Conflict`],
-    /// [`RegistryError::NotDurable`] and [`RegistryError::Store`]. After each of the last two, it may
-    /// be in the log and not done: ask again.
+    /// [`RegistryError::NotFound`], [`RegistryError::KeyRevoked`], [`RegistryError::NoLimits`],
+    /// [`RegistryError::Conflict`], [`RegistryError::NotDurable`] and [`RegistryError::Store`]. After
+    /// each of the last two, it may be in the log and not done: ask again.
     pub async fn reset_limits(
         &self,
         by: &Actor,
         id: KeyId,
         reason: Option<&str>,
     ) -> Result<Key, RegistryError> {
-        let key = unopposed(|| self.log_reset(by, id, reason)).await?;
-        if let Some(terms) = Terms::of(self.tier_limits(&key).await?, key.limits.as_deref()) {
+        let (key, tier) = unopposed(|| self.log_reset(by, id, reason)).await?;
+        if let Some(terms) = Terms::of(tier, key.limits.as_deref()) {
             self.parts.limiter.reset(party(&key, &terms), &terms).await?;
         }
         Ok(key)
     }
 
     /// First, so that nothing is reset that the log does not know of. The record is written as it is:
-    /// an entry has its place among the changes only with one.
+    /// an entry has its place among the changes only with one. Returns the limits of the key's tier.
     async fn log_reset(
         &self,
         by: &Actor,
         id: KeyId,
         reason: Option<&str>,
-    ) -> Result<Key, RegistryError> {
+    ) -> Result<(Key, Option<&Limits>), RegistryError> {
         let key = self.key(id).await?;
         if matches!(key.status, KeyStatus::Revoked { .. }) {
             return Err(RegistryError::KeyRevoked);
+        }
+        let tier = self.tier_limits(&key).await?;
+        if Terms::of(tier, key.limits.as_deref()).is_none() {
+            return Err(RegistryError::NoLimits);
         }
         let now = self.now();
         let reason = reason.map(ToOwned::to_owned);
@@ -109,18 +113,39 @@ impl<S: KeyStore> Registry<S> {
         let live_max = self.parts.config.keys.keys_max_live;
         let write = Write::UpdateKey { key: key.clone(), live_max, now };
         self.commit(write, audit).await?;
-        Ok(key)
+        Ok((key, tier))
     }
 
-    /// The limits of the key's tier, or of its app's. A tier that the configuration does not have
-    /// limits nothing.
+    /// All who share counters are under the same limits, so none of them has limits of its own.
+    ///
+    /// # Errors
+    /// [`RegistryError::SharedTier`].
+    pub(super) fn check_own_limits(
+        &self,
+        tier: Option<&str>,
+        limits: Option<&Overrides>,
+    ) -> Result<(), RegistryError> {
+        let (Some(tier), Some(_)) = (tier, limits) else { return Ok(()) };
+        match self.parts.config.tier(tier).map(|limits| limits.share) {
+            Some(Share::App | Share::Account) => {
+                Err(RegistryError::SharedTier { tier: tier.to_owned() })
+            }
+            Some(Share::Key) | None => Ok(()),
+        }
+    }
+
+    /// The key's tier, or its app's.
+    pub(super) async fn tier_of(&self, key: &Key) -> Result<Option<String>, RegistryError> {
+        match &key.tier {
+            Some(tier) => Ok(Some(tier.clone())),
+            None => Ok(self.app(key.app).await?.tier),
+        }
+    }
+
+    /// The limits of the key's tier. One that the configuration does not have limits nothing.
     async fn tier_limits(&self, key: &Key) -> Result<Option<&Limits>, RegistryError> {
-        let app_tier = match &key.tier {
-            Some(_) => None,
-            None => self.app(key.app).await?.tier,
-        };
-        let tier = key.tier.as_deref().or(app_tier.as_deref());
-        Ok(tier.and_then(|tier| self.parts.config.tier(tier)))
+        let tier = self.tier_of(key).await?;
+        Ok(tier.and_then(|tier| self.parts.config.tier(&tier)))
     }
 }
 

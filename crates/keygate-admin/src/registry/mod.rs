@@ -201,6 +201,11 @@ pub enum RegistryError {
     UnknownTier { known: Vec<String> },
     #[error("the limits are not valid")]
     InvalidLimits(#[source] InvalidParts),
+    #[error("the key has no limits")]
+    NoLimits,
+    /// A key in this tier cannot have limits of its own.
+    #[error("the tier shares its limits")]
+    SharedTier { tier: String },
     #[error("the end lies in the past")]
     ExpiryInPast,
     #[error("only a publishable key can be bound to origins")]

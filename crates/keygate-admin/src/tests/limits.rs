@@ -83,13 +83,11 @@ async fn a_change_of_limits_is_merged_into_those_that_the_key_has() {
     ] {
         let answer = api.patch(&path, json!({ "limits": change })).await;
         assert_eq!(answer.status, 200, "{change}: {}", answer.text);
-        let shown = match limits {
-            Value::Null => Value::Null,
-            parts => json!({
-                "rate": parts[0], "burst": parts[1], "quotas": parts[2], "concurrency": parts[3],
-            }),
-        };
-        assert_eq!(answer.json()["limits"], shown, "{change}");
+        let shown = answer.json()["limits"].clone();
+        assert_eq!(shown.is_null(), limits.is_null(), "{change}");
+        for (place, part) in ["rate", "burst", "quotas", "concurrency"].iter().enumerate() {
+            assert_eq!(shown[part], limits[place], "{part} after {change}");
+        }
     }
     api.patch(&path, json!({ "limits": { "rate": "1/s" } })).await;
     let no_rate = api.patch(&path, json!({ "limits": { "rate": null, "burst": 5 } })).await;
@@ -97,6 +95,43 @@ async fn a_change_of_limits_is_merged_into_those_that_the_key_has() {
     assert_eq!(no_rate.json()["field"], "limits.burst");
     let long = api.patch(&path, json!({ "limits": { "burst": 1_000_000_000 } })).await;
     assert_problem(&long, 422, "invalid_field");
+}
+
+#[tokio::test]
+async fn a_key_whose_tier_is_shared_has_no_limits_of_its_own() {
+    let api = Api::start().await;
+    let (plain, shared) = (api.app().await, api.app_with(json!({ "tier": "team" })).await);
+    let limits = json!({ "concurrency": 3 });
+    let assert_refused = |answer: &Answer| {
+        let detail = assert_problem(answer, 422, "invalid_field");
+        assert!(detail.contains("tier `team` shares its limits"), "{detail}");
+        assert_eq!(answer.json()["field"], "limits");
+    };
+    for (app, tier) in [(&plain, json!("team")), (&shared, json!(null))] {
+        let new = json!({ "scopes": ["read:orders"], "tier": tier, "limits": limits });
+        assert_refused(&api.post(&format!("/v1/apps/{app}/keys"), new).await);
+        let path = format!("/v1/keys/{}", id(&api.key(app, json!({ "tier": tier })).await));
+        assert_refused(&api.patch(&path, json!({ "limits": limits })).await);
+        assert!(api.get(&path).await.json()["limits"].is_null());
+        assert_eq!(api.patch(&path, json!({ "limits": {}, "name": "n" })).await.status, 200);
+    }
+    let path = format!("/v1/keys/{}", id(&api.key(&plain, json!({ "limits": limits })).await));
+    assert_refused(&api.patch(&path, json!({ "tier": "team" })).await);
+    let moved = api.patch(&path, json!({ "tier": "team", "limits": null })).await;
+    assert_eq!((moved.status, &moved.json()["tier"]), (200, &json!("team")));
+}
+
+#[tokio::test]
+async fn a_key_whose_tier_came_to_be_shared_can_be_changed_but_not_in_its_limits() {
+    let api = Api::start().await;
+    let app = api.app().await;
+    let limits = json!({ "concurrency": 3 });
+    let path = format!("/v1/keys/{}", id(&api.key(&app, json!({ "limits": limits })).await));
+    assert_eq!(api.patch(&format!("/v1/apps/{app}"), json!({ "tier": "team" })).await.status, 200);
+    assert_eq!(api.patch(&path, json!({ "name": "n" })).await.status, 200);
+    let answer = api.patch(&path, json!({ "limits": { "concurrency": 4 } })).await;
+    assert_problem(&answer, 422, "invalid_field");
+    assert_eq!(api.patch(&path, json!({ "limits": null })).await.status, 200);
 }
 
 #[tokio::test]
@@ -272,14 +307,14 @@ async fn what_is_not_there_or_revoked_is_not_reset() {
     let app = api.app().await;
     let key = id(&api.key(&app, json!({})).await);
     let path = format!("/v1/keys/{key}/limits/reset");
-    // Without limits there is nothing to do, but what was asked is in the log.
-    assert_eq!(api.post(&path, json!({})).await.json()["current_use"], json!([]));
+    let detail = assert_problem(&api.post(&path, json!({})).await, 409, "no_limits");
+    assert!(detail.contains("tier"), "{detail}");
     api.post(&format!("/v1/keys/{key}/revoke"), json!({})).await;
     assert_problem(&api.post(&path, json!({})).await, 409, "key_revoked");
     let nobody = "/v1/keys/key_01ARZ3NDEKTSV4RRFFQ69G5FAV/limits/reset";
     assert_problem(&api.post(nobody, json!({})).await, 404, "not_found");
     let actions = api.actions().await;
-    assert_eq!(actions.iter().filter(|one| *one == "key.limits.reset").count(), 1);
+    assert!(actions.iter().all(|one| one != "key.limits.reset"), "{actions:?}");
 }
 
 #[tokio::test]
