@@ -28,6 +28,8 @@ use self::slot::{Held, Mark, MarkId, UNITS};
 /// to write. It is what a killed process wastes.
 const SPARE_OF: u64 = 1_000;
 const SPARE_MAX: u64 = 1_000;
+/// How often somebody looks whether the file is still there.
+const LOOK_EVERY_MS: u64 = 1_000;
 /// One for each value of a byte: two threads with different parties seldom meet, and none waits long
 /// for a walk through a part of a million.
 const SHARDS: usize = 256;
@@ -62,6 +64,10 @@ struct Inner<D> {
     is_behind: AtomicBool,
     /// The log has it that writing fails.
     is_failing: AtomicBool,
+    /// The log has it that the file is not where a restart looks for it.
+    is_lost: AtomicBool,
+    /// When that was last looked at.
+    looked_at: AtomicU64,
     /// One at a time brings things to the disk.
     syncing: Mutex<()>,
 }
@@ -126,6 +132,8 @@ impl<D: Disk> Marks<D> {
             is_dirty: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
             is_failing: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
+            looked_at: AtomicU64::new(now.0),
             syncing: Mutex::default(),
         }))
     }
@@ -232,11 +240,36 @@ impl<D: Disk> Inner<D> {
         self.is_dirty.load(Ordering::Relaxed)
             || self.is_behind.load(Ordering::Relaxed)
             || self.next_end.load(Ordering::Relaxed) <= now.0
+            || self.is_to_look(now)
+    }
+
+    fn is_to_look(&self, now: UnixMillis) -> bool {
+        // A clock that was set back is no reason not to look.
+        now.0.abs_diff(self.looked_at.load(Ordering::Relaxed)) >= LOOK_EVERY_MS
     }
 
     fn tidy(&self, now: UnixMillis, turn: &Turn<'_>) {
         self.free_what_is_over(now);
         self.catch_up(turn);
+        if self.is_to_look(now) {
+            self.looked_at.store(now.0, Ordering::Relaxed);
+            self.look();
+        }
+    }
+
+    /// A file that somebody removed or replaced can still be written, and nobody will read it. Said
+    /// once, until it is back.
+    fn look(&self) {
+        let (path, is_lost) = (self.path.display(), !self.disk.is_at(&self.path));
+        match (self.is_lost.swap(is_lost, Ordering::AcqRel), is_lost) {
+            (false, true) => tracing::error!(
+                %path,
+                "the file of quotas was removed or replaced: a restart will forget what was used; \
+                 put it back, or restart the gateway to have another made"
+            ),
+            (true, false) => tracing::info!(%path, "the file of quotas is in its place again"),
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// Needs no write: a slot says itself when it is over.

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::slot::{self, FORMAT, Header, SLOT_BYTES, Slot};
@@ -33,6 +33,9 @@ pub(crate) trait Disk: Send + Sync + 'static {
 
     /// Returns once all that was written is on the disk. Blocks.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether whoever opens this path finds this file, or may find it. Blocks.
+    fn is_at(&self, path: &Path) -> bool;
 }
 
 impl Disk for File {
@@ -42,6 +45,14 @@ impl Disk for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        match (self.metadata(), path.metadata()) {
+            (Ok(ours), Ok(found)) => (ours.dev(), ours.ino()) == (found.dev(), found.ino()),
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), Ok(_)) => true,
+        }
     }
 }
 
@@ -65,10 +76,10 @@ pub(super) fn open(path: &Path) -> Result<File, MarksError> {
     let file = options.open(path).map_err(unusable)?;
     let mut start = [0; SLOT_BYTES];
     let length = file.metadata().map_err(unusable)?.len();
-    let length = usize::try_from(length).unwrap_or(usize::MAX).min(SLOT_BYTES);
-    let start = start.get_mut(..length).unwrap_or_default();
+    let begins = usize::try_from(length).unwrap_or(usize::MAX).min(SLOT_BYTES);
+    let start = start.get_mut(..begins).unwrap_or_default();
     file.read_exact_at(start, 0).map_err(unusable)?;
-    match slot::read_header(start) {
+    match slot::read_header(start, length) {
         Header::Ours(FORMAT) => {}
         Header::Unwritten => write_header(path, &file).map_err(unusable)?,
         Header::Ours(found) if found > FORMAT => {

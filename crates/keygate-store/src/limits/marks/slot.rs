@@ -137,11 +137,14 @@ pub(super) enum Header {
     Foreign,
 }
 
-/// Reads the header of a file that begins like this and is this long, or not longer than a header.
-pub(super) fn read_header(start: &[u8]) -> Header {
+/// Reads the header of a file that begins like this and has so many bytes. `start` is all of a file
+/// that is not longer than a header.
+pub(super) fn read_header(start: &[u8], length: u64) -> Header {
     let whole = Slot::try_from(start);
     let (ours, is_blank) = (header(), start.iter().all(|&byte| byte == 0));
-    if is_blank || (whole.is_err() && ours.starts_with(start)) {
+    // A header is on the disk before anything is written behind it.
+    let is_alone = length <= SLOT_BYTES as u64;
+    if (is_blank && is_alone) || (whole.is_err() && ours.starts_with(start)) {
         return Header::Unwritten;
     }
     if !start.starts_with(&MAGIC) {
@@ -229,19 +232,25 @@ mod tests {
         }
     }
 
+    fn header_of_file(whole: &[u8]) -> Header {
+        read_header(whole, whole.len() as u64)
+    }
+
     #[test]
     fn a_header_that_was_being_written_is_told_from_one_that_is_broken() {
         let whole = header();
-        assert_eq!(read_header(&whole), Header::Ours(FORMAT));
+        assert_eq!(header_of_file(&whole), Header::Ours(FORMAT));
         for length in 0..SLOT_BYTES {
-            assert_eq!(read_header(&whole[..length]), Header::Unwritten, "{length}");
-            assert_eq!(read_header(&vec![0; length]), Header::Unwritten, "{length}");
+            assert_eq!(header_of_file(&whole[..length]), Header::Unwritten, "{length}");
+            assert_eq!(header_of_file(&vec![0; length]), Header::Unwritten, "{length}");
         }
-        assert_eq!(read_header(&header_of(7)), Header::Ours(7));
+        assert_eq!(header_of_file(&BLANK), Header::Unwritten);
+        assert_eq!(read_header(&BLANK, SLOT_BYTES as u64 + 1), Header::Foreign, "somebody's zeros");
+        assert_eq!(header_of_file(&header_of(7)), Header::Ours(7));
         let mut torn = whole;
         torn[40..].fill(0);
-        assert_eq!(read_header(&torn), Header::Damaged);
-        assert_eq!(read_header(b"hello"), Header::Foreign);
-        assert_eq!(read_header(&[7; SLOT_BYTES]), Header::Foreign);
+        assert_eq!(header_of_file(&torn), Header::Damaged);
+        assert_eq!(header_of_file(b"hello"), Header::Foreign);
+        assert_eq!(header_of_file(&[7; SLOT_BYTES]), Header::Foreign);
     }
 }

@@ -294,6 +294,7 @@ fn a_file_that_is_not_ours_is_named_and_left_as_it_is() {
         (&long, foreign),
         (&header_of(7), newer),
         (&damaged, "damaged at its beginning; move it away"),
+        (&[0; 4_096], "is not a file of quotas; move it away"),
     ] {
         place.write(bytes);
         let error = place.error().to_string();

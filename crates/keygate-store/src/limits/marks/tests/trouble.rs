@@ -35,6 +35,10 @@ impl Disk for Flaky {
         }
         self.0.file.sync_data()
     }
+
+    fn is_at(&self, _: &Path) -> bool {
+        true
+    }
 }
 
 /// Of a new file.
@@ -46,11 +50,11 @@ fn flaky(place: &Place) -> (Marks<Flaky>, Flaky) {
         no_syncs: AtomicBool::new(false),
         written: AtomicUsize::new(0),
     }));
-    (on(disk.clone()), disk)
+    (on(&place.path, disk.clone()), disk)
 }
 
-fn on<D: Disk>(disk: D) -> Marks<D> {
-    Marks::new(Path::new("quotas"), disk, Found::nothing(), NOW)
+fn on<D: Disk>(path: &Path, disk: D) -> Marks<D> {
+    Marks::new(path, disk, Found::nothing(), NOW)
 }
 
 /// Keeps what is logged at a level that somebody looks at.
@@ -101,7 +105,7 @@ fn logged(work: impl FnOnce()) -> Log {
 #[test]
 fn a_full_disk_is_logged_once_and_counting_goes_on() {
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let marks = on(full);
+    let marks = on(Path::new("/dev/full"), full);
     let log = logged(|| {
         for used in 1..100 {
             marks.mark(party(1), Unit::Day, at(5_000), used);
@@ -119,7 +123,7 @@ fn a_full_disk_is_logged_once_and_counting_goes_on() {
 fn a_file_that_may_only_be_read_is_logged_once_and_counting_goes_on() {
     let place = Place::new();
     drop(place.open());
-    let marks = on(File::open(&place.path).unwrap());
+    let marks = on(&place.path, File::open(&place.path).unwrap());
     let log = logged(|| {
         marks.mark(party(1), Unit::Day, at(5), 1);
         marks.mark(party(1), Unit::Day, at(5), 2);
@@ -127,6 +131,35 @@ fn a_file_that_may_only_be_read_is_logged_once_and_counting_goes_on() {
     });
     assert_eq!(log.levels(), [Level::ERROR]);
     assert_eq!(marks.of(party(1)), [(Unit::Day, at(5), 2)]);
+}
+
+#[test]
+fn a_file_that_is_removed_or_replaced_is_logged_once_until_it_is_back() {
+    let place = Place::new();
+    let aside = place.path.with_extension("aside");
+    let marks = place.open();
+    let mut second = 0;
+    let mut tidy = || {
+        second += 1;
+        marks.tidy(at(second * 1_000));
+    };
+    let log = logged(|| {
+        tidy();
+        fs::rename(&place.path, &aside).unwrap();
+        (0..3).for_each(|_| tidy());
+        assert_eq!(marks.of(party(1)), []);
+        // Another file of quotas is not this one.
+        drop(place.open());
+        (0..3).for_each(|_| tidy());
+        marks.mark(party(1), Unit::Day, at(50_000), 7);
+        fs::rename(&aside, &place.path).unwrap();
+        (0..3).for_each(|_| tidy());
+        fs::remove_file(&place.path).unwrap();
+        (0..3).for_each(|_| tidy());
+    });
+    assert_eq!(log.levels(), [Level::ERROR, Level::INFO, Level::ERROR], "{:?}", log.0);
+    assert!(lock(&log.0)[0].1.contains("removed or replaced"), "{:?}", log.0);
+    assert_eq!(marks.of(party(1)), [(Unit::Day, at(50_000), 7)]);
 }
 
 #[test]
@@ -185,7 +218,8 @@ async fn a_reset_that_is_not_on_the_disk_is_reported_as_failed() {
     marks.mark(party(1), Unit::Day, at(50), 1);
     disk.0.no_writes.store(true, Ordering::SeqCst);
     let error = marks.forget(party(1)).unwrap_err();
-    assert!(error.to_string().contains("cannot read and write quotas"), "{error}");
+    let says = format!("cannot read and write {}", place.path.display());
+    assert!(error.to_string().contains(&says), "{error}");
     disk.0.no_writes.store(false, Ordering::SeqCst);
     disk.0.no_syncs.store(true, Ordering::SeqCst);
     marks.forget(party(1)).unwrap();
