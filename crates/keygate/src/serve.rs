@@ -280,24 +280,32 @@ impl Serving {
     /// Serves until a signal, then lets what runs finish. Returns once all is done or time is up.
     pub(crate) async fn until_stopped(mut self) -> Result<(), Failure> {
         let signal = tokio::select! {
-            signal = self.signals.next() => signal,
-            () = ended(&self.proxy) => {
-                return Err(Failure::new(Exit::Failed, "the gateway stopped by itself: see the log"));
-            }
+            signal = self.signals.next() => Some(signal),
+            () = ended(&self.proxy) => None,
         };
         self.stopping.store(true, Ordering::Release);
-        tracing::info!(signal, "stopping");
-        tokio::select! {
-            () = drain(&self.config, &self.proxy) => {}
-            signal = self.signals.next() => tracing::warn!(signal, "told twice: stopping now"),
+        if let Some(signal) = signal {
+            tracing::info!(signal, "stopping");
+            tokio::select! {
+                () = drain(&self.config, &self.proxy) => {}
+                signal = self.signals.next() => tracing::warn!(signal, "told twice: stopping now"),
+            }
         }
+        self.say_goodbye().await;
+        match signal {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(Exit::Failed, "the gateway stopped by itself: see the log")),
+        }
+    }
+
+    /// Once no client is served any more, whyever.
+    async fn say_goodbye(self) {
         self.admin.stop().await;
         self.limiter.stop().await;
         if let Err(error) = self.keys.store().leave().await {
             tracing::debug!(%error, "the fleet was not told that this gateway stops");
         }
         tracing::info!("stopped");
-        Ok(())
     }
 }
 
