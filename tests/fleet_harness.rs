@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, Redis, Reply, Resp, Sentinels, Tap, Which, alone, eventually};
+use crate::harness::{
+    Call, Calls, Cluster, Redis, Reply, Resp, Sentinels, Tap, Which, alone, eventually,
+};
 
 #[test]
 fn a_redis_that_was_killed_comes_back_with_what_it_had() {
@@ -54,6 +56,25 @@ fn a_slow_tap_delays_answers_side_by_side() {
         assert!(matches!(connection.read().unwrap(), Reply::Text(text) if text == b"PONG"));
     }
     assert!(start.elapsed() >= delay);
+}
+
+#[test]
+fn calls_are_above_a_limit_only_if_no_moments_of_charging_explain_them() {
+    let at = Duration::from_millis;
+    // Eleven at ten a second, each answered within a moment.
+    let calls = |sent: fn(u64) -> u64, lasts: u64| {
+        let call = |n| {
+            let sent = at(sent(n));
+            Call { sent, seen: sent + at(lasts), which: 0, status: Some(200) }
+        };
+        Calls { all: (0..11).map(call).collect(), took: at(2_000) }
+    };
+    calls(|n| n * 100, 1).never_above(10.0, 1.0);
+    calls(|_| 0, 1).never_above(10.0, 11.0);
+    // Slow answers may have been charged one after the other.
+    calls(|_| 0, 1_000).never_above(10.0, 1.0);
+    let too_many = || calls(|n| n * 90, 1).never_above(10.0, 1.5);
+    assert!(std::panic::catch_unwind(too_many).is_err());
 }
 
 #[test]
