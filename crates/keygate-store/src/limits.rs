@@ -9,7 +9,6 @@ mod meters;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use keygate_core::limit::Moment;
@@ -39,8 +38,6 @@ struct Inner {
     meters: Meters,
     keeper: Keeper,
     clock: Clock,
-    /// Requests that hold a slot of a limited concurrency.
-    running: AtomicU64,
 }
 
 /// Who keeps count across restarts and gateways.
@@ -101,7 +98,7 @@ impl Limiter {
 
     fn new(keeper: Keeper, unix: fn() -> UnixMillis) -> Self {
         let clock = Clock { began: Instant::now(), unix };
-        let inner = Inner { meters: Meters::default(), keeper, clock, running: AtomicU64::new(0) };
+        let inner = Inner { meters: Meters::default(), keeper, clock };
         Self(Arc::new(inner))
     }
 
@@ -158,9 +155,7 @@ impl Limiter {
             Some(charged) => charged,
             None => leases::charge(&self.0, &meter, terms, cost).await?,
         };
-        let mut charge = Charge::new(&self.0, meter, charged, terms.concurrency.is_some());
-        charge.has_waited = has_waited;
-        Ok(charge)
+        Ok(Charge::new(self.0.clock, meter, charged, has_waited))
     }
 
     /// How much of each policy is used, as far as this gateway knows. Cheap.
@@ -269,10 +264,17 @@ impl Limiter {
         self.0.fleet().gateways
     }
 
-    /// Requests that hold a slot of a limited concurrency.
+    /// Requests that hold a slot of a limited concurrency. Looks at every meter.
     #[must_use]
     pub fn running(&self) -> u64 {
-        self.0.running.load(Relaxed)
+        let mut running = 0;
+        self.0.meters.each(|meter| {
+            running += match &*meter.lock() {
+                Counters::Local(tally) => u64::from(tally.slots_taken()),
+                Counters::Leased(leased) => leased.slots_taken(),
+            };
+        });
+        running
     }
 
     fn meter_of(&self, key: &KeyRecord, terms: &Terms<'_>) -> Arc<Meter> {
@@ -356,17 +358,11 @@ pub struct Charge {
     clock: Clock,
     is_kept: bool,
     has_waited: bool,
-    /// Those who count what holds a slot.
-    counted_by: Option<Arc<Inner>>,
 }
 
 impl Charge {
-    fn new(inner: &Arc<Inner>, meter: Arc<Meter>, charged: Charged, holds_slot: bool) -> Self {
-        let counted_by = holds_slot.then(|| {
-            inner.running.fetch_add(1, Relaxed);
-            Arc::clone(inner)
-        });
-        Self { meter, charged, clock: inner.clock, is_kept: false, has_waited: false, counted_by }
+    fn new(clock: Clock, meter: Arc<Meter>, charged: Charged, has_waited: bool) -> Self {
+        Self { meter, charged, clock, is_kept: false, has_waited }
     }
 
     /// Whether the request had to wait for it, so that what was decided before may be out of date.
@@ -383,22 +379,19 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        if let Some(inner) = &self.counted_by {
-            inner.running.fetch_sub(1, Relaxed);
-        }
         let refund_at = (!self.is_kept).then(|| self.clock.now());
         match &mut *self.meter.lock() {
             Counters::Local(tally) => {
                 if let Some(now) = refund_at {
                     tally.refund(&self.charged, now);
                 }
-                tally.end();
+                tally.end(&self.charged);
             }
             Counters::Leased(leased) => {
                 if let Some(now) = refund_at {
                     leased.refund(&self.charged, now);
                 }
-                leased.end();
+                leased.end(&self.charged);
             }
         }
     }

@@ -107,6 +107,8 @@ struct QuotaPurse {
 struct Slots {
     held: u64,
     running: u64,
+    /// Those among them that took one of a limited number.
+    taken: u64,
     /// The most that were running since ticks began to find some unused.
     peak: u64,
     unused_ticks: u32,
@@ -202,10 +204,11 @@ impl Leased {
                 windows.add(purse.unit, purse.ends_at);
             }
         }
-        self.slots.begin();
+        let takes_slot = terms.concurrency.is_some();
+        self.slots.begin(takes_slot);
         // Here a unit comes back to whoever holds it by the store's word alone.
         let rate = terms.rate.map(|_| FromBucket { back_at_ns: u64::MAX });
-        Charged { cost, at: now, rate, windows }
+        Charged { cost, at: now, takes_slot, rate, windows }
     }
 
     /// Takes a charge back: the request reached nobody. Its slot stays until [`end`](Self::end).
@@ -250,8 +253,15 @@ impl Leased {
     }
 
     /// A request that was charged is over: its slot is free.
-    pub fn end(&mut self) {
+    pub fn end(&mut self, charged: &Charged) {
         self.slots.running = self.slots.running.saturating_sub(1);
+        self.slots.taken = self.slots.taken.saturating_sub(u64::from(charged.takes_slot));
+    }
+
+    /// How many slots of a limited number are taken here.
+    #[must_use]
+    pub const fn slots_taken(&self) -> u64 {
+        self.slots.taken
     }
 
     #[must_use]
@@ -437,8 +447,9 @@ impl Slots {
         self.held.min(self.allowed).min(most).saturating_sub(self.running)
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, takes_slot: bool) {
         self.running += 1;
+        self.taken += u64::from(takes_slot);
         self.peak = self.peak.max(self.running);
     }
 }

@@ -18,6 +18,8 @@ pub struct Tally {
     pub(super) bucket: Bucket,
     pub(super) quotas: Vec<QuotaUse>,
     running: u32,
+    /// Those among them that took one of a limited number of slots.
+    slots_taken: u32,
 }
 
 /// What a request was charged, so that it can be given back.
@@ -25,6 +27,8 @@ pub struct Tally {
 pub struct Charged {
     pub cost: u64,
     pub(super) at: Moment,
+    /// Whether its slot is one of a limited number.
+    pub(super) takes_slot: bool,
     /// What it took from a bucket, if from any.
     pub(super) rate: Option<FromBucket>,
     pub(super) windows: Windows,
@@ -41,6 +45,9 @@ pub(super) struct FromBucket {
 pub(super) struct Windows([Option<UnixMillis>; Unit::ALL.len()]);
 
 impl Windows {
+    #[cfg(test)]
+    pub(super) const NONE: Self = Self([None; Unit::ALL.len()]);
+
     pub(super) fn add(&mut self, unit: Unit, ends_at: UnixMillis) {
         if let Some(window) = self.0.get_mut(unit as usize) {
             *window = Some(ends_at);
@@ -95,9 +102,11 @@ impl Tally {
             window.used += cost;
             windows.add(quota.unit, window.ends_at);
         }
+        let takes_slot = terms.concurrency.is_some();
         self.running = self.running.saturating_add(1);
+        self.slots_taken = self.slots_taken.saturating_add(u32::from(takes_slot));
         let rate = terms.rate.map(|_| FromBucket { back_at_ns: bucket.full_at_ns });
-        Ok(Charged { cost, at: now, rate, windows })
+        Ok(Charged { cost, at: now, takes_slot, rate, windows })
     }
 
     /// Takes a charge back: the request reached nobody. Its slot stays until [`end`](Self::end).
@@ -113,8 +122,15 @@ impl Tally {
     }
 
     /// A request that was charged is over: its slot is free.
-    pub fn end(&mut self) {
+    pub fn end(&mut self, charged: &Charged) {
         self.running = self.running.saturating_sub(1);
+        self.slots_taken = self.slots_taken.saturating_sub(u32::from(charged.takes_slot));
+    }
+
+    /// How many slots of a limited number are taken.
+    #[must_use]
+    pub const fn slots_taken(&self) -> u32 {
+        self.slots_taken
     }
 
     /// How many requests run. Each holds a slot, whether slots are limited now or not.

@@ -126,9 +126,10 @@ impl Leased {
             away.budget(&purse, quota.count, fleet).units -= cost;
             self.owed += 1;
         }
-        self.slots.begin();
+        let takes_slot = terms.concurrency.is_some();
+        self.slots.begin(takes_slot);
         // Units from the share come back by themselves; those that were held, as the lease ends.
-        Ok(Charged { cost, at: now, rate: None, windows })
+        Ok(Charged { cost, at: now, takes_slot, rate: None, windows })
     }
 
     /// The purse of the window that holds `now`, by our clock if the store's is not known.

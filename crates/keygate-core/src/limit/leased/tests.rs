@@ -7,6 +7,15 @@ const LEASE: Duration = Duration::from_secs(2);
 const ALONE: Fleet = Fleet { gateways: 1, lease: LEASE };
 const THREE: Fleet = Fleet { gateways: 3, lease: LEASE };
 
+/// A request of which it only matters that it ends.
+const SOME: Charged = Charged {
+    cost: 1,
+    at: Moment { mono_ns: 0, unix: UnixMillis(0) },
+    takes_slot: true,
+    rate: None,
+    windows: Windows::NONE,
+};
+
 fn at(ms: u64) -> Moment {
     Moment { mono_ns: ms * 1_000_000, unix: UnixMillis(1_800_000_000_000 + ms) }
 }
@@ -147,7 +156,7 @@ fn what_lies_idle_goes_back_and_is_told_until_it_was_heard() {
     let ask = leased.ask(1, at(0), THREE);
     lend_quota(&mut leased, &ask, 50, 900, at(0));
     assert!(is_done(take(&mut leased, &limits, at(1))));
-    leased.end();
+    leased.end(&SOME);
     assert_eq!(leased.tick(at(100), THREE), Tick::Wait);
     for _ in 0..3 {
         let Tick::Tell(ask) = leased.tick(at(400), THREE) else { panic!("49 units lie idle") };
@@ -185,7 +194,7 @@ fn a_running_request_renews_its_slot() {
     // Also when it could not be renewed in time.
     let Tick::Tell(ask) = leased.tick(at(60_000), THREE) else { panic!("it still runs") };
     assert_eq!(ask.slots_held, 1);
-    leased.end();
+    leased.end(&SOME);
     assert_eq!(leased.running(), 0);
 }
 
@@ -198,7 +207,7 @@ fn a_refund_is_spent_again_and_not_lent_again() {
     lend_quota(&mut leased, &ask, 1, 900, at(0));
     let Take::Done { charged, .. } = take(&mut leased, &limits, at(1)) else { panic!("lent") };
     leased.refund(&charged, at(2));
-    leased.end();
+    leased.end(&SOME);
     assert!(is_done(take(&mut leased, &limits, at(3))));
     assert_eq!(take(&mut leased, &limits, at(3)), Take::Ask);
     assert_eq!(leased.ask(1, at(3), THREE).quotas[0].granted, 1);
@@ -291,10 +300,10 @@ fn slots_beyond_a_lowered_limit_are_not_used_again() {
     let mut ms = 0;
     while leased.running() > 5 {
         ms += 10;
-        leased.end();
+        leased.end(&SOME);
         assert!(!is_done(take(&mut leased, &low, at(ms))), "{} run", leased.running());
     }
-    leased.end();
+    leased.end(&SOME);
     assert!(is_done(take(&mut leased, &low, at(ms))));
 }
 
@@ -315,11 +324,11 @@ fn slots_that_others_hold_as_well_are_not_used_again() {
     let slots = SlotsAnswer { granted: 0, free: 0, allowed: 1 };
     let answer = Answer { now: at(0).unix, rate: None, quotas: vec![], slots: Some(slots) };
     leased.answered(&ask, &answer, at(3_000), at(3_000), THREE);
-    leased.end();
+    leased.end(&SOME);
     assert!(!is_done(take(&mut leased, &limits, at(3_001))), "two run, one may");
-    leased.end();
+    leased.end(&SOME);
     assert!(!is_done(take(&mut leased, &limits, at(3_001))), "one runs, one may");
-    leased.end();
+    leased.end(&SOME);
     assert!(is_done(take(&mut leased, &limits, at(3_001))));
 }
 
@@ -344,7 +353,7 @@ fn an_outage_has_one_share_whatever_becomes_of_the_limits() {
         take(&mut leased, limits, at(1));
         if leased.take_away(&terms(limits), 1, at(1), THREE).is_ok() {
             admitted += 1;
-            leased.end();
+            leased.end(&SOME);
         }
     }
     assert_eq!(admitted, 10);

@@ -5,6 +5,15 @@ use crate::limit::terms::{Limits, RateLimit};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
+/// A request of which it only matters that it ends.
+const SOME: Charged = Charged {
+    cost: 1,
+    at: Moment { mono_ns: 0, unix: UnixMillis(0) },
+    takes_slot: true,
+    rate: None,
+    windows: Windows::NONE,
+};
+
 fn at(ms: u64) -> Moment {
     Moment { mono_ns: ms * 1_000_000, unix: UnixMillis(1_800_000_000_000 + ms) }
 }
@@ -108,10 +117,10 @@ fn a_refund_leaves_things_as_if_the_request_had_not_come() {
     let other = tally.charge(&terms, 1, at(0)).unwrap();
     assert!(tally.charge(&terms, 1, at(0)).is_err());
     tally.refund(&other, at(100));
-    tally.end();
+    tally.end(&SOME);
     assert!(tally.charge(&terms, 1, at(100)).is_ok());
     assert!(tally.charge(&terms, 1, at(100)).is_err());
-    tally.end();
+    tally.end(&SOME);
     assert_eq!(tally.running(), 1);
 }
 
@@ -148,7 +157,7 @@ fn a_refund_gives_back_what_was_charged_and_nothing_else() {
         let other = tally.charge(&terms(&slots), 1, at(0));
         let Ok(other) = other else { break };
         tally.refund(&other, at(0));
-        tally.end();
+        tally.end(&SOME);
     }
     assert_eq!(admitted, 10);
 }
@@ -170,7 +179,7 @@ fn only_who_has_used_nothing_is_idle() {
     assert!(tally.is_idle(at(0)));
     tally.charge(&terms, 1, at(0)).unwrap();
     assert!(!tally.is_idle(at(120_000)));
-    tally.end();
+    tally.end(&SOME);
     assert!(!tally.is_idle(at(500)) && !tally.is_idle(at(1_500)) && tally.is_idle(at(120_000)));
 }
 
@@ -182,7 +191,7 @@ fn a_reset_gives_all_back_but_the_slots() {
     tally.charge(&terms, 1, at(0)).unwrap();
     tally.reset();
     assert_eq!(violated(tally.charge(&terms, 1, at(0)).unwrap_err()), [Policy::Concurrency]);
-    tally.end();
+    tally.end(&SOME);
     assert!(tally.charge(&terms, 1, at(0)).is_ok());
 }
 
@@ -270,7 +279,7 @@ proptest! {
             if is_refund && let Some(charged) = running.pop() {
                 let charged: Charged = charged;
                 tally.refund(&charged, at(ms));
-                tally.end();
+                tally.end(&SOME);
                 for unit in [Unit::Minute, Unit::Hour] {
                     *used.entry((unit, window_end(unit, charged.at.unix))).or_default() -= charged.cost;
                 }
