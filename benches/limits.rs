@@ -221,8 +221,8 @@ fn leased(bencher: Bencher<'_, '_>) {
         n = (n + 1) % 500_000_000;
         leased.demanded(1, at(n));
         let taken = leased.take(black_box(&terms), 1, at(n), FLEET);
-        assert!(matches!(taken, Take::Done { .. }));
-        leased.end();
+        let Take::Done { charged, .. } = taken else { panic!("there is enough") };
+        leased.end(&charged);
     });
 }
 
