@@ -1,14 +1,17 @@
 //! Limits of a fleet: several gateways, one store, real time. What they admit together is held
 //! against a bucket that sees every request.
 
+mod load;
+
 use std::time::Instant;
 
 use keygate_core::KeyRecord;
 use keygate_core::limit::policy::{Over, Policy, RetryAfter};
 use keygate_core::limit::terms::{Limits, Party, RateLimit, Terms};
 use keygate_core::limit::{Rate, Unit};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
+use self::load::{Traffic, check, load};
 use super::*;
 use crate::boil::boil;
 use crate::contract::run;
@@ -75,119 +78,6 @@ fn rate(text: &str, burst: Option<u64>) -> Limits {
 
 fn quota(text: &str) -> Limits {
     Limits { quotas: Box::new([text.parse().unwrap()]), ..Limits::default() }
-}
-
-/// How the clients of a key spread over the gateways.
-#[derive(Clone, Copy, Debug)]
-enum Traffic {
-    Even,
-    /// Nine of ten at the first.
-    Skewed,
-    /// All at one, and at another the next second.
-    Moving,
-}
-
-impl Traffic {
-    fn gateway(self, n: u64, since: Duration, gateways: usize) -> usize {
-        let gateways = gateways as u64;
-        let gateway = match self {
-            Self::Even => n % gateways,
-            Self::Skewed if !n.is_multiple_of(10) => 0,
-            Self::Skewed => 1 + n / 10 % (gateways - 1),
-            Self::Moving => since.as_secs() % gateways,
-        };
-        usize::try_from(gateway).unwrap()
-    }
-}
-
-/// What a load came to.
-#[derive(Debug)]
-struct Outcome {
-    /// When each was admitted, since the beginning.
-    admitted: Vec<Duration>,
-    took: Duration,
-    asked: u64,
-}
-
-/// So many requests a second, spread over the gateways, for so long.
-async fn load(
-    members: &[Arc<Member>],
-    limits: &Arc<Limits>,
-    traffic: Traffic,
-    per_second: u64,
-    lasts: Duration,
-) -> Outcome {
-    let asked = || members.iter().map(|member| member.limiter.asked()[0]).sum::<u64>();
-    let asked_before = asked();
-    let began = Instant::now();
-    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-    let mut ticks = interval(Duration::from_millis(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut sent = 0;
-    while began.elapsed() < lasts {
-        ticks.tick().await;
-        let due = u64::try_from(began.elapsed().as_micros()).unwrap() * per_second / 1_000_000;
-        while sent < due {
-            let member = &members[traffic.gateway(sent, began.elapsed(), members.len())];
-            let (member, limits) = (Arc::clone(member), Arc::clone(limits));
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                if member.admits(&limits).await {
-                    sender.send(began.elapsed()).unwrap();
-                }
-            });
-            sent += 1;
-        }
-    }
-    drop(sender);
-    let took = began.elapsed();
-    let mut admitted = Vec::new();
-    while let Some(at) = receiver.recv().await {
-        admitted.push(at);
-    }
-    admitted.sort_unstable();
-    Outcome { admitted, took, asked: asked() - asked_before }
-}
-
-/// In no span of time more than the burst and what comes back in it. What was charged is noted a
-/// little later than it was, which may move requests closer together: by so much.
-fn never_above(outcome: &Outcome, limit: &RateLimit, noted_late: Duration) {
-    let interval = limit.rate().unit.duration().as_secs_f64() / limit.rate().count as f64;
-    let slack = noted_late.as_secs_f64() / interval;
-    let (mut used, mut last) = (0.0_f64, Duration::ZERO);
-    for at in &outcome.admitted {
-        used = (used - (*at - last).as_secs_f64() / interval).max(0.0) + 1.0;
-        last = *at;
-        assert!(used <= limit.burst() as f64 + slack + 1e-6, "{used} units at {at:?}");
-    }
-}
-
-fn check(gateways: usize, limit: &str, traffic: Traffic, seconds: u64) {
-    run(async {
-        let members = fleet(&Fixture::new(), gateways).await;
-        let limits = Arc::new(rate(limit, None));
-        let limit = limits.rate.unwrap();
-        let demand = limit.rate().count * 2;
-        let lasts = Duration::from_secs(seconds);
-        let outcome = load(&members, &limits, traffic, demand, lasts).await;
-        never_above(&outcome, &limit, Duration::from_millis(50));
-        let per_second = limit.rate().count as f64 / limit.rate().unit.duration().as_secs_f64();
-        let possible = limit.burst() as f64 + per_second * outcome.took.as_secs_f64();
-        let admitted = outcome.admitted.len();
-        // The bucket is empty by then, and what comes back is all there is.
-        let steady = Duration::from_secs(2);
-        let late = outcome.admitted.iter().filter(|at| **at >= steady).count();
-        let waste = 1.0 - late as f64 / (per_second * (outcome.took - steady).as_secs_f64());
-        println!(
-            "{gateways} gateways, {}, {traffic:?}: {admitted} admitted of {possible:.0} possible, \
-             {:.2} % wasted after {steady:?}, {:.4} questions each",
-            limit.rate(),
-            100.0 * waste,
-            outcome.asked as f64 / admitted as f64,
-        );
-        // Time enough for waste to show; how little there is, the bench says.
-        assert!(admitted as f64 > possible * 0.5, "{admitted} of {possible}");
-    });
 }
 
 #[test]
