@@ -1,7 +1,7 @@
 //! Guarantees about limits: tiers, a route's cost against them, and `[limits]`.
 
 use keygate_core::limit::Unit;
-use keygate_core::limit::terms::Share;
+use keygate_core::limit::terms::{Limits, Pool, Share};
 
 use super::*;
 
@@ -36,7 +36,8 @@ fn a_tiers_limits_arrive_under_its_name() {
     let free = config.tier("free").unwrap();
     assert_eq!(free.rate.unwrap().burst(), 1, "one second's worth, at least 1");
     assert_eq!((free.quotas.len(), free.concurrency, free.share), (0, None, Share::Key));
-    assert_eq!(config.tier("open"), Some(&keygate_core::limit::terms::Limits::default()));
+    let open = Limits { pool: Pool::of_tier("open"), ..Limits::default() };
+    assert_eq!(config.tier("open"), Some(&open));
     for none in ["", "fre", "freee", "Free", "zzz"] {
         assert_eq!(config.tier(none), None, "{none}");
     }
