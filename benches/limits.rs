@@ -318,10 +318,10 @@ fn limited(count: usize, limits: &Limits) -> Kept {
     assert_eq!(kept.limiter.meters(), count);
     let each = |from: f64, to: f64| (to - from) / count as f64;
     println!(
-        "{count} keys with a rate, two quotas and a concurrency: {:.0} B each in the cache, and \
-         {:.0} B for its counters",
-        each(before, cached),
+        "{count} keys with a rate, two quotas and a concurrency: {:.0} B each for its counters, \
+         beside {:.0} B for all that this bench keeps of a key",
         each(cached, resident()),
+        each(before, cached),
     );
     kept
 }
