@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{
     Broken, Connection, Fleet, Gateway, Key, KeySpec, Load, Redis, Setup, Traffic, Upstream, alone,
-    assert_refused, eventually, get, post,
+    assert_refused, eventually, get, known_key, post,
 };
 
 const GATEWAYS: usize = 3;
@@ -60,13 +60,7 @@ impl Lab {
     /// A key that every gateway knows, of whose limits nothing is used.
     fn key(&self, tier: &str) -> Key {
         let spec = KeySpec::new(&["read:orders"]).with("tier", json!(tier));
-        let key = self.fleet[0].key_with(&spec);
-        // A request that is refused for another reason is not charged.
-        let other = get("/v1/reports").bearer(&key.key);
-        for gateway in self.fleet.iter() {
-            assert_refused(&gateway.send(&other), 403, "permission_denied");
-        }
-        key
+        known_key(&self.fleet, &spec)
     }
 
     fn load(&self, key: &Key, traffic: Traffic, per_second: u64) -> Load {

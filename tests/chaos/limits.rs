@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::lab::quantiles;
 use crate::harness::{
-    Call, Calls, Fleet, Key, KeySpec, Load, Redis, Setup, Traffic, Upstream, alone, assert_refused,
-    eventually, get, scale,
+    Call, Calls, Fleet, Key, KeySpec, Load, Redis, Setup, Traffic, Upstream, alone, eventually,
+    known_key, scale,
 };
 
 /// Units a second, of which so many may come at once.
@@ -50,13 +50,7 @@ impl Lab {
     fn key(&self, tier: Option<&str>) -> Key {
         let spec = KeySpec::new(&["read:orders"]);
         let spec = tier.map_or_else(|| spec.clone(), |tier| spec.clone().with("tier", json!(tier)));
-        let key = self.fleet[0].key_with(&spec);
-        // A request that is refused for another reason is not charged.
-        let other = get("/v1/reports").bearer(&key.key);
-        for gateway in self.fleet.iter() {
-            assert_refused(&gateway.send(&other), 403, "permission_denied");
-        }
-        key
+        known_key(&self.fleet, &spec)
     }
 
     fn load(&self, key: &Key, traffic: Traffic, per_second: u64) -> Load {

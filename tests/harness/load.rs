@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::caller::Caller;
 use super::fleet::Fleet;
 use super::request::{Request, get};
+use super::{Key, KeySpec, assert_refused};
 
 /// How requests spread over the gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,17 @@ impl Traffic {
         };
         gateway as usize
     }
+}
+
+/// A key that every gateway knows, and of whose limits nothing is used.
+pub fn known_key(fleet: &Fleet, spec: &KeySpec) -> Key {
+    let key = fleet[0].key_with(spec);
+    // A request that is refused for another reason is not charged.
+    let other = get("/v1/reports").bearer(&key.key);
+    for gateway in fleet.iter() {
+        assert_refused(&gateway.send(&other), 403, "permission_denied");
+    }
+    key
 }
 
 /// A load that is yet to begin.

@@ -10,6 +10,8 @@ pub mod overrides;
 pub mod policy;
 pub mod tally;
 pub mod terms;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::str::FromStr;

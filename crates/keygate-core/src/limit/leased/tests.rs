@@ -1,37 +1,11 @@
 mod away;
 
 use super::*;
-use crate::limit::terms::RateLimit;
+use crate::limit::testing::{SOME, at, limits, terms};
 
 const LEASE: Duration = Duration::from_secs(2);
 const ALONE: Fleet = Fleet { gateways: 1, lease: LEASE };
 const THREE: Fleet = Fleet { gateways: 3, lease: LEASE };
-
-/// A request of which it only matters that it ends.
-const SOME: Charged = Charged {
-    cost: 1,
-    at: Moment { mono_ns: 0, unix: UnixMillis(0) },
-    takes_slot: true,
-    rate: None,
-    windows: Windows::NONE,
-};
-
-fn at(ms: u64) -> Moment {
-    Moment { mono_ns: ms * 1_000_000, unix: UnixMillis(1_800_000_000_000 + ms) }
-}
-
-fn limits(rate: Option<(&str, u64)>, quotas: &[&str], concurrency: Option<u64>) -> Limits {
-    Limits {
-        rate: rate.map(|(rate, burst)| RateLimit::new(rate.parse().unwrap(), Some(burst))),
-        quotas: quotas.iter().map(|quota| quota.parse().unwrap()).collect(),
-        concurrency,
-        ..Limits::default()
-    }
-}
-
-fn terms(limits: &Limits) -> Terms<'_> {
-    Terms::of(Some(limits), None).unwrap()
-}
 
 /// Lends what is wanted of a rate.
 fn lend(leased: &mut Leased, ask: &Ask, granted: u64, level: u64, now: Moment) {
@@ -49,6 +23,21 @@ fn lend_quota(leased: &mut Leased, ask: &Ask, granted: u64, remaining: u64, now:
     let ends_at = crate::limit::calendar::window_end(ask.quotas[0].quota.unit, now.unix);
     let quotas = vec![QuotaAnswer { ends_at, granted, remaining }];
     let answer = Answer { now: now.unix, rate: None, quotas, slots: None };
+    leased.answered(ask, &answer, now, now, THREE);
+}
+
+/// An answer about a rate and a quota.
+fn lend_both(
+    leased: &mut Leased,
+    ask: &Ask,
+    granted: u64,
+    (level_milli, remaining): (u64, u64),
+    now: Moment,
+) {
+    let ends_at = crate::limit::calendar::window_end(ask.quotas[0].quota.unit, now.unix);
+    let rate = Some(RateAnswer { granted, level_milli });
+    let quotas = vec![QuotaAnswer { ends_at, granted, remaining }];
+    let answer = Answer { now: now.unix, rate, quotas, slots: None };
     leased.answered(ask, &answer, now, now, THREE);
 }
 
@@ -242,14 +231,7 @@ fn a_lowered_limit_counts_at_once() {
     let mut leased = Leased::default();
     take(&mut leased, &high, at(0));
     let ask = leased.ask(1, at(0), THREE);
-    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
-    let answer = Answer {
-        now: at(0).unix,
-        rate: Some(RateAnswer { granted: 250, level_milli: 0 }),
-        quotas: vec![QuotaAnswer { ends_at, granted: 250, remaining: 0 }],
-        slots: None,
-    };
-    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    lend_both(&mut leased, &ask, 250, (0, 0), at(0));
     assert!(is_done(take(&mut leased, &high, at(1))));
     assert_eq!(take(&mut leased, &low, at(1)), Take::Ask);
     let ask = leased.ask(1, at(1), THREE);
@@ -336,14 +318,7 @@ fn what_is_known_to_be_used_up_is_not_forgotten_before_it_comes_back() {
     let mut leased = Leased::default();
     take(&mut leased, &limits, at(0));
     let ask = leased.ask(1, at(0), THREE);
-    let ends_at = crate::limit::calendar::window_end(Unit::Minute, at(0).unix);
-    let answer = Answer {
-        now: at(0).unix,
-        rate: Some(RateAnswer { granted: 0, level_milli: 0 }),
-        quotas: vec![QuotaAnswer { ends_at, granted: 0, remaining: 0 }],
-        slots: None,
-    };
-    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    lend_both(&mut leased, &ask, 0, (0, 0), at(0));
     assert!(!leased.is_idle(at(9_000)));
     assert!(leased.is_idle(at(70_000)));
 }
@@ -387,14 +362,7 @@ fn a_policy_that_was_not_in_the_way_is_not_blamed() {
     let mut leased = Leased::default();
     take(&mut leased, &limits, at(0));
     let ask = leased.ask(1, at(0), THREE);
-    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
-    let answer = Answer {
-        now: at(0).unix,
-        rate: Some(RateAnswer { granted: 0, level_milli: 900_000 }),
-        quotas: vec![QuotaAnswer { ends_at, granted: 0, remaining: 0 }],
-        slots: None,
-    };
-    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    lend_both(&mut leased, &ask, 0, (900_000, 0), at(0));
     let Take::Over(over) = take(&mut leased, &limits, at(1)) else { panic!("used up") };
     assert_eq!(over.violated.iter().collect::<Vec<_>>(), [Policy::Quota(Unit::Day)]);
 }

@@ -2,34 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limit::terms::{Limits, RateLimit};
+use crate::limit::testing::{SOME, at, limits, terms};
 
 const SECOND_NS: u64 = 1_000_000_000;
-
-/// A request of which it only matters that it ends.
-const SOME: Charged = Charged {
-    cost: 1,
-    at: Moment { mono_ns: 0, unix: UnixMillis(0) },
-    takes_slot: true,
-    rate: None,
-    windows: Windows::NONE,
-};
-
-fn at(ms: u64) -> Moment {
-    Moment { mono_ns: ms * 1_000_000, unix: UnixMillis(1_800_000_000_000 + ms) }
-}
-
-fn limits(rate: Option<(&str, u64)>, quotas: &[&str], concurrency: Option<u64>) -> Limits {
-    Limits {
-        rate: rate.map(|(rate, burst)| RateLimit::new(rate.parse().unwrap(), Some(burst))),
-        quotas: quotas.iter().map(|quota| quota.parse().unwrap()).collect(),
-        concurrency,
-        ..Limits::default()
-    }
-}
-
-fn terms(limits: &Limits) -> Terms<'_> {
-    Terms::of(Some(limits), None).unwrap()
-}
 
 fn violated(over: Over) -> Vec<Policy> {
     over.violated.iter().collect()

@@ -10,14 +10,7 @@ fn a_share_begins_with_what_was_left() {
     let mut leased = Leased::default();
     take(&mut leased, &limits, at(0));
     let ask = leased.ask(1, at(0), THREE);
-    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
-    let answer = Answer {
-        now: at(0).unix,
-        rate: Some(RateAnswer { granted: 1, level_milli: 30_000 }),
-        quotas: vec![QuotaAnswer { ends_at, granted: 1, remaining: 300 }],
-        slots: None,
-    };
-    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    lend_both(&mut leased, &ask, 1, (30_000, 300), at(0));
     let mut admitted = 0;
     while leased.take_away(&terms(&limits), 1, at(0), THREE).is_ok() {
         admitted += 1;
@@ -41,14 +34,7 @@ fn an_outage_has_one_share_whatever_becomes_of_the_limits() {
     let mut leased = Leased::default();
     take(&mut leased, &one, at(0));
     let ask = leased.ask(1, at(0), THREE);
-    let ends_at = crate::limit::calendar::window_end(Unit::Day, at(0).unix);
-    let answer = Answer {
-        now: at(0).unix,
-        rate: Some(RateAnswer { granted: 0, level_milli: 30_000 }),
-        quotas: vec![QuotaAnswer { ends_at, granted: 0, remaining: 300 }],
-        slots: None,
-    };
-    leased.answered(&ask, &answer, at(0), at(0), THREE);
+    lend_both(&mut leased, &ask, 0, (30_000, 300), at(0));
     let mut admitted = 0;
     for n in 0..1_000 {
         let limits = if n % 2 == 0 { &one } else { &other };
