@@ -139,6 +139,8 @@ async fn import(store: &RedisStore, ring: &KeyRing) {
             hint: None,
             from: None,
             reason: None,
+            refused: None,
+            changes: serde_json::Map::new(),
         };
         store.import(batch.to_vec(), audit).await.expect("records can be imported");
     }

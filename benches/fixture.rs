@@ -13,18 +13,19 @@ use std::time::Duration;
 use keygate_config::{Cache, Config, Source};
 use keygate_core::key::{MintedKey, PepperId};
 use keygate_core::{
-    AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Pepper, Peppers, UnixMillis,
+    AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Pepper, Peppers, TokenId, UnixMillis,
 };
 use keygate_proxy::{Gateway, GatewayParts};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::{
-    ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
 };
 use keygate_store::limits::Limiter;
 use keygate_store::records::{
-    Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, OwnedKey, Version,
+    Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
+    OwnedKey, Version,
 };
 use keygate_telemetry::Metrics;
 use pingora::http::RequestHeader;
@@ -135,12 +136,14 @@ impl KeyRing {
             key: Key {
                 id: KeyId::new(NOW, entropy),
                 digest,
-                pepper: self.pepper,
+                pepper: Some(self.pepper),
                 app,
                 account,
                 kind: KeyKind::Secret,
                 environment: Environment::Live,
                 name: None,
+                owner: None,
+                purpose: None,
                 hint: "sk_live_xxxx".to_owned(),
                 scopes: granted.clone(),
                 expires_at: None,
@@ -149,6 +152,8 @@ impl KeyRing {
                 allowed_cidrs: Vec::new(),
                 allowed_origins: Vec::new(),
                 metadata: Default::default(),
+                rotated_from: None,
+                rotated_to: None,
                 status: KeyStatus::Active,
                 created_at: NOW,
                 updated_at: NOW,
@@ -158,10 +163,13 @@ impl KeyRing {
                 id: app,
                 account,
                 name: "bench".to_owned(),
+                owner: None,
+                purpose: None,
                 environment: Environment::Live,
                 granted_scopes: granted,
                 allowed_cidrs: Vec::new(),
                 tier: None,
+                max_age: None,
                 status: AppStatus::Active,
                 metadata: Default::default(),
                 created_at: NOW,
@@ -171,6 +179,8 @@ impl KeyRing {
             account: Account {
                 id: account,
                 name: "bench".to_owned(),
+                owner: None,
+                purpose: None,
                 status: AccountStatus::Active,
                 metadata: Default::default(),
                 created_at: NOW,
@@ -210,10 +220,28 @@ impl KeyStore for KeyRing {
     async fn keys(&self, _: AppId, _: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
         refused()
     }
-    async fn audit(
-        &self,
-        _: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn commit_once(&self, _: Write, _: AuditEntry, _: Once) -> Result<Done, StoreError> {
+        refused()
+    }
+    async fn token(&self, _: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        refused()
+    }
+    async fn token_by_hash(&self, _: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        refused()
+    }
+    async fn tokens(&self, _: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        refused()
+    }
+    async fn mark_used(&self, _: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        refused()
+    }
+    async fn pepper_counts(&self, _: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        refused()
+    }
+    async fn audit(&self, _: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         refused()
     }
     async fn peppers(&self, _: UnixMillis) -> Result<Vec<PepperId>, StoreError> {

@@ -6,7 +6,7 @@ use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use keygate_store::keys::{ChangeNumber, KeyStore, Page};
-use keygate_store::records::AuditEntry;
+use keygate_store::records::Logged;
 use serde::{Deserialize, Serialize};
 
 use crate::page::{self, List, Paging};
@@ -30,8 +30,8 @@ struct Answer {
     reason: Option<String>,
 }
 
-impl From<(ChangeNumber, AuditEntry)> for Answer {
-    fn from((number, entry): (ChangeNumber, AuditEntry)) -> Self {
+impl From<Logged> for Answer {
+    fn from(Logged { number, entry, .. }: Logged) -> Self {
         Self {
             number: number.0,
             at: rfc3339(entry.at),
@@ -64,5 +64,5 @@ async fn all<S: KeyStore>(
     let paging = paging?;
     let Page { after, limit } = paging.page();
     let entries = registry.audit(Page { after: after.map(ChangeNumber), limit }).await?;
-    Ok(Json(paging.answer(entries, |(number, _)| number.0.to_string(), Answer::from)))
+    Ok(Json(paging.answer(entries, |logged| logged.number.0.to_string(), Answer::from)))
 }

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use keygate_core::key::sha256;
 use keygate_core::network::ClientNetwork;
 use keygate_store::failures::FailureLimiter;
+use keygate_store::records::Role;
 use subtle::ConstantTimeEq;
 
 use crate::problem::{Problem, ProblemCode};
@@ -150,7 +151,11 @@ pub(crate) async fn guard(
                       repeat a call.";
         return Problem::new(ProblemCode::BadRequest, detail).into_response();
     }
-    request.extensions_mut().insert(Actor { name: TOKEN_ACTOR.to_owned(), from });
+    request.extensions_mut().insert(Actor {
+        name: TOKEN_ACTOR.to_owned(),
+        from,
+        role: Role::Admin,
+    });
     next.run(request).await
 }
 

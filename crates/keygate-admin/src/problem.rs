@@ -35,6 +35,7 @@ pub(crate) enum ProblemCode {
     BadRequest,
     Unauthorized,
     BrowserNotAllowed,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -64,6 +65,7 @@ impl ProblemCode {
             Self::BrowserNotAllowed => {
                 ("browser_not_allowed", S::FORBIDDEN, "Browsers may not call the admin API")
             }
+            Self::Forbidden => ("forbidden", S::FORBIDDEN, "The token's role does not allow this"),
             Self::NotFound => ("not_found", S::NOT_FOUND, "There is nothing here"),
             Self::MethodNotAllowed => {
                 ("method_not_allowed", S::METHOD_NOT_ALLOWED, "The method is not allowed here")
@@ -296,6 +298,10 @@ impl From<RegistryError> for Problem {
                 Self::new(C::Conflict, "Others keep changing the same record. Try again.")
             }
             RegistryError::AlreadyExists => Self::new(C::Conflict, "The record exists already."),
+            RegistryError::Forbidden { needs } => {
+                let detail = format!("Your token's role does not allow this: it needs `{needs}`.");
+                Self::new(C::Forbidden, detail).with("required_role", *needs)
+            }
             RegistryError::KeyRevoked => {
                 Self::new(C::KeyRevoked, "A revoked key cannot be changed. Create a new one.")
             }

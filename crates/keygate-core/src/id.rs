@@ -80,6 +80,10 @@ id!(
     /// A key. Names the record; says nothing about the secret.
     KeyId, "key_"
 );
+id!(
+    /// An admin token. Names the record; says nothing about the secret.
+    TokenId, "tok_"
+);
 
 #[cfg(test)]
 mod tests {

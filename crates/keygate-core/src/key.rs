@@ -273,6 +273,14 @@ impl KeyDigest {
         &self.0
     }
 
+    /// The digest of a key that another system made, from the plain SHA-256 of its text. A namespace
+    /// of its own: no such digest is ever that of a key of ours, and a store holds no plain SHA-256.
+    #[must_use]
+    pub fn of_imported(sha256_of_text: &[u8; 32]) -> Self {
+        let parts = [b"keygate imported key v1\0".as_slice(), sha256_of_text];
+        Self(sha256(&parts.concat()))
+    }
+
     /// The first 64 bits. As good as any hash of the digest: an attacker cannot choose a keyed HMAC.
     #[must_use]
     pub fn prefix(&self) -> u64 {

@@ -17,7 +17,7 @@ pub mod scope;
 pub mod time;
 
 pub use decide::{Caller, Denial, Permit, decide};
-pub use id::{AccountId, AppId, KeyId};
+pub use id::{AccountId, AppId, KeyId, TokenId};
 pub use key::{Environment, KeyDigest, KeyKind, Pepper, Peppers, PresentedKey};
 pub use problem::Code;
 pub use record::{KeyRecord, Standing};

@@ -15,7 +15,9 @@ use tokio::sync::Semaphore;
 use crate::boil::boil;
 use crate::coherence::Coherence;
 use crate::flights::Flights;
-use crate::keys::{ChangeNumber, KeyStore, StoreError, Subject, Write};
+use crate::keys::{
+    ChangeNumber, Done, Imported, KeyStore, Once, StoreError, StoredRecord, Subject, Write,
+};
 use crate::known::{Ages, KnownKeys};
 use crate::records::AuditEntry;
 
@@ -214,19 +216,63 @@ impl<S: KeyStore> CachedKeys<S> {
         audit: AuditEntry,
     ) -> Result<ChangeNumber, StoreError> {
         let subject = write.subject();
+        self.change(subject, |shared| async move { shared.store.commit(write, audit).await }).await
+    }
+
+    /// The same of a change that is to be carried out once.
+    ///
+    /// # Errors
+    /// As [`KeyStore::commit_once`].
+    pub async fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> Result<Done, StoreError> {
+        let subject = write.subject();
+        let commit = |shared: Arc<Shared<S>>| async move {
+            shared.store.commit_once(write, audit, once).await
+        };
+        self.change(subject, commit).await
+    }
+
+    /// Adds records that come from elsewhere, and makes the cache forget which keys are unknown.
+    ///
+    /// # Errors
+    /// As [`KeyStore::import`].
+    pub async fn import(
+        &self,
+        records: Vec<StoredRecord>,
+        audit: AuditEntry,
+    ) -> Result<Imported, StoreError> {
+        let import =
+            |shared: Arc<Shared<S>>| async move { shared.store.import(records, audit).await };
+        self.change(Subject::Unknown, import).await
+    }
+
+    async fn change<T, F>(
+        &self,
+        subject: Subject,
+        work: impl FnOnce(Arc<Shared<S>>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let shared = Arc::clone(&self.shared);
+        let work = work(Arc::clone(&shared));
         // A task of its own: dropping the caller must not drop the work between write and
         // invalidation. It ends when the store answers.
-        let committing = tokio::spawn(async move {
+        let changing = tokio::spawn(async move {
             let invalidation = Invalidation { shared: &*shared, subject: Some(subject) };
-            let result = shared.store.commit(write, audit).await;
+            let result = work.await;
             let is_made = matches!(result, Ok(_) | Err(StoreError::NotDurable { .. }));
             if !is_made && !shared.coherence.is_alone() {
                 invalidation.call_off();
             }
             result
         });
-        match committing.await {
+        match changing.await {
             Ok(result) => result,
             Err(_) => Err(unavailable(CommitBrokenOff)),
         }

@@ -5,16 +5,20 @@ mod limits;
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use keygate_core::key::PepperId;
 use keygate_core::limit::terms::Overrides;
-use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, UnixMillis};
+use keygate_core::{
+    AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, TokenId, UnixMillis,
+};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::records::{
-    Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, Version,
+    Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, Role,
+    TokenStatus, Version,
 };
 
 /// The version that is written, and the newest that can be read.
@@ -66,6 +70,7 @@ macro_rules! record {
 record!(Account, "account", "AccountForm");
 record!(App, "app", "AppForm");
 record!(Key, "key", "KeyForm");
+record!(AdminToken, "token", "TokenForm");
 record!(AuditEntry, "audit", "AuditForm");
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +107,10 @@ struct AccountForm {
     #[serde(with = "text")]
     id: AccountId,
     name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    purpose: Option<String>,
     #[serde(with = "AccountStatusForm")]
     status: AccountStatus,
     #[serde(default)]
@@ -133,6 +142,10 @@ struct AppForm {
     #[serde(with = "text")]
     account: AccountId,
     name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    purpose: Option<String>,
     #[serde(with = "word")]
     environment: Environment,
     #[serde(with = "texts")]
@@ -140,6 +153,8 @@ struct AppForm {
     #[serde(with = "texts")]
     allowed_cidrs: Vec<IpNet>,
     tier: Option<String>,
+    #[serde(default, with = "option_span", skip_serializing_if = "Option::is_none")]
+    max_age: Option<Duration>,
     #[serde(with = "AppStatusForm")]
     status: AppStatus,
     #[serde(default)]
@@ -166,8 +181,9 @@ struct KeyForm {
     id: KeyId,
     #[serde(with = "hex")]
     digest: KeyDigest,
-    #[serde(with = "text")]
-    pepper: PepperId,
+    // `null` for a key of another system: an older program refuses such a record, as it must.
+    #[serde(with = "option_text")]
+    pepper: Option<PepperId>,
     #[serde(with = "text")]
     app: AppId,
     #[serde(with = "text")]
@@ -177,6 +193,10 @@ struct KeyForm {
     #[serde(with = "word")]
     environment: Environment,
     name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    purpose: Option<String>,
     hint: String,
     #[serde(with = "texts")]
     scopes: Vec<Scope>,
@@ -191,6 +211,10 @@ struct KeyForm {
     allowed_origins: Vec<String>,
     #[serde(default)]
     metadata: Metadata,
+    #[serde(default, with = "option_text", skip_serializing_if = "Option::is_none")]
+    rotated_from: Option<KeyId>,
+    #[serde(default, with = "option_text", skip_serializing_if = "Option::is_none")]
+    rotated_to: Option<KeyId>,
     #[serde(with = "KeyStatusForm")]
     status: KeyStatus,
     #[serde(with = "millis")]
@@ -224,6 +248,51 @@ struct AuditForm {
     hint: Option<String>,
     from: Option<std::net::IpAddr>,
     reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    changes: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "AdminToken")]
+struct TokenForm {
+    #[serde(with = "text")]
+    id: TokenId,
+    name: String,
+    #[serde(with = "RoleForm")]
+    role: Role,
+    #[serde(with = "hex_bytes")]
+    sha256: [u8; 32],
+    #[serde(with = "TokenStatusForm")]
+    status: TokenStatus,
+    // What restricts must not be read as nothing when it is missing.
+    #[serde(with = "option_millis")]
+    expires_at: Option<UnixMillis>,
+    #[serde(with = "millis")]
+    created_at: UnixMillis,
+    #[serde(with = "millis")]
+    updated_at: UnixMillis,
+    #[serde(with = "VersionForm")]
+    version: Version,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Role", rename_all = "snake_case")]
+enum RoleForm {
+    Viewer,
+    Issuer(#[serde(with = "texts")] Vec<AccountId>),
+    Admin,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "TokenStatus", rename_all = "snake_case")]
+enum TokenStatusForm {
+    Active,
+    Revoked {
+        #[serde(with = "millis")]
+        at: UnixMillis,
+    },
 }
 
 /// What is written as its `Display` and read by its `FromStr`.
@@ -240,6 +309,44 @@ mod text {
         T: FromStr<Err: Display>,
     {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+mod option_text {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<impl Display>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: FromStr<Err: Display>,
+    {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
+/// Whole seconds.
+mod option_span {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.map(|span| span.as_secs()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::deserialize(from)?.map(Duration::from_secs))
     }
 }
 
@@ -322,6 +429,19 @@ mod option_millis {
         from: D,
     ) -> Result<Option<UnixMillis>, D::Error> {
         Ok(Option::deserialize(from)?.map(UnixMillis))
+    }
+}
+
+/// 32 bytes as 64 hex digits.
+mod hex_bytes {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+        hex::serialize(&KeyDigest::from_bytes(*bytes), to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+        Ok(*hex::deserialize(from)?.as_bytes())
     }
 }
 

@@ -10,7 +10,9 @@ use keygate_core::UnixMillis;
 use keygate_core::key::PepperId;
 
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
-use crate::records::{Account, AccountStatus, App, AppStatus, Key, KeyStatus, OwnedKey, Version};
+use crate::records::{
+    Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, Logged, OwnedKey, Version,
+};
 use crate::testing::{
     LIVE_MAX, NOW, account, account_id, app, app_id, audit, create, digest, key, key_id, revoked,
     seed, update,
@@ -182,7 +184,7 @@ pub(crate) fn what_names_a_record_never_changes<S: KeyStore>(make: impl AsyncFn(
         let (_, app, key) = seed(&store).await;
         store.commit(Write::CreateAccount(account(2)), audit("account")).await.unwrap();
         store.commit(Write::CreateApp(self::app(2, &account(2))), audit("app")).await.unwrap();
-        let pepper = PepperId::from_bytes([8; 8]);
+        let pepper = Some(PepperId::from_bytes([8; 8]));
         for write in [
             Write::UpdateApp(App { account: account_id(2), ..app }),
             update(Key { digest: digest(2), ..key.clone() }),
@@ -305,7 +307,7 @@ pub(crate) fn pages_join_up_to_the_whole_list<S: KeyStore>(make: impl AsyncFn() 
                 accounts.extend(part_accounts.iter().map(|account| account.id));
                 let after = log.last().copied();
                 let part_log = store.audit(Page { after, limit }).await.unwrap();
-                log.extend(part_log.iter().map(|(number, _)| *number));
+                log.extend(part_log.iter().map(|logged| logged.number));
                 assert!([part.len(), part_keys.len(), part_log.len()].iter().all(|&l| l <= limit));
                 if part_log.is_empty() {
                     break;
@@ -340,10 +342,10 @@ pub(crate) fn changes_are_numbered_without_gaps_in_the_order_of_their_commits<S:
         let mut acknowledged = commits.join_all().await;
         acknowledged.sort_by_key(|(number, _)| *number);
         let log = store.audit(all()).await.unwrap();
-        let numbers: Vec<_> = log.iter().map(|(number, _)| *number).collect();
+        let numbers: Vec<_> = log.iter().map(|logged| logged.number).collect();
         assert_eq!(numbers, (1..=80).map(ChangeNumber).collect::<Vec<_>>());
         let creates: Vec<_> =
-            log.into_iter().filter(|(_, entry)| entry.action.starts_with("create")).collect();
+            entries(log).filter(|(_, entry)| entry.action.starts_with("create")).collect();
         assert_eq!(creates, acknowledged);
     });
 }
@@ -369,16 +371,22 @@ pub(crate) fn one_of_many_editors_wins<S: KeyStore>(make: impl AsyncFn() -> S) {
     });
 }
 
+/// A log without its seals.
+fn entries(log: Vec<Logged>) -> impl Iterator<Item = (ChangeNumber, AuditEntry)> {
+    log.into_iter().map(|logged| (logged.number, logged.entry))
+}
+
 pub(crate) fn the_peppers_in_use_are_known<S: KeyStore>(make: impl AsyncFn() -> S) {
     run(async {
         let store = make().await;
         let (_, app, first) = seed(&store).await;
         let newer = PepperId::from_bytes([9; 8]);
-        let second = Key { pepper: newer, ..key(2, &app) };
-        let third = Key { pepper: newer, ..key(3, &app) };
+        let oldest = first.pepper.unwrap();
+        let second = Key { pepper: Some(newer), ..key(2, &app) };
+        let third = Key { pepper: Some(newer), ..key(3, &app) };
         store.commit(create(&second), audit("create")).await.unwrap();
         store.commit(create(&third), audit("create")).await.unwrap();
-        assert_eq!(store.peppers(NOW).await.unwrap(), [first.pepper, newer]);
+        assert_eq!(store.peppers(NOW).await.unwrap(), [oldest, newer]);
     });
 }
 
@@ -389,16 +397,21 @@ pub(crate) fn a_pepper_that_no_live_key_needs_can_be_retired<S: KeyStore>(
         let store = make().await;
         let (_, app, first) = seed(&store).await;
         let [oldest, newest] = [PepperId::from_bytes([0; 8]), PepperId::from_bytes([0xff; 8])];
+        let middle = first.pepper.unwrap();
         let ends = Some(UnixMillis(NOW.0 + 10));
-        let disabled =
-            Key { pepper: oldest, expires_at: None, status: KeyStatus::Disabled, ..key(2, &app) };
-        let expiring = Key { pepper: newest, expires_at: ends, ..key(3, &app) };
+        let disabled = Key {
+            pepper: Some(oldest),
+            expires_at: None,
+            status: KeyStatus::Disabled,
+            ..key(2, &app)
+        };
+        let expiring = Key { pepper: Some(newest), expires_at: ends, ..key(3, &app) };
         store.commit(create(&disabled), audit("create")).await.unwrap();
         store.commit(create(&expiring), audit("create")).await.unwrap();
         let before = UnixMillis(NOW.0 + 9);
         let after = UnixMillis(NOW.0 + 10);
-        assert_eq!(store.peppers(before).await.unwrap(), [oldest, first.pepper, newest]);
-        assert_eq!(store.peppers(after).await.unwrap(), [oldest, first.pepper]);
+        assert_eq!(store.peppers(before).await.unwrap(), [oldest, middle, newest]);
+        assert_eq!(store.peppers(after).await.unwrap(), [oldest, middle]);
 
         store.commit(update(revoked(&first)), audit("revoke")).await.unwrap();
         assert_eq!(store.peppers(after).await.unwrap(), [oldest]);

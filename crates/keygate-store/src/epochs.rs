@@ -57,6 +57,7 @@ impl Epochs {
             Subject::Key(digest) => self.keys.of(digest.prefix()),
             Subject::App(app) => self.apps.of(app_hash(app)),
             Subject::Account(account) => self.accounts.of(account_hash(account)),
+            Subject::Nothing => return,
             Subject::Unknown => &self.unknown,
             Subject::All => &self.all,
         };

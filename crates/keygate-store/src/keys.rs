@@ -3,10 +3,10 @@
 use std::future::Future;
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 use crate::fleet::Fleet;
-use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
 /// A store of accounts, apps and keys.
 ///
@@ -26,6 +26,16 @@ pub trait KeyStore: Send + Sync + 'static {
         write: Write,
         audit: AuditEntry,
     ) -> impl Future<Output = Result<ChangeNumber, StoreError>> + Send;
+
+    /// Carries out a change that makes a record, unless one with this name was carried out already:
+    /// then nothing is written, and what that one made is returned. However often and from wherever
+    /// the same is sent at one time, it is done once.
+    fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> impl Future<Output = Result<Done, StoreError>> + Send;
 
     fn account(
         &self,
@@ -54,11 +64,40 @@ pub trait KeyStore: Send + Sync + 'static {
         page: Page<KeyId>,
     ) -> impl Future<Output = Result<Vec<Key>, StoreError>> + Send;
 
-    /// Audit entries with their numbers, in order, from the first after `page.after`.
+    fn token(
+        &self,
+        id: TokenId,
+    ) -> impl Future<Output = Result<Option<AdminToken>, StoreError>> + Send;
+
+    /// The admin token with this hash.
+    fn token_by_hash(
+        &self,
+        sha256: [u8; 32],
+    ) -> impl Future<Output = Result<Option<AdminToken>, StoreError>> + Send;
+
+    fn tokens(
+        &self,
+        page: Page<TokenId>,
+    ) -> impl Future<Output = Result<Vec<AdminToken>, StoreError>> + Send;
+
+    /// Notes when keys were last used. A time that is earlier than the one noted changes nothing, nor
+    /// does a key that is unknown harm. Not logged; a crash of the store may lose the last seconds.
+    fn mark_used(
+        &self,
+        uses: Vec<(KeyId, UnixMillis)>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// When each of these keys was last used, as far as was noted, in their order.
+    fn last_used(
+        &self,
+        keys: Vec<KeyId>,
+    ) -> impl Future<Output = Result<Vec<Option<UnixMillis>>, StoreError>> + Send;
+
+    /// Entries of the audit log, in order, from the first after `page.after`.
     fn audit(
         &self,
         page: Page<ChangeNumber>,
-    ) -> impl Future<Output = Result<Vec<(ChangeNumber, AuditEntry)>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Logged>, StoreError>> + Send;
 
     /// The peppers that live keys were made under, in order. Live: neither revoked nor expired at
     /// `now`. A pepper that is not among them can be retired: no key depends on it any more.
@@ -66,6 +105,13 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         now: UnixMillis,
     ) -> impl Future<Output = Result<Vec<PepperId>, StoreError>> + Send;
+
+    /// How many live keys were made under each pepper, in the peppers' order. Those with none may be
+    /// left out.
+    fn pepper_counts(
+        &self,
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Vec<(PepperId, u64)>, StoreError>> + Send;
 
     /// Writes records as they are, parents before children, without a cap on live keys. What is
     /// there already stays as it is. If anything was written, that is one change, to
@@ -139,6 +185,56 @@ pub enum Write {
         live_max: u32,
         now: UnixMillis,
     },
+    /// Replaces `old` as [`UpdateKey`](Self::UpdateKey) does, and makes `new`, in one step. The cap
+    /// holds for what is then: `old`, which names its successor, counts no more.
+    RotateKey {
+        old: Key,
+        new: Key,
+        live_max: u32,
+        now: UnixMillis,
+    },
+    CreateToken(AdminToken),
+    UpdateToken(AdminToken),
+    /// Changes nothing: an entry in the log, such as of an attempt that was refused.
+    Note,
+}
+
+/// The name of a change that is to be carried out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// A hash of who asks, for what, and of the name that they gave it.
+    pub name: [u8; 32],
+    /// A hash of all that was asked for.
+    pub request: [u8; 32],
+    pub now: UnixMillis,
+    /// Until when it is remembered.
+    pub until: UnixMillis,
+}
+
+/// What became of a change that is to be carried out once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    Now(ChangeNumber),
+    /// It was carried out before.
+    Before(Remembered),
+}
+
+/// A change that was carried out once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// What was asked for: the same name for anything else is a mistake.
+    pub request: [u8; 32],
+    /// As it was made, whatever has become of it since.
+    pub made: MadeRecord,
+}
+
+/// A record that a change makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MadeRecord {
+    Account(Account),
+    App(App),
+    Key(Key),
+    Token(AdminToken),
 }
 
 impl Write {
@@ -151,6 +247,27 @@ impl Write {
             }
             Self::CreateApp(app) | Self::UpdateApp(app) => Subject::App(app.id),
             Self::CreateKey { key, .. } | Self::UpdateKey { key, .. } => Subject::Key(key.digest),
+            // Two keys; one subject that both are under.
+            Self::RotateKey { new, .. } => Subject::App(new.app),
+            Self::CreateToken(_) | Self::UpdateToken(_) | Self::Note => Subject::Nothing,
+        }
+    }
+
+    /// The record that the change makes, if it makes one.
+    #[must_use]
+    pub fn made(&self) -> Option<MadeRecord> {
+        match self {
+            Self::CreateAccount(account) => Some(MadeRecord::Account(account.clone())),
+            Self::CreateApp(app) => Some(MadeRecord::App(app.clone())),
+            Self::CreateKey { key, .. } | Self::RotateKey { new: key, .. } => {
+                Some(MadeRecord::Key(key.clone()))
+            }
+            Self::CreateToken(token) => Some(MadeRecord::Token(token.clone())),
+            Self::UpdateAccount(_)
+            | Self::UpdateApp(_)
+            | Self::UpdateKey { .. }
+            | Self::UpdateToken(_)
+            | Self::Note => None,
         }
     }
 }
@@ -161,6 +278,8 @@ pub enum Subject {
     Key(KeyDigest),
     App(AppId),
     Account(AccountId),
+    /// No key.
+    Nothing,
     /// Keys that were unknown: records were added, and none that was there has changed.
     Unknown,
     /// Everything: the log could not be followed.
@@ -195,4 +314,9 @@ pub enum StoreError {
     /// Written by a newer version, or damaged. The record is left as it is.
     #[error("a stored record cannot be read")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A stub, until the stores do it.
+pub(crate) fn not_yet() -> StoreError {
+    StoreError::Unavailable("not built yet".into())
 }

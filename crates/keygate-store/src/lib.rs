@@ -1,5 +1,6 @@
 //! Remembers. Accounts, apps, keys and the audit log, and the cache in front of them.
 
+pub mod audit;
 pub mod backup;
 mod boil;
 pub mod cached;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 use crate::fleet::Fleet;
-use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
-use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::keys::{
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+};
+use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
 /// Who wants to know about the calls to a store. Called on the caller's task: it must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -99,6 +101,39 @@ impl<S: KeyStore> KeyStore for Observed<S> {
         self.watch(Op::Commit, self.store.commit(write, audit)).await
     }
 
+    async fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> Result<Done, StoreError> {
+        self.watch(Op::Commit, self.store.commit_once(write, audit, once)).await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        self.watch(Op::Read, self.store.token(id)).await
+    }
+
+    async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        self.watch(Op::Read, self.store.token_by_hash(sha256)).await
+    }
+
+    async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        self.watch(Op::List, self.store.tokens(page)).await
+    }
+
+    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        self.watch(Op::Commit, self.store.mark_used(uses)).await
+    }
+
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        self.watch(Op::List, self.store.last_used(keys)).await
+    }
+
+    async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        self.watch(Op::List, self.store.pepper_counts(now)).await
+    }
+
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         self.watch(Op::Read, self.store.account(id)).await
     }
@@ -123,10 +158,7 @@ impl<S: KeyStore> KeyStore for Observed<S> {
         self.watch(Op::List, self.store.keys(app, page)).await
     }
 
-    async fn audit(
-        &self,
-        page: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn audit(&self, page: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         self.watch(Op::List, self.store.audit(page)).await
     }
 

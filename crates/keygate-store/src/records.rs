@@ -2,22 +2,38 @@
 //! from these.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use keygate_core::key::PepperId;
 use keygate_core::limit::terms::Overrides;
-use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, UnixMillis};
+use keygate_core::{
+    AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, TokenId, UnixMillis,
+};
 
-/// Counts the writes to one record: one that was prepared from an older version is refused. The admin
-/// API reads and writes within one call, so an operator's older view is not refused yet: that needs
-/// a version that travels with it, as `ETag` and `If-Match`.
+use crate::audit::Link;
+use crate::keys::ChangeNumber;
+
+/// Counts the writes to one record: one that was prepared from an older version is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Version(pub u64);
+
+impl Version {
+    /// The version after a write. Versions are only told apart, so after the last comes the first: a
+    /// key that was imported with the last can still be revoked.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub id: AccountId,
     pub name: String,
+    /// Who answers for it, such as a team or an address.
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
     pub status: AccountStatus,
     pub metadata: Metadata,
     pub created_at: UnixMillis,
@@ -36,10 +52,14 @@ pub struct App {
     pub id: AppId,
     pub account: AccountId,
     pub name: String,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
     pub environment: Environment,
     pub granted_scopes: Vec<Scope>,
     pub allowed_cidrs: Vec<IpNet>,
     pub tier: Option<String>,
+    /// How old its keys may get before they are to be rotated.
+    pub max_age: Option<Duration>,
     pub status: AppStatus,
     pub metadata: Metadata,
     pub created_at: UnixMillis,
@@ -57,13 +77,15 @@ pub enum AppStatus {
 pub struct Key {
     pub id: KeyId,
     pub digest: KeyDigest,
-    /// The pepper that the digest was made with.
-    pub pepper: PepperId,
+    /// The pepper that the digest was made with; nothing for a key that another system made.
+    pub pepper: Option<PepperId>,
     pub app: AppId,
     pub account: AccountId,
     pub kind: KeyKind,
     pub environment: Environment,
     pub name: Option<String>,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
     /// The first characters of the key, to tell it by.
     pub hint: String,
     pub scopes: Vec<Scope>,
@@ -74,6 +96,11 @@ pub struct Key {
     pub allowed_cidrs: Vec<IpNet>,
     pub allowed_origins: Vec<String>,
     pub metadata: Metadata,
+    /// The key that this one takes the place of.
+    pub rotated_from: Option<KeyId>,
+    /// The key that takes the place of this one. It then ends at `expires_at`, the end of the overlap,
+    /// and no longer counts against its app's cap.
+    pub rotated_to: Option<KeyId>,
     pub status: KeyStatus,
     pub created_at: UnixMillis,
     pub updated_at: UnixMillis,
@@ -94,7 +121,62 @@ pub enum KeyStatus {
 /// Free text by name, for the operator's own use. Bounded by the admin API.
 pub type Metadata = BTreeMap<String, String>;
 
-/// One change: when, who, what, from where, and why. Never a secret.
+impl Key {
+    /// Until when in Unix milliseconds anybody may use it, and so until when its pepper is needed:
+    /// 0 once it is revoked, the largest number if it never expires. A disabled one may be enabled again.
+    #[must_use]
+    pub fn works_until(&self) -> u64 {
+        match self.status {
+            KeyStatus::Revoked { .. } => 0,
+            KeyStatus::Active | KeyStatus::Disabled => {
+                self.expires_at.map_or(u64::MAX, |end| end.0)
+            }
+        }
+    }
+
+    /// Until when it counts against its app's cap. One that has a successor does not.
+    #[must_use]
+    pub fn counts_until(&self) -> u64 {
+        if self.rotated_to.is_some() { 0 } else { self.works_until() }
+    }
+}
+
+/// What admits an operator or a program to the admin API. Its secret is stored as a hash only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminToken {
+    pub id: TokenId,
+    pub name: String,
+    pub role: Role,
+    /// SHA-256 of the token, which holds 256 random bits.
+    pub sha256: [u8; 32],
+    pub status: TokenStatus,
+    pub expires_at: Option<UnixMillis>,
+    pub created_at: UnixMillis,
+    pub updated_at: UnixMillis,
+    pub version: Version,
+}
+
+/// What the holder of an admin token may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Look at everything.
+    Viewer,
+    /// Look at these accounts with their apps, and make, change, rotate and revoke their keys.
+    Issuer(Vec<AccountId>),
+    /// Everything.
+    Admin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenStatus {
+    Active,
+    /// For good.
+    Revoked {
+        at: UnixMillis,
+    },
+}
+
+/// One change, or one attempt that was refused: when, who, what, from where, and why. Never a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
     pub at: UnixMillis,
@@ -108,6 +190,28 @@ pub struct AuditEntry {
     /// The address that the request came from.
     pub from: Option<std::net::IpAddr>,
     pub reason: Option<String>,
+    /// The problem code, if it was refused: nothing has changed then.
+    pub refused: Option<String>,
+    /// Each field that changed: its name, then `[before, after]` as the codec writes them. Never a
+    /// digest.
+    pub changes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// An entry in its place of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    pub number: ChangeNumber,
+    pub entry: AuditEntry,
+    /// Nothing for an entry that an older version wrote.
+    pub seal: Option<Seal>,
+}
+
+/// What ties an entry to all that came before it: see [`audit`](crate::audit).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    pub link: Link,
+    /// The entry as it is stored, which is what the link covers.
+    pub bytes: Vec<u8>,
 }
 
 /// A key with the app and the account that it belongs to, read at one moment.

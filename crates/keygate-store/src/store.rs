@@ -1,12 +1,14 @@
 //! Whichever store the configuration names, as one type: the program is built once for both.
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 use crate::embedded::EmbeddedStore;
 use crate::fleet::Fleet;
-use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
-use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::keys::{
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+};
+use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 use crate::redis::RedisStore;
 
 /// A store of either kind.
@@ -34,6 +36,39 @@ impl KeyStore for Store {
         ask!(self, store => store.commit(write, audit))
     }
 
+    async fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> Result<Done, StoreError> {
+        ask!(self, store => store.commit_once(write, audit, once))
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        ask!(self, store => store.token(id))
+    }
+
+    async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        ask!(self, store => store.token_by_hash(sha256))
+    }
+
+    async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        ask!(self, store => store.tokens(page))
+    }
+
+    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        ask!(self, store => store.mark_used(uses))
+    }
+
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        ask!(self, store => store.last_used(keys))
+    }
+
+    async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        ask!(self, store => store.pepper_counts(now))
+    }
+
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         ask!(self, store => store.account(id))
     }
@@ -58,10 +93,7 @@ impl KeyStore for Store {
         ask!(self, store => store.keys(app, page))
     }
 
-    async fn audit(
-        &self,
-        page: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn audit(&self, page: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         ask!(self, store => store.audit(page))
     }
 

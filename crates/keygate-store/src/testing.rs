@@ -7,11 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use keygate_core::key::PepperId;
 use keygate_core::limit::overrides::Parts;
 use keygate_core::limit::terms::Overrides;
-use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, UnixMillis};
+use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, TokenId, UnixMillis};
 
-use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
+use crate::keys::{
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+};
 use crate::records::{
-    Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, OwnedKey, Version,
+    Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
+    Metadata, OwnedKey, Version,
 };
 
 pub(crate) const LIVE_MAX: u32 = 5;
@@ -43,6 +46,8 @@ pub(crate) fn account(n: u64) -> Account {
     Account {
         id: account_id(n),
         name: format!("account {n}"),
+        owner: None,
+        purpose: Some("tests".to_owned()),
         status: AccountStatus::Active,
         metadata: Metadata::from([("team".to_owned(), "a \"quoted\" one".to_owned())]),
         created_at: UnixMillis(n),
@@ -56,10 +61,13 @@ pub(crate) fn app(n: u64, account: &Account) -> App {
         id: app_id(n),
         account: account.id,
         name: format!("app {n}"),
+        owner: Some("team@example.com".to_owned()),
+        purpose: None,
         environment: Environment::Live,
         granted_scopes: vec!["read:*".parse().unwrap(), "admin:orders".parse().unwrap()],
         allowed_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
         tier: Some("free".to_owned()),
+        max_age: None,
         status: AppStatus::Active,
         metadata: Metadata::new(),
         created_at: UnixMillis(n),
@@ -72,12 +80,14 @@ pub(crate) fn key(n: u64, app: &App) -> Key {
     Key {
         id: key_id(n),
         digest: digest(n),
-        pepper: PepperId::from_bytes([7; 8]),
+        pepper: Some(PepperId::from_bytes([7; 8])),
         app: app.id,
         account: app.account,
         kind: KeyKind::Publishable,
         environment: Environment::Live,
         name: Some(format!("key {n}")),
+        owner: None,
+        purpose: None,
         hint: "pk_live_abcd".to_owned(),
         scopes: vec!["read:orders".parse().unwrap(), "write:users".parse().unwrap()],
         expires_at: Some(UnixMillis(u64::MAX)),
@@ -86,6 +96,8 @@ pub(crate) fn key(n: u64, app: &App) -> Key {
         allowed_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
         allowed_origins: vec!["https://Example.com".to_owned()],
         metadata: Metadata::new(),
+        rotated_from: None,
+        rotated_to: None,
         status: KeyStatus::Active,
         created_at: UnixMillis(n),
         updated_at: UnixMillis(n),
@@ -126,6 +138,8 @@ pub(crate) fn audit(action: &str) -> AuditEntry {
         hint: Some("pk_live_abcd".to_owned()),
         from: Some("2001:db8::1".parse().unwrap()),
         reason: None,
+        refused: None,
+        changes: serde_json::Map::new(),
     }
 }
 
@@ -198,6 +212,10 @@ impl Tables {
                 *stored = App { version: Version(app.version.0.wrapping_add(1)), ..app };
                 Ok(())
             }
+            Write::RotateKey { .. }
+            | Write::CreateToken(_)
+            | Write::UpdateToken(_)
+            | Write::Note => Err(crate::keys::not_yet()),
             Write::UpdateKey { key, live_max, now } => {
                 let same = |key: &Key| (key.digest, key.pepper, key.app, key.account);
                 if self.keys.get(&key.id).is_some_and(|stored| same(stored) != same(&key)) {
@@ -345,6 +363,46 @@ impl KeyStore for MemoryStore {
         self.with(|tables| tables.commit(write, audit))
     }
 
+    async fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> Result<Done, StoreError> {
+        let _unused = (write, audit, once);
+        Err(crate::keys::not_yet())
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        let _unused = id;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        let _unused = sha256;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        let _unused = page;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        let _unused = uses;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        let _unused = keys;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        let _unused = now;
+        Err(crate::keys::not_yet())
+    }
+
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         Ok(self.with(|tables| tables.accounts.get(&id).cloned()))
     }
@@ -375,19 +433,23 @@ impl KeyStore for MemoryStore {
         }))
     }
 
-    async fn audit(
-        &self,
-        part: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn audit(&self, part: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         Ok(self.with(|tables| {
             let numbered = tables.changes.iter().cloned().zip(1..);
-            page(numbered.map(|(entry, number)| (ChangeNumber(number), entry)), part)
+            let entries = numbered.map(|(entry, number)| (ChangeNumber(number), entry));
+            let logged = |(number, entry)| Logged { number, entry, seal: None };
+            page(entries, part).into_iter().map(logged).collect()
         }))
     }
 
     async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         let peppers = self.with(|tables| -> BTreeSet<PepperId> {
-            tables.keys.values().filter(|key| is_live(key, now)).map(|key| key.pepper).collect()
+            tables
+                .keys
+                .values()
+                .filter(|key| is_live(key, now))
+                .filter_map(|key| key.pepper)
+                .collect()
         });
         Ok(peppers.into_iter().collect())
     }

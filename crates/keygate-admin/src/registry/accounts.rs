@@ -33,6 +33,8 @@ impl<S: KeyStore> Registry<S> {
         let account = Account {
             id: AccountId::new(now, random()?),
             name: new.name,
+            owner: None,
+            purpose: None,
             status: AccountStatus::Active,
             metadata: new.metadata,
             created_at: now,

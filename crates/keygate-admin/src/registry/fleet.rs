@@ -54,7 +54,8 @@ impl<S: KeyStore> Registry<S> {
     }
 
     async fn alone(&self) -> Result<Fleet, RegistryError> {
-        let newest = self.audit_tail(1).await?.first().map_or(ChangeNumber(0), |entry| entry.0);
+        let newest =
+            self.audit_tail(1).await?.first().map_or(ChangeNumber(0), |logged| logged.number);
         let (now, gateway) = (self.now(), self.parts.gateway.clone());
         let this = Member { gateway, link: LinkState::Live, applied: newest, seen_at: now };
         Ok(Fleet { newest, now, members: vec![this] })

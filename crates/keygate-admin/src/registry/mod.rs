@@ -7,6 +7,7 @@ mod apps;
 mod fleet;
 mod keys;
 mod limits;
+mod roles;
 mod verify;
 
 use std::net::IpAddr;
@@ -20,7 +21,7 @@ use keygate_store::coherence::Coherence;
 use keygate_store::fleet::Gateway;
 use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use keygate_store::limits::Limiter;
-use keygate_store::records::AuditEntry;
+use keygate_store::records::{AuditEntry, Logged, Role};
 use keygate_telemetry::KeyMetrics;
 
 pub use accounts::{AccountChange, NewAccount};
@@ -60,9 +61,10 @@ pub struct RegistryParts<S: KeyStore> {
 /// Who asks for a change, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// Such as `token:bootstrap` or `demo`.
+    /// Such as `token:bootstrap`, `token:tok_…` or `demo`.
     pub name: String,
     pub from: Option<IpAddr>,
+    pub role: Role,
 }
 
 impl<S: KeyStore> Registry<S> {
@@ -80,10 +82,7 @@ impl<S: KeyStore> Registry<S> {
     ///
     /// # Errors
     /// [`RegistryError::Store`].
-    pub async fn audit(
-        &self,
-        page: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, RegistryError> {
+    pub async fn audit(&self, page: Page<ChangeNumber>) -> Result<Vec<Logged>, RegistryError> {
         Ok(self.store().audit(page).await?)
     }
 
@@ -94,10 +93,7 @@ impl<S: KeyStore> Registry<S> {
     ///
     /// # Errors
     /// [`RegistryError::Store`].
-    pub async fn audit_tail(
-        &self,
-        count: usize,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, RegistryError> {
+    pub async fn audit_tail(&self, count: usize) -> Result<Vec<Logged>, RegistryError> {
         let mut step: u64 = 1;
         while self.has_entry_after(step).await? && step < u64::MAX / 2 {
             step *= 2;
@@ -179,6 +175,8 @@ impl Actor {
             hint: None,
             from: self.from,
             reason: None,
+            refused: None,
+            changes: serde_json::Map::new(),
         }
     }
 }
@@ -193,6 +191,11 @@ pub enum RegistryError {
     Conflict,
     #[error("the record exists already")]
     AlreadyExists,
+    #[error("the actor's role does not allow it")]
+    Forbidden {
+        /// The role that does.
+        needs: &'static str,
+    },
     #[error("the key is revoked")]
     KeyRevoked,
     #[error("the app does not grant {}", list(.0))]

@@ -4,13 +4,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::fleet::Fleet;
 use keygate_store::keys::{
-    ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
 };
-use keygate_store::records::{Account, App, AuditEntry, Key, OwnedKey};
+use keygate_store::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
 pub(super) struct FaultyStore {
     store: EmbeddedStore,
@@ -66,6 +66,45 @@ impl KeyStore for FaultyStore {
         Ok(number)
     }
 
+    async fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> Result<Done, StoreError> {
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.conflicts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            return Err(StoreError::Conflict);
+        }
+        let done = self.up()?.commit_once(write, audit, once).await?;
+        self.replicate()?;
+        Ok(done)
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        self.up()?.token(id).await
+    }
+
+    async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        self.up()?.token_by_hash(sha256).await
+    }
+
+    async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        self.up()?.tokens(page).await
+    }
+
+    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        self.up()?.mark_used(uses).await
+    }
+
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        self.up()?.last_used(keys).await
+    }
+
+    async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        self.up()?.pepper_counts(now).await
+    }
+
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         self.up()?.account(id).await
     }
@@ -93,10 +132,7 @@ impl KeyStore for FaultyStore {
         self.up()?.keys(app, page).await
     }
 
-    async fn audit(
-        &self,
-        page: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn audit(&self, page: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         self.up()?.audit(page).await
     }
 

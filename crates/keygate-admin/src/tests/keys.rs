@@ -257,7 +257,7 @@ async fn the_same_entropy_makes_the_same_key_and_only_once() {
     let api = Api::start().await;
     let app = api.app().await.parse().unwrap();
     let registry = api.registry(|| NOW);
-    let by = Actor { name: "demo".into(), from: None };
+    let by = Actor { name: "demo".into(), from: None, role: keygate_store::records::Role::Admin };
     let pepper = Pepper::new(&[9; 32]);
     let entropy = pepper.derive("demo");
     let new = NewKey {

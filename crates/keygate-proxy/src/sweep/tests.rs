@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keygate_config::Cache;
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, Environment, KeyId, KeyKind};
+use keygate_core::{AccountId, AppId, Environment, KeyId, KeyKind, TokenId};
 use keygate_store::coherence::Coherence;
-use keygate_store::keys::{ChangeNumber, Imported, Page, StoredRecord, Subject, Write};
+use keygate_store::keys::{ChangeNumber, Done, Imported, Once, Page, StoredRecord, Subject, Write};
 use keygate_store::records::{
-    Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, OwnedKey, Version,
+    Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
+    OwnedKey, Version,
 };
 use keygate_telemetry::Metrics;
 use tokio::task::JoinHandle;
@@ -40,12 +41,14 @@ fn owned() -> OwnedKey {
         key: Key {
             id,
             digest: digest(1),
-            pepper: PepperId::from_bytes([7; 8]),
+            pepper: Some(PepperId::from_bytes([7; 8])),
             app,
             account,
             kind: KeyKind::Secret,
             environment: Environment::Live,
             name: None,
+            owner: None,
+            purpose: None,
             hint: "sk_live_abcd".to_owned(),
             scopes: Vec::new(),
             expires_at: None,
@@ -54,6 +57,8 @@ fn owned() -> OwnedKey {
             allowed_cidrs: Vec::new(),
             allowed_origins: Vec::new(),
             metadata: Default::default(),
+            rotated_from: None,
+            rotated_to: None,
             status: KeyStatus::Active,
             created_at: NOW,
             updated_at: NOW,
@@ -63,10 +68,13 @@ fn owned() -> OwnedKey {
             id: app,
             account,
             name: "app".to_owned(),
+            owner: None,
+            purpose: None,
             environment: Environment::Live,
             granted_scopes: Vec::new(),
             allowed_cidrs: Vec::new(),
             tier: None,
+            max_age: None,
             status: AppStatus::Active,
             metadata: Default::default(),
             created_at: NOW,
@@ -76,6 +84,8 @@ fn owned() -> OwnedKey {
         account: Account {
             id: account,
             name: "account".to_owned(),
+            owner: None,
+            purpose: None,
             status: AccountStatus::Active,
             metadata: Default::default(),
             created_at: NOW,
@@ -141,10 +151,28 @@ impl KeyStore for Alike {
     async fn keys(&self, _: AppId, _: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
         unused()
     }
-    async fn audit(
-        &self,
-        _: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn commit_once(&self, _: Write, _: AuditEntry, _: Once) -> Result<Done, StoreError> {
+        unused()
+    }
+    async fn token(&self, _: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        unused()
+    }
+    async fn token_by_hash(&self, _: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        unused()
+    }
+    async fn tokens(&self, _: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        unused()
+    }
+    async fn mark_used(&self, _: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        unused()
+    }
+    async fn pepper_counts(&self, _: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        unused()
+    }
+    async fn audit(&self, _: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         unused()
     }
     async fn peppers(&self, _: UnixMillis) -> Result<Vec<PepperId>, StoreError> {

@@ -55,6 +55,9 @@ fn record(write: Write) -> StoredRecord {
         }
         Write::CreateApp(app) | Write::UpdateApp(app) => StoredRecord::App(app),
         Write::CreateKey { key, .. } | Write::UpdateKey { key, .. } => StoredRecord::Key(key),
+        Write::RotateKey { .. } | Write::CreateToken(_) | Write::UpdateToken(_) | Write::Note => {
+            unreachable!("not among those that are imported")
+        }
     }
 }
 

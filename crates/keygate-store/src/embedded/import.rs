@@ -7,7 +7,7 @@ use super::tables::{
     ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, Dangling, KEY_DIGESTS, KEYS, PEPPER_KEYS, failed, get,
     place, unreadable,
 };
-use super::write::{PepperKeys, Writable, begin, enter, live_until, log, put, records};
+use super::write::{PepperKeys, Writable, begin, enter, log, put, records};
 use crate::codec::Record;
 use crate::keys::{Imported, StoreError, StoredRecord};
 use crate::records::{Account, App, AuditEntry, Key};
@@ -120,7 +120,7 @@ impl<'a> Tables<'a> {
         }
         put(&mut self.keys, digest, key)?;
         self.digests.insert(id, digest).map_err(failed)?;
-        self.app_keys.insert((app, id), live_until(key)).map_err(failed)?;
+        self.app_keys.insert((app, id), key.counts_until()).map_err(failed)?;
         enter(&mut self.peppers, key)?;
         Ok(Found::Nothing)
     }

@@ -12,7 +12,7 @@ use super::tables::{
 };
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, Page, StoreError};
-use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::records::{Account, App, AuditEntry, Key, Logged, OwnedKey};
 
 pub(super) fn find(db: &Database, digest: &KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
     let moment = begin(db)?;
@@ -84,10 +84,7 @@ pub(super) fn keys(db: &Database, app: AppId, page: Page<KeyId>) -> Result<Vec<K
         .collect()
 }
 
-pub(super) fn audit(
-    db: &Database,
-    page: Page<ChangeNumber>,
-) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+pub(super) fn audit(db: &Database, page: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
     let after = page.after.map(|number| number.0.to_be_bytes());
     let from = after.as_ref().map(<[u8; 8]>::as_slice);
     let table = records(&begin(db)?, CHANGES)?;
@@ -96,7 +93,8 @@ pub(super) fn audit(
         .into_iter()
         .map(|(place, entry)| {
             let number = place.try_into().map_err(|_| dangling::<AuditEntry>())?;
-            Ok((ChangeNumber(u64::from_be_bytes(number)), entry))
+            let number = ChangeNumber(u64::from_be_bytes(number));
+            Ok(Logged { number, entry, seal: None })
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use super::tables::{
 };
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError, Write};
-use crate::records::{Account, App, AuditEntry, Key, KeyStatus, Version};
+use crate::records::{Account, App, AuditEntry, Key, Version};
 
 pub(super) fn commit(
     db: &Database,
@@ -50,6 +50,9 @@ fn carry_out(transaction: &WriteTransaction, write: Write) -> Result<(), StoreEr
         Write::UpdateAccount(account) => update_account(transaction, account),
         Write::UpdateApp(app) => update_app(transaction, app),
         Write::UpdateKey { key, live_max, now } => update_key(transaction, key, live_max, now),
+        Write::RotateKey { .. } | Write::CreateToken(_) | Write::UpdateToken(_) | Write::Note => {
+            Err(crate::keys::not_yet())
+        }
     }
 }
 
@@ -82,7 +85,7 @@ fn create_key(
     }
     let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
     check_room(&index, key.app.as_u128(), live_max, now)?;
-    index.insert((key.app.as_u128(), id), live_until(key)).map_err(failed)?;
+    index.insert((key.app.as_u128(), id), key.counts_until()).map_err(failed)?;
     let mut peppers = transaction.open_table(PEPPER_KEYS).map_err(failed)?;
     enter(&mut peppers, key)
 }
@@ -100,14 +103,6 @@ fn check_room(
         live += u32::from(until.value() > now.0);
     }
     if live >= live_max { Err(StoreError::TooManyLiveKeys { live }) } else { Ok(()) }
-}
-
-/// Until when a key counts against its app's cap: a disabled one does, it may be enabled again.
-pub(super) fn live_until(key: &Key) -> u64 {
-    match key.status {
-        KeyStatus::Revoked { .. } => 0,
-        KeyStatus::Active | KeyStatus::Disabled => key.expires_at.map_or(u64::MAX, |end| end.0),
-    }
 }
 
 fn update_account(transaction: &WriteTransaction, mut account: Account) -> Result<(), StoreError> {
@@ -152,21 +147,25 @@ fn update_key(
     key.version = next(stored.version, key.version)?;
     put(&mut table, &digest, &key)?;
     let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
-    let (was_until, until) = (live_until(&stored), live_until(&key));
+    let (was_until, until) = (stored.counts_until(), key.counts_until());
     if was_until <= now.0 && until > now.0 {
         check_room(&index, key.app.as_u128(), live_max, now)?;
     }
     index.insert((key.app.as_u128(), id), until).map_err(failed)?;
     let mut peppers = transaction.open_table(PEPPER_KEYS).map_err(failed)?;
-    peppers.remove((stored.pepper.as_bytes(), was_until, id)).map_err(failed)?;
+    if let Some(pepper) = &stored.pepper {
+        peppers.remove((pepper.as_bytes(), stored.works_until(), id)).map_err(failed)?;
+    }
     enter(&mut peppers, &key)
 }
 
 /// Notes that a pepper is needed for a key, unless that is revoked.
 pub(super) fn enter(peppers: &mut PepperKeys<'_>, key: &Key) -> Result<(), StoreError> {
-    let until = live_until(key);
-    if until > 0 {
-        peppers.insert((key.pepper.as_bytes(), until, key.id.as_u128()), ()).map_err(failed)?;
+    let until = key.works_until();
+    if let Some(pepper) = &key.pepper
+        && until > 0
+    {
+        peppers.insert((pepper.as_bytes(), until, key.id.as_u128()), ()).map_err(failed)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use keygate_core::{AccountId, AppId};
+use keygate_core::{AccountId, AppId, UnixMillis};
 
 use crate::keys::{ChangeNumber, Subject};
 
@@ -96,6 +96,8 @@ impl fmt::Display for SubjectText {
             }
             Subject::App(app) => app.fmt(f),
             Subject::Account(account) => account.fmt(f),
+            // Nobody's account: an older gateway forgets nothing for it.
+            Subject::Nothing => AccountId::new(UnixMillis(0), [0; 10]).fmt(f),
             Subject::Unknown => f.write_str("?"),
             Subject::All => f.write_str("*"),
         }
@@ -108,7 +110,10 @@ impl FromStr for SubjectText {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let app = || text.parse::<AppId>().ok().map(Subject::App);
-        let account = || text.parse::<AccountId>().ok().map(Subject::Account);
+        let account = || {
+            let id = text.parse::<AccountId>().ok()?;
+            Some(if id.as_u128() == 0 { Subject::Nothing } else { Subject::Account(id) })
+        };
         let key = crate::codec::digest_from_hex(text).map(Subject::Key);
         let unknown = || (text == "?").then_some(Subject::Unknown);
         Ok(Self(key.or_else(app).or_else(account).or_else(unknown).unwrap_or(Subject::All)))
@@ -123,11 +128,12 @@ mod tests {
     use crate::testing::{account_id, app_id, digest};
 
     fn any_subject() -> impl Strategy<Value = Subject> {
-        (0u8..5, 0u64..1_000).prop_map(|(kind, n)| match kind {
+        (0u8..6, 0u64..1_000).prop_map(|(kind, n)| match kind {
             0 => Subject::Key(digest(n)),
             1 => Subject::App(app_id(n)),
-            2 => Subject::Account(account_id(n)),
+            2 => Subject::Account(account_id(n + 1)),
             3 => Subject::Unknown,
+            4 => Subject::Nothing,
             _ => Subject::All,
         })
     }

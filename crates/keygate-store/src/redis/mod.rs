@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use keygate_config::RedisStore as Settings;
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 pub use self::dial::SetupError;
 use self::layout::Names;
@@ -35,8 +35,10 @@ use self::link::Link;
 use self::primary::{Primary, Times};
 use crate::coherence::Coherence;
 use crate::fleet::{Fleet, Gateway, LinkState};
-use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
-use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::keys::{
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+};
+use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
 /// Who wants to know how well the changes of others come through. Must not block.
 pub trait LinkObserver: Send + Sync + 'static {
@@ -117,6 +119,46 @@ impl KeyStore for RedisStore {
         write::commit(&self.primary, &self.names, self.log_max, &write, &audit).await
     }
 
+    async fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> Result<Done, StoreError> {
+        let _unused = (write, audit, once);
+        Err(crate::keys::not_yet())
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        let _unused = id;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        let _unused = sha256;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        let _unused = page;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        let _unused = uses;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        let _unused = keys;
+        Err(crate::keys::not_yet())
+    }
+
+    async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        let _unused = now;
+        Err(crate::keys::not_yet())
+    }
+
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         read::account(&self.primary, &self.names, id).await
     }
@@ -141,10 +183,7 @@ impl KeyStore for RedisStore {
         read::keys(&self.primary, &self.names, app, page).await
     }
 
-    async fn audit(
-        &self,
-        page: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn audit(&self, page: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         read::audit(&self.primary, &self.names, page).await
     }
 

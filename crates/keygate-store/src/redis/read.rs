@@ -12,7 +12,7 @@ use super::primary::Primary;
 use super::reply::{self, Malformed};
 use super::script::Call;
 use crate::keys::{ChangeNumber, Page, StoreError};
-use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::records::{Account, App, Key, Logged, OwnedKey};
 
 /// Once a list has so many bytes, the rest of it is asked for anew: no single answer, and no time
 /// that the server spends on one, grows with the size of records. A record is bounded far below that.
@@ -115,7 +115,7 @@ pub(super) async fn audit(
     primary: &Primary,
     names: &Names,
     page: Page<ChangeNumber>,
-) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+) -> Result<Vec<Logged>, StoreError> {
     let from = page.after.map_or(0, |number| number.0.saturating_add(1));
     let mut command = redis::cmd("XRANGE");
     command.arg(names.log()).arg(format!("{from}-0")).arg("+").arg("COUNT").arg(page.limit);

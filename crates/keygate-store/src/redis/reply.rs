@@ -6,7 +6,7 @@ use redis::Value;
 use super::layout;
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError};
-use crate::records::{AuditEntry, Key};
+use crate::records::{AuditEntry, Key, Logged};
 
 #[derive(Debug, thiserror::Error)]
 #[error("what lies there is not what belongs there")]
@@ -49,7 +49,7 @@ pub(super) fn key(value: &[u8]) -> Result<Key, StoreError> {
 }
 
 /// An entry of the log.
-pub(super) fn log_entry(value: Value) -> Result<(ChangeNumber, AuditEntry), StoreError> {
+pub(super) fn log_entry(value: Value) -> Result<Logged, StoreError> {
     let [id, fields] = array(value)?;
     let number = text(&id)?.strip_suffix("-0").and_then(|number| number.parse().ok());
     let number = ChangeNumber(number.ok_or_else(|| unreadable(Malformed))?);
@@ -57,7 +57,8 @@ pub(super) fn log_entry(value: Value) -> Result<(ChangeNumber, AuditEntry), Stor
     let mut pairs = fields.as_chunks::<2>().0.iter();
     let audit = pairs.find(|[name, _]| matches!(bytes(name), Ok(b"a")));
     let [_, json] = audit.ok_or_else(|| unreadable(Malformed))?;
-    Ok((number, AuditEntry::decode(bytes(json)?).map_err(unreadable)?))
+    let entry = AuditEntry::decode(bytes(json)?).map_err(unreadable)?;
+    Ok(Logged { number, entry, seal: None })
 }
 
 pub(super) fn array<const N: usize>(value: Value) -> Result<[Value; N], StoreError> {

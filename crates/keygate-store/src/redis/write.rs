@@ -86,6 +86,9 @@ async fn decide(
             let app = App { version, ..app.clone() };
             replace(&mut transaction, name, &value, encode(&app)?)?;
         }
+        Write::RotateKey { .. } | Write::CreateToken(_) | Write::UpdateToken(_) | Write::Note => {
+            return Err(crate::keys::not_yet());
+        }
         Write::UpdateKey { key, live_max, now } => {
             update_key(primary, names, key, (*live_max, *now), &mut transaction).await?;
         }
@@ -194,25 +197,29 @@ impl Life {
 
     fn enter(self, transaction: &mut Transaction, names: &Names, key: &Key) {
         let Self::Until(score) = self else { return };
-        let (member, field) = (place(key.id.as_u128()), *key.pepper.as_bytes());
+        let member = place(key.id.as_u128());
         transaction.write(names.app_live(key.app), Operation::Add { member, score });
+        let Some(pepper) = key.pepper else { return };
+        let field = *pepper.as_bytes();
         let by = i8::from(score == Score::Never);
         // Also with nothing to add: the pepper is known by it.
         transaction.write(names.peppers(), Operation::Count { field, by });
         if score != Score::Never {
-            let expiring = names.pepper_expiring(key.pepper);
+            let expiring = names.pepper_expiring(pepper);
             transaction.write(expiring, Operation::Add { member, score });
         }
     }
 
     fn leave(self, transaction: &mut Transaction, names: &Names, key: &Key) {
         let Self::Until(score) = self else { return };
-        let (member, field) = (place(key.id.as_u128()), *key.pepper.as_bytes());
+        let member = place(key.id.as_u128());
         transaction.write(names.app_live(key.app), Operation::Remove { member });
+        let Some(pepper) = key.pepper else { return };
+        let field = *pepper.as_bytes();
         if score == Score::Never {
             transaction.write(names.peppers(), Operation::Count { field, by: -1 });
         } else {
-            transaction.write(names.pepper_expiring(key.pepper), Operation::Remove { member });
+            transaction.write(names.pepper_expiring(pepper), Operation::Remove { member });
         }
     }
 }

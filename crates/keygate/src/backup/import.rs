@@ -129,17 +129,18 @@ impl<'a> Backup<'a> {
     fn next(&mut self) -> anyhow::Result<Option<StoredRecord>> {
         let record = self.records.next()?;
         if let Some(StoredRecord::Key(key)) = &record
+            && let Some(pepper) = key.pepper
             && is_live(key, self.terms.now)
         {
             anyhow::ensure!(
-                self.terms.peppers.has(key.pepper),
+                self.terms.peppers.has(pepper),
                 "{}: this key was made with a pepper that is not configured here (id {}) and would \
                  not work: copy that pepper to `[keys] pepper_file` or `previous_pepper_files` from \
                  where the backup was made, or import it all the same with --other-pepper",
                 self.records.place(self.records.line()),
-                key.pepper,
+                pepper,
             );
-            self.needed.insert(key.pepper);
+            self.needed.insert(pepper);
         }
         Ok(record)
     }
@@ -173,5 +174,7 @@ fn entry(at: UnixMillis) -> AuditEntry {
         hint: None,
         from: None,
         reason: None,
+        refused: None,
+        changes: serde_json::Map::new(),
     }
 }

@@ -22,6 +22,8 @@ fn account(n: u8) -> Account {
     Account {
         id: AccountId::new(NOW, [n; 10]),
         name: format!("account {n}"),
+        owner: None,
+        purpose: None,
         status: AccountStatus::Active,
         metadata: Metadata::new(),
         created_at: NOW,
@@ -35,10 +37,13 @@ fn app(n: u8, account: &Account) -> App {
         id: AppId::new(NOW, [n; 10]),
         account: account.id,
         name: format!("app {n}"),
+        owner: None,
+        purpose: None,
         environment: Environment::Live,
         granted_scopes: vec!["read:a".parse::<Scope>().unwrap()],
         allowed_cidrs: Vec::new(),
         tier: None,
+        max_age: None,
         status: AppStatus::Active,
         metadata: Metadata::new(),
         created_at: NOW,
@@ -57,12 +62,14 @@ fn key(n: u16, app: &App) -> Key {
     Key {
         id: KeyId::new(NOW, id),
         digest: minted.digest,
-        pepper: minted.pepper,
+        pepper: Some(minted.pepper),
         app: app.id,
         account: app.account,
         kind: KeyKind::Secret,
         environment: app.environment,
         name: None,
+        owner: None,
+        purpose: None,
         hint: minted.hint,
         scopes: Vec::new(),
         expires_at: None,
@@ -71,6 +78,8 @@ fn key(n: u16, app: &App) -> Key {
         allowed_cidrs: Vec::new(),
         allowed_origins: Vec::new(),
         metadata: Metadata::new(),
+        rotated_from: None,
+        rotated_to: None,
         status: match n % 2 {
             0 => KeyStatus::Active,
             _ => KeyStatus::Revoked { at: NOW, reason: Some("test".into()) },
@@ -129,7 +138,8 @@ impl Machine {
     }
 
     async fn changes(&self) -> Vec<(ChangeNumber, AuditEntry)> {
-        self.store.audit(Page { after: None, limit: 100 }).await.unwrap()
+        let log = self.store.audit(Page { after: None, limit: 100 }).await.unwrap();
+        log.into_iter().map(|logged| (logged.number, logged.entry)).collect()
     }
 }
 
@@ -142,6 +152,8 @@ fn entry() -> AuditEntry {
         hint: None,
         from: None,
         reason: None,
+        refused: None,
+        changes: serde_json::Map::new(),
     }
 }
 
@@ -266,7 +278,8 @@ fn what_is_no_backup_is_refused_with_its_line() {
 async fn no_live_key_of_an_unknown_pepper_is_imported_unless_that_is_asked_for() {
     let (account, other) = (account(1), Pepper::new(&[8; 32]).id());
     let app = app(1, &account);
-    let key = |n, expires_at, status| Key { pepper: other, expires_at, status, ..key(n, &app) };
+    let key =
+        |n, expires_at, status| Key { pepper: Some(other), expires_at, status, ..key(n, &app) };
     let revoked = KeyStatus::Revoked { at: NOW, reason: None };
     let dead = [key(0, None, revoked), key(2, Some(NOW), KeyStatus::Active)].map(StoredRecord::Key);
     let later = Some(UnixMillis(NOW.0 + 1));

@@ -90,6 +90,8 @@ impl<S: KeyStore> Stage<'_, S> {
         let account = Account {
             id,
             name: NAME.into(),
+            owner: None,
+            purpose: None,
             status: AccountStatus::Active,
             metadata: Metadata::new(),
             created_at: self.now,
@@ -126,10 +128,13 @@ impl<S: KeyStore> Stage<'_, S> {
             id,
             account,
             name: NAME.into(),
+            owner: None,
+            purpose: None,
             environment,
             granted_scopes: wanted,
             allowed_cidrs: Vec::new(),
             tier: None,
+            max_age: None,
             status: AppStatus::Active,
             metadata: Metadata::new(),
             created_at: self.now,
@@ -203,12 +208,14 @@ impl<S: KeyStore> Stage<'_, S> {
         let key = Key {
             id,
             digest: minted.digest,
-            pepper: minted.pepper,
+            pepper: Some(minted.pepper),
             app: app.id,
             account: app.account,
             kind: KeyKind::Secret,
             environment: app.environment,
             name: Some(format!("{NAME}: {role}")),
+            owner: None,
+            purpose: None,
             hint: minted.hint.clone(),
             scopes,
             expires_at: None,
@@ -217,6 +224,8 @@ impl<S: KeyStore> Stage<'_, S> {
             allowed_cidrs: Vec::new(),
             allowed_origins: Vec::new(),
             metadata: Metadata::new(),
+            rotated_from: None,
+            rotated_to: None,
             status: KeyStatus::Active,
             created_at: self.now,
             updated_at: self.now,
@@ -243,6 +252,8 @@ impl<S: KeyStore> Stage<'_, S> {
             hint,
             from: None,
             reason: None,
+            refused: None,
+            changes: serde_json::Map::new(),
         };
         self.keys
             .commit(write, audit)
@@ -329,6 +340,8 @@ mod tests {
                 hint: None,
                 from: None,
                 reason: None,
+                refused: None,
+                changes: serde_json::Map::new(),
             };
             let key = Key { status, ..key };
             let write = Write::UpdateKey { key, live_max: 1, now: UnixMillis(1) };

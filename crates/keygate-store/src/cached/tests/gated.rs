@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use tokio::sync::{Semaphore, watch};
 
-use crate::keys::{ChangeNumber, Imported, KeyStore, Page, StoreError, StoredRecord, Write};
-use crate::records::{Account, App, AuditEntry, Key, OwnedKey};
+use crate::keys::{
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+};
+use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 use crate::testing::MemoryStore;
 
 /// A find has read and waits until it may say so. A commit waits before it writes, and then goes on
@@ -84,6 +86,39 @@ impl KeyStore for Gated {
         if self.mood.commit_fails.load(Ordering::SeqCst) { Err(outage()) } else { committed }
     }
 
+    async fn commit_once(
+        &self,
+        write: Write,
+        audit: AuditEntry,
+        once: Once,
+    ) -> Result<Done, StoreError> {
+        self.store.commit_once(write, audit, once).await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
+        self.store.token(id).await
+    }
+
+    async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        self.store.token_by_hash(sha256).await
+    }
+
+    async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+        self.store.tokens(page).await
+    }
+
+    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        self.store.mark_used(uses).await
+    }
+
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+        self.store.last_used(keys).await
+    }
+
+    async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
+        self.store.pepper_counts(now).await
+    }
+
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
         self.store.account(id).await
     }
@@ -108,10 +143,7 @@ impl KeyStore for Gated {
         self.store.keys(app, page).await
     }
 
-    async fn audit(
-        &self,
-        page: Page<ChangeNumber>,
-    ) -> Result<Vec<(ChangeNumber, AuditEntry)>, StoreError> {
+    async fn audit(&self, page: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
         self.store.audit(page).await
     }
 

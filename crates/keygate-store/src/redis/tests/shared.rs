@@ -38,7 +38,7 @@ fn changes_of_two_gateways_at_once_are_numbered_without_gaps() {
         let refused = results.iter().filter_map(|result| result.as_ref().err());
         assert!(refused.clone().all(|error| matches!(error, StoreError::AlreadyExists)));
         let log = stores[0].audit(all()).await.unwrap();
-        assert_eq!(log.iter().map(|(number, _)| number.0).collect::<Vec<_>>(), numbers);
+        assert_eq!(log.iter().map(|logged| logged.number.0).collect::<Vec<_>>(), numbers);
     });
 }
 
