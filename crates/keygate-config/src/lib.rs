@@ -8,6 +8,7 @@ mod catalogue;
 mod confidential;
 mod environment;
 mod lines;
+pub mod live;
 mod machine;
 mod reader;
 mod report;
@@ -29,6 +30,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use toml::de::DeTable;
+
+pub use live::Live;
 
 use crate::reader::{Findings, Reader, Section};
 pub use report::{Colours, Problem, Report};

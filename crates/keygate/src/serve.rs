@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use keygate_admin::{AdminParts, Readiness, Registry, RegistryParts};
-use keygate_config::Config;
+use keygate_config::{Config, Live};
 use keygate_core::Peppers;
 use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
@@ -146,8 +146,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
         limiter: limiter.clone(),
-        peppers: Arc::clone(&peppers),
-        config: Arc::clone(&config),
+        live: Live::new(Arc::clone(&config), Arc::clone(&peppers)),
         metrics: metrics.keys(),
         clock: clock::now,
         gateway: this,

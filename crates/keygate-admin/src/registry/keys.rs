@@ -95,9 +95,10 @@ impl<S: KeyStore> Registry<S> {
         check_granted(&app, &new.scopes)?;
         check_expiry(new.expires_at, now)?;
         check_origins(new.kind, &new.allowed_origins)?;
-        let keys = &self.parts.config.keys;
+        let (config, peppers) = (self.config(), self.peppers());
+        let keys = &config.keys;
         let brand = keys.credentials.brand.as_ref();
-        let pepper = self.parts.peppers.current();
+        let pepper = peppers.current();
         let minted = MintedKey::mint(new.kind, app.environment, brand, pepper, entropy);
         let record = Key {
             id: KeyId::new(now, random()?),
@@ -258,7 +259,7 @@ impl<S: KeyStore> Registry<S> {
     ) -> Result<Key, RegistryError> {
         key.updated_at = self.now();
         let audit = AuditEntry { reason, ..entry(by, key.updated_at, action, &key) };
-        let live_max = self.parts.config.keys.keys_max_live;
+        let live_max = self.config().keys.keys_max_live;
         let write = Write::UpdateKey { key: key.clone(), live_max, now: key.updated_at };
         self.commit(write, audit).await?;
         Ok(key)

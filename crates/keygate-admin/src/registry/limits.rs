@@ -65,7 +65,7 @@ impl<S: KeyStore> Registry<S> {
     /// # Errors
     /// [`RegistryError::NotFound`] (the app) and [`RegistryError::Store`].
     pub async fn current_use(&self, key: &Key) -> Result<Few<Use>, RegistryError> {
-        match Terms::of(self.tier_limits(key).await?, key.limits.as_deref()) {
+        match Terms::of(self.tier_limits(key).await?.as_ref(), key.limits.as_deref()) {
             Some(terms) => Ok(self.parts.limiter.uses(party(key, &terms), &terms).await?),
             None => Ok(Few::default()),
         }
@@ -85,7 +85,7 @@ impl<S: KeyStore> Registry<S> {
         reason: Option<&str>,
     ) -> Result<Key, RegistryError> {
         let (key, tier) = unopposed(|| self.log_reset(by, id, reason)).await?;
-        if let Some(terms) = Terms::of(tier, key.limits.as_deref()) {
+        if let Some(terms) = Terms::of(tier.as_ref(), key.limits.as_deref()) {
             self.parts.limiter.reset(party(&key, &terms), &terms).await?;
         }
         Ok(key)
@@ -98,19 +98,19 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         id: KeyId,
         reason: Option<&str>,
-    ) -> Result<(Key, Option<&Limits>), RegistryError> {
+    ) -> Result<(Key, Option<Limits>), RegistryError> {
         let key = self.key(id).await?;
         if matches!(key.status, KeyStatus::Revoked { .. }) {
             return Err(RegistryError::KeyRevoked);
         }
         let tier = self.tier_limits(&key).await?;
-        if Terms::of(tier, key.limits.as_deref()).is_none() {
+        if Terms::of(tier.as_ref(), key.limits.as_deref()).is_none() {
             return Err(RegistryError::NoLimits);
         }
         let now = self.now();
         let reason = reason.map(ToOwned::to_owned);
         let audit = AuditEntry { reason, ..entry(by, now, "key.limits.reset", &key) };
-        let live_max = self.parts.config.keys.keys_max_live;
+        let live_max = self.config().keys.keys_max_live;
         let write = Write::UpdateKey { key: key.clone(), live_max, now };
         self.commit(write, audit).await?;
         Ok((key, tier))
@@ -126,7 +126,7 @@ impl<S: KeyStore> Registry<S> {
         limits: Option<&Overrides>,
     ) -> Result<(), RegistryError> {
         let (Some(tier), Some(_)) = (tier, limits) else { return Ok(()) };
-        match self.parts.config.tier(tier).map(|limits| limits.share) {
+        match self.config().tier(tier).map(|limits| limits.share) {
             Some(Share::App | Share::Account) => {
                 Err(RegistryError::SharedTier { tier: tier.to_owned() })
             }
@@ -143,9 +143,9 @@ impl<S: KeyStore> Registry<S> {
     }
 
     /// The limits of the key's tier. One that the configuration does not have limits nothing.
-    async fn tier_limits(&self, key: &Key) -> Result<Option<&Limits>, RegistryError> {
+    async fn tier_limits(&self, key: &Key) -> Result<Option<Limits>, RegistryError> {
         let tier = self.tier_of(key).await?;
-        Ok(tier.and_then(|tier| self.parts.config.tier(&tier)))
+        Ok(tier.and_then(|tier| self.config().tier(&tier).cloned()))
     }
 }
 

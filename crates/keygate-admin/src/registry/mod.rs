@@ -13,7 +13,7 @@ mod verify;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keygate_config::Config;
+use keygate_config::{Config, Live};
 use keygate_core::limit::overrides::InvalidParts;
 use keygate_core::{AccountId, AppId, Peppers, Scope, UnixMillis};
 use keygate_store::cached::CachedKeys;
@@ -50,8 +50,7 @@ pub struct RegistryParts<S: KeyStore> {
     pub keys: Arc<CachedKeys<S>>,
     /// The gateway's own, so that what is shown is what requests are charged.
     pub limiter: Limiter,
-    pub peppers: Arc<Peppers>,
-    pub config: Arc<Config>,
+    pub live: Live,
     pub metrics: KeyMetrics,
     pub clock: fn() -> UnixMillis,
     /// This one.
@@ -133,6 +132,14 @@ impl<S: KeyStore> Registry<S> {
         self.parts.keys.coherence()
     }
 
+    fn config(&self) -> Arc<Config> {
+        self.parts.live.config()
+    }
+
+    fn peppers(&self) -> Arc<Peppers> {
+        self.parts.live.peppers()
+    }
+
     fn store(&self) -> &S {
         self.parts.keys.store()
     }
@@ -154,7 +161,8 @@ impl<S: KeyStore> Registry<S> {
     /// # Errors
     /// [`RegistryError::UnknownTier`] when the configuration has no tier of this name.
     fn check_tier(&self, tier: Option<&str>) -> Result<(), RegistryError> {
-        let tiers = &self.parts.config.tiers;
+        let config = self.config();
+        let tiers = &config.tiers;
         match tier {
             Some(name) if tiers.iter().all(|tier| *tier.name != *name) => {
                 let known = tiers.iter().map(|tier| tier.name.to_string()).collect();

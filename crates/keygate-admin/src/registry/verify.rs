@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use keygate_config::Config;
 use keygate_core::decide::decide_key;
 use keygate_core::key::PresentedKey;
 use keygate_core::path::{canonical_host, normalize};
@@ -43,7 +44,8 @@ impl<S: KeyStore> Registry<S> {
     /// # Errors
     /// [`RegistryError::Store`]: an outage says nothing about a key.
     pub async fn verify(&self, question: Question<'_>) -> Result<Verdict, RegistryError> {
-        let route = match question.call.map(|call| self.find_route(call)).transpose() {
+        let config = self.config();
+        let route = match question.call.map(|call| find_route(&config, call)).transpose() {
             Ok(route) => route,
             Err(denial) => return Ok(Verdict { decision: Err(denial), key: None }),
         };
@@ -62,17 +64,12 @@ impl<S: KeyStore> Registry<S> {
         Ok(Verdict { decision, key: Some(record) })
     }
 
-    fn find_route(&self, call: Call<'_>) -> Result<&Route, Denial> {
-        let host = call.host.map(canonical_host).transpose()?.unwrap_or_default();
-        let path = call.path.split_once('?').map_or(call.path, |(path, _)| path);
-        self.parts.config.routes.find(&host, &normalize(path)?, call.method)
-    }
-
     async fn look_up(&self, key: &[u8]) -> Result<Option<Arc<KeyRecord>>, RegistryError> {
-        let brand = self.parts.config.keys.credentials.brand.as_ref();
+        let config = self.config();
+        let brand = config.keys.credentials.brand.as_ref();
         let digest = PresentedKey::parse(key, brand)
             .ok()
-            .and_then(|presented| self.parts.peppers.identify(&presented));
+            .and_then(|presented| self.peppers().identify(&presented));
         let Some(digest) = digest else { return Ok(None) };
         match self.parts.keys.cached(&digest) {
             Some(Cached::Known(record)) => Ok(Some(record)),
@@ -90,4 +87,10 @@ impl<S: KeyStore> Registry<S> {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+fn find_route<'a>(config: &'a Config, call: Call<'_>) -> Result<&'a Route, Denial> {
+    let host = call.host.map(canonical_host).transpose()?.unwrap_or_default();
+    let path = call.path.split_once('?').map_or(call.path, |(path, _)| path);
+    config.routes.find(&host, &normalize(path)?, call.method)
 }

@@ -24,7 +24,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use keygate_config::{Config, Source};
+use keygate_config::{Config, Live, Source};
 use keygate_core::key::sha256;
 use keygate_core::{Pepper, Peppers, UnixMillis};
 use keygate_store::cached::CachedKeys;
@@ -189,8 +189,10 @@ impl Api {
         Registry::new(RegistryParts {
             keys: Arc::clone(&self.cache),
             limiter: self.limiter.clone(),
-            peppers: Arc::new(Peppers::new(Pepper::new(&[9; 32]), Vec::new())),
-            config: Arc::new(config()),
+            live: Live::new(
+                Arc::new(config()),
+                Arc::new(Peppers::new(Pepper::new(&[9; 32]), Vec::new())),
+            ),
             metrics: self.metrics.keys(),
             clock,
             gateway: this_gateway(),
