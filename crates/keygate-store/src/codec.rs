@@ -15,6 +15,7 @@ use keygate_core::{
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::records::{
     Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, Role,
@@ -72,6 +73,13 @@ record!(App, "app", "AppForm");
 record!(Key, "key", "KeyForm");
 record!(AdminToken, "token", "TokenForm");
 record!(AuditEntry, "audit", "AuditForm");
+
+/// The fields of a record as they are written down.
+pub(crate) fn fields(record: &impl Record) -> Map<String, Value> {
+    let read = |bytes: Vec<u8>| serde_json::from_slice::<Envelope<_>>(&bytes).ok();
+    // A record of ours has JSON, and that is an object.
+    record.encode().ok().and_then(read).map(|envelope| envelope.record).unwrap_or_default()
+}
 
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
@@ -250,8 +258,8 @@ struct AuditForm {
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    changes: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    changes: Map<String, Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -490,7 +498,7 @@ mod hex {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::testing::{NOW, account, app, audit, key, revoked};

@@ -10,8 +10,10 @@ use keygate_core::limit::terms::Overrides;
 use keygate_core::{
     AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, TokenId, UnixMillis,
 };
+use serde_json::{Map, Value};
 
 use crate::audit::Link;
+use crate::codec;
 use crate::keys::ChangeNumber;
 
 /// Counts the writes to one record: one that was prepared from an older version is refused.
@@ -194,7 +196,7 @@ pub struct AuditEntry {
     pub refused: Option<String>,
     /// Each field that changed: its name, then `[before, after]` as the codec writes them. Never a
     /// digest.
-    pub changes: serde_json::Map<String, serde_json::Value>,
+    pub changes: Map<String, Value>,
 }
 
 /// An entry in its place of the log.
@@ -220,4 +222,92 @@ pub struct OwnedKey {
     pub key: Key,
     pub app: App,
     pub account: Account,
+}
+
+/// A record whose fields can be told by name.
+pub trait Fields {
+    /// Each field as it is stored, but for those that say nothing of what an operator set (`version`,
+    /// `updated_at`) and those that must not be told (`digest`, `sha256`). One that is absent may be left
+    /// out.
+    fn fields(&self) -> Map<String, Value>;
+}
+
+macro_rules! fields {
+    ($($record:ty)*) => {$(
+        impl Fields for $record {
+            fn fields(&self) -> Map<String, Value> {
+                let mut fields = codec::fields(self);
+                fields.retain(|name, _| !UNTOLD.contains(&name.as_str()));
+                fields
+            }
+        }
+    )*};
+}
+
+const UNTOLD: [&str; 4] = ["version", "updated_at", "digest", "sha256"];
+
+fields!(Account App Key AdminToken);
+
+/// What a change does to a record, for [`AuditEntry::changes`]: each field that differs, with its value
+/// before and after, `null` for none. Nothing for a record that the change makes.
+#[must_use]
+pub fn changes<R: Fields>(before: Option<&R>, after: &R) -> Map<String, Value> {
+    let Some(before) = before else { return Map::new() };
+    let (mut before, after) = (before.fields(), after.fields());
+    let mut pairs = Map::new();
+    let mut compare = |name: String, before: Value, after: Value| {
+        if before != after {
+            pairs.insert(name, Value::Array(vec![before, after]));
+        }
+    };
+    for (name, after) in after {
+        let before = before.remove(&name).unwrap_or_default();
+        compare(name, before, after);
+    }
+    // What is there no more.
+    for (name, before) in before {
+        compare(name, before, Value::Null);
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{account, app, key, revoked};
+
+    #[test]
+    fn a_change_is_told_field_by_field_and_never_a_digest() {
+        let app = app(1, &account(1));
+        let before = key(1, &app);
+        let after = Key {
+            owner: Some("team".to_owned()),
+            name: None,
+            digest: crate::testing::digest(2),
+            updated_at: UnixMillis(9),
+            version: Version(9),
+            ..revoked(&before)
+        };
+        let expected = json!({
+            "owner": [null, "team"],
+            "name": ["key 1", null],
+            "status": ["active", {"revoked": {"at": crate::testing::NOW.0, "reason": "leaked"}}],
+        });
+        assert_eq!(Value::Object(changes(Some(&before), &after)), expected);
+        let back = json!({
+            "owner": ["team", null],
+            "name": [null, "key 1"],
+            "status": [{"revoked": {"at": crate::testing::NOW.0, "reason": "leaked"}}, "active"],
+        });
+        assert_eq!(Value::Object(changes(Some(&after), &before)), back);
+    }
+
+    #[test]
+    fn what_is_made_or_stays_has_no_changes() {
+        let account = account(1);
+        assert_eq!(changes(None, &account), Map::new());
+        assert_eq!(changes(Some(&account), &account), Map::new());
+    }
 }
