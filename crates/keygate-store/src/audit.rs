@@ -18,10 +18,12 @@ impl Link {
     /// older version wrote.
     pub const START: Self = Self([0; 32]);
 
-    /// The link of the entry of this number and text, which comes after the one with this link.
+    /// The link of the entry of this number and text, which comes after the one with this link. The
+    /// text counts by its own hash: where the store's server makes links, between the requests of
+    /// others, a long entry then costs it no more than a short one.
     #[must_use]
     pub fn next(self, number: ChangeNumber, bytes: &[u8]) -> Self {
-        let parts = [self.0.as_slice(), &number.0.to_be_bytes(), bytes];
+        let parts = [self.0.as_slice(), &number.0.to_be_bytes(), &sha256(bytes)];
         Self(sha256(&parts.concat()))
     }
 }
