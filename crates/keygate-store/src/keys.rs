@@ -37,6 +37,17 @@ pub trait KeyStore: Send + Sync + 'static {
         once: Once,
     ) -> impl Future<Output = Result<Done, StoreError>> + Send;
 
+    /// What the change of this name made, if it was carried out and is still remembered at `now`. For
+    /// one who has a reason not to carry it out, and has to know whether that is because it was.
+    fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Option<Remembered>, StoreError>> + Send {
+        let _ = (name, now);
+        async { Err(not_yet()) }
+    }
+
     fn account(
         &self,
         id: AccountId,

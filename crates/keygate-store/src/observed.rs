@@ -9,7 +9,7 @@ use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 use crate::fleet::Fleet;
 use crate::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
@@ -108,6 +108,14 @@ impl<S: KeyStore> KeyStore for Observed<S> {
         once: Once,
     ) -> Result<Done, StoreError> {
         self.watch(Op::Commit, self.store.commit_once(write, audit, once)).await
+    }
+
+    async fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
+        self.watch(Op::Read, self.store.remembered(name, now)).await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {

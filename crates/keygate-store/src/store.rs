@@ -6,7 +6,7 @@ use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use crate::embedded::EmbeddedStore;
 use crate::fleet::Fleet;
 use crate::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 use crate::redis::RedisStore;
@@ -43,6 +43,14 @@ impl KeyStore for Store {
         once: Once,
     ) -> Result<Done, StoreError> {
         ask!(self, store => store.commit_once(write, audit, once))
+    }
+
+    async fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
+        ask!(self, store => store.remembered(name, now))
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {

@@ -8,7 +8,7 @@ use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::fleet::Fleet;
 use keygate_store::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use keygate_store::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
@@ -79,6 +79,14 @@ impl KeyStore for FaultyStore {
         let done = self.up()?.commit_once(write, audit, once).await?;
         self.replicate()?;
         Ok(done)
+    }
+
+    async fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
+        self.up()?.remembered(name, now).await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
