@@ -1,0 +1,35 @@
+//! The words of commands that ask about a call.
+
+use std::net::IpAddr;
+
+use clap::Args;
+
+use super::AdminOptions;
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Only `-`, standard input: a key on the command line would be in the process list and in the
+    /// shell's history
+    #[arg(long, value_name = "-", default_value = "-")]
+    pub(crate) key: String,
+    /// A key given as an argument all the same: taken, so that the refusal need not repeat it.
+    #[arg(hide = true)]
+    pub(crate) stray: Option<String>,
+    /// The call: its method
+    #[arg(long, default_value = "GET")]
+    pub(crate) method: String,
+    /// The call: its path [default: look at the key only, at no route]
+    #[arg(long)]
+    pub(crate) path: Option<String>,
+    /// The call: its host
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// The call: the client's address
+    #[arg(long)]
+    pub(crate) ip: Option<IpAddr>,
+    /// The call: the web page's origin
+    #[arg(long)]
+    pub(crate) origin: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}

@@ -1,0 +1,158 @@
+//! The command line: its words, and nothing of what they do.
+
+mod accounts;
+mod ask;
+mod audit;
+mod keys;
+mod store;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use accounts::{Accounts, AccountsCommand, Apps, AppsCommand};
+pub(crate) use ask::Verify;
+pub(crate) use audit::Audit;
+pub(crate) use keys::{CreateKey, Keys, KeysCommand, LimitOptions, UpdateKey};
+pub(crate) use store::{Store, StoreCommand};
+
+/// An edge proxy that enforces API keys in front of your HTTP APIs.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) mode: Mode,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, \
+    3 not found, 4 refused, 5 the admin API or the store cannot be reached, \
+    6 imported but for records that differ";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mode {
+    /// Run the gateway
+    Run(RunOptions),
+    /// Report every problem in a configuration file
+    Check {
+        #[arg(default_value = DEFAULT_CONFIG)]
+        file: PathBuf,
+    },
+    /// Run the gateway with a sample upstream and sample keys, and show three calls to try
+    Demo(RunOptions),
+    /// Manage accounts
+    Accounts(Accounts),
+    /// Manage apps, each one integration of an account
+    Apps(Apps),
+    /// Manage the keys of apps
+    Keys(Keys),
+    /// Ask whether a key may make a call; the key is read from standard input
+    Verify(Verify),
+    /// List what was changed, when and by whom
+    Audit(Audit),
+    /// List the gateways that share the store; fails (1) unless each follows its changes live
+    Fleet(Fleet),
+    /// Write all accounts, apps and keys to a file, or read them from one; no gateway is asked
+    Store(Store),
+}
+
+pub(crate) const DEFAULT_CONFIG: &str = "gateway.toml";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub(crate) config: PathBuf,
+}
+
+/// Where the admin API is, and how its answers are shown.
+///
+/// The token has no option here: a command line is in every process list.
+#[derive(Debug, Args)]
+pub(crate) struct AdminOptions {
+    /// The admin API [default: `admin.listen` of the configuration]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "KEYGATE_ADMIN_URL",
+        hide_env_values = true
+    )]
+    pub(crate) url: Option<String>,
+    /// The configuration that names the admin API and its token file, unless KEYGATE_ADMIN_URL
+    /// and KEYGATE_ADMIN_TOKEN do [default: gateway.toml, if it is there]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the API's JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print ids only (for a new key: the key only)
+    #[arg(short, long, global = true, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// Which part of a list.
+#[derive(Debug, Args)]
+pub(crate) struct PageOptions {
+    /// The most that are shown [default: the API's]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) limit: Option<u32>,
+    /// Go on after this place, which the part before ended with
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) cursor: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fleet {
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_id_of_the_wrong_kind_is_wrong_usage() {
+        let app = "app_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        assert!(parse(&format!("keygate apps show {app}")).is_ok());
+        assert_eq!(parse(&format!("keygate keys show {app}")).unwrap_err().exit_code(), 2);
+        assert_eq!(parse("keygate apps show ../../metrics").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn options_of_the_admin_api_may_follow_the_command() {
+        assert!(parse("keygate accounts list --json --url http://127.0.0.1:1").is_ok());
+        assert!(parse("keygate accounts --json list").is_ok());
+        assert!(parse("keygate accounts list --json --quiet").is_err());
+    }
+
+    #[test]
+    fn limits_are_given_or_taken_away() {
+        let update = "keygate keys update key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        assert!(parse(&format!("{update} --rate 5/s --quota 9/day,99/month")).is_ok());
+        assert!(parse(&format!("{update} --tier free --no-limits")).is_ok());
+        for wrong in ["--rate 5/s --no-limits", "--tier a --no-tier", "--rate 5", "--quota 0/day"] {
+            let error = parse(&format!("{update} {wrong}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_one_end() {
+        let create = "keygate keys create --app app_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        assert!(parse(&format!("{create} --ttl 30d")).is_ok());
+        let both = format!("{create} --ttl 30d --expires-at 2030-01-01T00:00:00Z");
+        assert!(parse(&both).is_err());
+    }
+}
