@@ -3,11 +3,12 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use keygate_core::{AccountId, AppId, Environment, Scope};
 use keygate_store::keys::KeyStore;
 use keygate_store::records::{App, AppStatus, Metadata};
 use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::fields;
 use crate::page::{List, Paging};
@@ -16,8 +17,8 @@ use crate::registry::{Actor, AppChange, NewApp, Registry};
 use crate::request::{Body, Id, given};
 use crate::times::rfc3339;
 
-pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
-    Router::new()
+pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
+    OpenApiRouter::default()
         .route("/v1/accounts/{id}/apps", get(all).post(create))
         .route("/v1/apps/{id}", get(one).patch(change))
 }

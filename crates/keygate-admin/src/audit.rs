@@ -1,21 +1,22 @@
 //! `/v1/audit`: who changed what, when, from where and why; oldest first, or with
 //! `tail` the newest only, newest first.
 
+use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::routing::get;
-use axum::{Json, Router};
 use keygate_store::keys::{ChangeNumber, KeyStore, Page};
 use keygate_store::records::Logged;
 use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::page::{self, List, Paging};
 use crate::problem::Problem;
 use crate::registry::Registry;
 use crate::times::rfc3339;
 
-pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
-    Router::new().route("/v1/audit", get(all))
+pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
+    OpenApiRouter::default().route("/v1/audit", get(all))
 }
 
 #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! Who may call: holders of the admin token, and no browser. Every path but the three that are
+//! Who may call: holders of the admin token, and no browser. Every path but the four that are
 //! listed here asks for the token, so that a new one cannot be left open by mistake.
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +21,9 @@ use subtle::ConstantTimeEq;
 use crate::problem::{Problem, ProblemCode};
 use crate::registry::Actor;
 
-/// What probes and Prometheus ask for. Nothing in their answers is anybody's.
-pub(crate) const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// What probes and Prometheus ask for, and what the API can do. Nothing in their answers is
+/// anybody's.
+pub(crate) const OPEN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/openapi.json"];
 /// How the audit log names the token that the first start wrote.
 const TOKEN_ACTOR: &str = "token:bootstrap";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -1,37 +1,50 @@
 //! `/v1/fleet`: the gateways that share the store, and how far each is behind its newest change.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use keygate_store::fleet::{Gateway, Member};
 use keygate_store::keys::{ChangeNumber, KeyStore};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::openapi::{LinkState, StoreKind, Time};
 use crate::problem::Problem;
 use crate::registry::{FleetView, Registry};
 use crate::times::rfc3339;
 
-pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
-    Router::new().route("/v1/fleet", get(all))
+pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
+    OpenApiRouter::default().routes(routes!(all))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Fleet)]
 struct Answer {
+    #[schema(value_type = StoreKind)]
     store: &'static str,
+    /// The number of the store's newest change.
     newest: u64,
     gateways: Vec<GatewayAnswer>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Gateway)]
 struct GatewayAnswer {
     id: String,
     name: String,
     version: String,
+    #[schema(value_type = Time)]
     started_at: String,
+    #[schema(value_type = Time)]
     seen_at: String,
+    #[schema(value_type = LinkState)]
     link: &'static str,
+    /// The number of the newest change that it has applied.
     applied: u64,
+    /// How many changes it is behind.
     lag: u64,
+    /// Whether it is the one that answers.
     this: bool,
 }
 
@@ -54,6 +67,11 @@ impl GatewayAnswer {
     }
 }
 
+/// The gateways that share the store
+#[utoipa::path(
+    get, path = "/v1/fleet", operation_id = "fleet.show", tag = "watch",
+    responses((status = 200, description = "The gateways", body = Answer)),
+)]
 async fn all<S: KeyStore>(State(registry): State<Registry<S>>) -> Result<Json<Answer>, Problem> {
     let FleetView { store, fleet, this } = registry.fleet().await?;
     let newest = fleet.newest;

@@ -4,19 +4,22 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{FromRef, State};
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
-use axum::routing::get;
-use axum::{Json, Router};
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::Metrics;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::Readiness;
+use crate::openapi::ServiceUnavailable;
 use crate::problem::{Problem, ProblemCode, chain};
 use crate::registry::{Registry, RegistryError};
 
@@ -27,17 +30,44 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 const NOT_FOLLOWED: &str = "The store has been away since the start, or for longer than \
     `[cache] stale_max`: no key can be decided about.";
 
-pub(crate) fn routes<S: KeyStore>(metrics: Metrics, probe: Probe<S>) -> Router {
-    Router::new()
-        .route("/metrics", get(render).with_state(metrics))
-        .route("/readyz", get(readiness).with_state(Arc::new(probe)))
-        .route("/healthz", get(async || Json(ALIVE)))
+/// What the probes ask.
+pub(crate) struct Health<S: KeyStore> {
+    pub(crate) metrics: Metrics,
+    pub(crate) probe: Arc<Probe<S>>,
 }
 
-#[derive(Serialize)]
+impl<S: KeyStore> Clone for Health<S> {
+    fn clone(&self) -> Self {
+        Self { metrics: self.metrics.clone(), probe: Arc::clone(&self.probe) }
+    }
+}
+
+impl<S: KeyStore> FromRef<Health<S>> for Metrics {
+    fn from_ref(health: &Health<S>) -> Self {
+        health.metrics.clone()
+    }
+}
+
+impl<S: KeyStore> FromRef<Health<S>> for Arc<Probe<S>> {
+    fn from_ref(health: &Health<S>) -> Self {
+        Arc::clone(&health.probe)
+    }
+}
+
+pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Health<S>> {
+    OpenApiRouter::default()
+        .routes(routes!(render))
+        .routes(routes!(readiness))
+        .routes(routes!(liveness))
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health)]
 struct Answer {
     status: &'static str,
+    /// `away` if known keys work and unknown ones do not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     store: Option<&'static str>,
 }
 
@@ -46,6 +76,20 @@ const READY: Answer = Answer { status: "ready", store: None };
 /// Known keys work, unknown ones do not.
 const READY_WITHOUT_STORE: Answer = Answer { status: "ready", store: Some("away") };
 
+/// Whether the process is alive
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "health.alive", tag = "watch",
+    responses((status = 200, description = "It is", body = Answer)),
+)]
+async fn liveness() -> Json<Answer> {
+    Json(ALIVE)
+}
+
+/// Whether requests can be decided about
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "health.ready", tag = "watch",
+    responses((status = 200, description = "They can", body = Answer), ServiceUnavailable),
+)]
 async fn readiness<S: KeyStore>(
     State(probe): State<Arc<Probe<S>>>,
 ) -> Result<Json<Answer>, Problem> {
@@ -124,6 +168,11 @@ impl<S: KeyStore> Probe<S> {
     }
 }
 
+/// Metrics for Prometheus
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics.show", tag = "watch",
+    responses((status = 200, description = "In its text format", body = String, content_type = "text/plain")),
+)]
 async fn render(State(metrics): State<Metrics>) -> ([(HeaderName, &'static str); 1], String) {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
 }

@@ -5,11 +5,12 @@ use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderName, StatusCode};
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use keygate_core::{AppId, KeyId, Scope, UnixMillis};
 use keygate_store::keys::KeyStore;
 use keygate_store::records::{Key, KeyStatus, Metadata};
 use serde::{Deserialize, Serialize, Serializer};
+use utoipa_axum::router::OpenApiRouter;
 use zeroize::Zeroizing;
 
 use crate::limits::{LimitsAnswer, LimitsChangeRequest, LimitsRequest, UseAnswer};
@@ -20,8 +21,8 @@ use crate::request::{Body, BodyOrDefault, Id, given};
 use crate::times::rfc3339;
 use crate::{fields, limits, times};
 
-pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
-    Router::new()
+pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
+    OpenApiRouter::default()
         .route("/v1/apps/{id}/keys", get(all).post(create))
         .route("/v1/keys/{id}", get(one).patch(change))
         .route("/v1/keys/{id}/revoke", post(revoke))

@@ -12,6 +12,7 @@ mod fleet;
 mod health;
 mod keys;
 mod limits;
+mod openapi;
 mod page;
 mod problem;
 pub mod registry;
@@ -27,9 +28,11 @@ use axum::{Router, middleware};
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::Metrics;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use registry::{Actor, Registry, RegistryError, RegistryParts};
 
+use crate::openapi::Document;
 use crate::problem::{Problem, ProblemCode};
 
 /// The longest body of a request, in bytes.
@@ -62,18 +65,12 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
     let guard = auth::Guard::new(token_sha256, failures);
     let counts = metrics.admin();
     let probe = health::Probe::new(ready, registry.clone());
-    let managed = Router::new()
-        .merge(accounts::routes())
-        .merge(apps::routes())
-        .merge(keys::routes())
-        .merge(limits::routes())
-        .merge(verify::routes())
-        .merge(audit::routes())
-        .merge(fleet::routes())
-        .with_state(registry);
+    let health = health::Health { metrics, probe: Arc::new(probe) };
+    let document = Document::new(openapi::api::<S>());
+    let open = health::routes().with_state(health).merge(openapi::routes().with_state(document));
+    let managed = managed().with_state(registry);
     // The layers see every request, those that match no route included.
-    health::routes(metrics, probe)
-        .merge(managed)
+    Router::from(open.merge(managed))
         .fallback(async || Problem::new(ProblemCode::NotFound, "Check the path."))
         .method_not_allowed_fallback(async || {
             Problem::new(ProblemCode::MethodNotAllowed, "Use one of the methods in `Allow`.")
@@ -81,6 +78,18 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))
         .layer(middleware::from_fn_with_state(guard, auth::guard))
         .layer(middleware::from_fn_with_state(counts, problem::finish))
+}
+
+/// What asks for a token, all of it documented.
+fn managed<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
+    OpenApiRouter::default()
+        .merge(accounts::routes())
+        .merge(apps::routes())
+        .merge(keys::routes())
+        .merge(limits::routes())
+        .merge(verify::routes())
+        .merge(audit::routes())
+        .merge(fleet::routes())
 }
 
 #[cfg(test)]

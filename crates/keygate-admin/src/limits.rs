@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::routing::post;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use keygate_core::KeyId;
 use keygate_core::limit::overrides::{InvalidParts, Parts};
 use keygate_core::limit::policy::{Few, Policy, Use};
@@ -14,6 +14,7 @@ use keygate_store::keys::KeyStore;
 use keygate_store::records::Key;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::fields;
 use crate::keys::ShownAnswer;
@@ -21,8 +22,8 @@ use crate::problem::{Problem, chain};
 use crate::registry::{Actor, LimitsChange, LimitsMerge, Registry};
 use crate::request::{BodyOrDefault, Id, given};
 
-pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
-    Router::new().route("/v1/keys/{id}/limits/reset", post(reset))
+pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
+    OpenApiRouter::default().route("/v1/keys/{id}/limits/reset", post(reset))
 }
 
 #[derive(Clone, Deserialize)]

@@ -1,5 +1,6 @@
-//! How the admin API says no: RFC 9457, one code for each reason. A published code never changes
-//! its meaning.
+//! How the admin API says no: RFC 9457, one code for each reason. The codes are in `problem/code.rs`.
+
+mod code;
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -19,6 +20,8 @@ use keygate_telemetry::logging::mask;
 use keygate_telemetry::{AdminMetrics, AdminOutcome};
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::code::ProblemCode;
+
 use crate::auth::OPEN_PATHS;
 use crate::limits;
 use crate::registry::{Made, RegistryError, list};
@@ -29,87 +32,6 @@ const REQUEST_ID_LENGTH_MAX: usize = 128;
 /// When a caller may try again what the store did not do.
 const RETRY_AFTER_STORE: Duration = Duration::from_secs(1);
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ProblemCode {
-    BadRequest,
-    Unauthorized,
-    BrowserNotAllowed,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    RequestTimeout,
-    Conflict,
-    KeyRevoked,
-    NoLimits,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    InvalidField,
-    ScopeNotGranted,
-    UnknownTier,
-    TooManyLiveKeys,
-    TooManyFailures,
-    Internal,
-    StoreUnavailable,
-    NotDurable,
-    NotReady,
-}
-
-impl ProblemCode {
-    /// Name, status, and the same title for every occurrence.
-    const fn row(self) -> (&'static str, StatusCode, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::BadRequest => ("bad_request", S::BAD_REQUEST, "The request is malformed"),
-            Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "An admin token is required"),
-            Self::BrowserNotAllowed => {
-                ("browser_not_allowed", S::FORBIDDEN, "Browsers may not call the admin API")
-            }
-            Self::Forbidden => ("forbidden", S::FORBIDDEN, "The token's role does not allow this"),
-            Self::NotFound => ("not_found", S::NOT_FOUND, "There is nothing here"),
-            Self::MethodNotAllowed => {
-                ("method_not_allowed", S::METHOD_NOT_ALLOWED, "The method is not allowed here")
-            }
-            Self::RequestTimeout => {
-                ("request_timeout", S::REQUEST_TIMEOUT, "The request took too long to arrive")
-            }
-            Self::Conflict => ("conflict", S::CONFLICT, "The change conflicts with another one"),
-            Self::KeyRevoked => ("key_revoked", S::CONFLICT, "The key is revoked"),
-            Self::NoLimits => ("no_limits", S::CONFLICT, "The key has no limits"),
-            Self::PayloadTooLarge => {
-                ("payload_too_large", S::PAYLOAD_TOO_LARGE, "The request body is too large")
-            }
-            Self::UnsupportedMediaType => (
-                "unsupported_media_type",
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "The request body is not declared as JSON",
-            ),
-            Self::InvalidField => {
-                ("invalid_field", S::UNPROCESSABLE_ENTITY, "A field has a value it cannot have")
-            }
-            Self::ScopeNotGranted => {
-                ("scope_not_granted", S::UNPROCESSABLE_ENTITY, "The app does not grant a scope")
-            }
-            Self::UnknownTier => ("unknown_tier", S::UNPROCESSABLE_ENTITY, "There is no such tier"),
-            Self::TooManyLiveKeys => {
-                ("too_many_live_keys", S::UNPROCESSABLE_ENTITY, "The app has too many live keys")
-            }
-            Self::TooManyFailures => {
-                ("too_many_failures", S::TOO_MANY_REQUESTS, "Too many wrong admin tokens")
-            }
-            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The gateway failed"),
-            Self::StoreUnavailable => {
-                ("store_unavailable", S::SERVICE_UNAVAILABLE, "The store is unavailable")
-            }
-            Self::NotDurable => {
-                ("not_durable", S::SERVICE_UNAVAILABLE, "The change was made but may be lost yet")
-            }
-            Self::NotReady => {
-                ("not_ready", S::SERVICE_UNAVAILABLE, "The gateway cannot decide about requests")
-            }
-        }
-    }
-}
 
 /// What an answer says besides.
 #[derive(Clone, Copy, Debug)]

@@ -2,19 +2,20 @@
 
 use std::net::IpAddr;
 
+use axum::Json;
 use axum::extract::State;
 use axum::routing::post;
-use axum::{Json, Router};
 use keygate_store::keys::KeyStore;
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa_axum::router::OpenApiRouter;
 use zeroize::Zeroizing;
 
 use crate::problem::Problem;
 use crate::registry::{Call, Question, Registry};
 use crate::request::Body;
 
-pub(crate) fn routes<S: KeyStore>() -> Router<Registry<S>> {
-    Router::new().route("/v1/keys/verify", post(verify))
+pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
+    OpenApiRouter::default().route("/v1/keys/verify", post(verify))
 }
 
 #[derive(Deserialize)]

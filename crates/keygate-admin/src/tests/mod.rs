@@ -10,6 +10,7 @@ mod faulty;
 mod fleet;
 mod keys;
 mod limits;
+mod openapi;
 mod outage;
 mod readiness;
 mod records;
