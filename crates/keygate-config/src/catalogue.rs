@@ -16,7 +16,9 @@ use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::settings::{LogLevel, Target};
 use crate::value::Bytes;
-use crate::word::{Auth, Host, KeySource, Method, Name, QueryParam, Quota, UpstreamName};
+use crate::word::{
+    AuditSinkKind, Auth, Host, KeySource, Method, Name, QueryParam, Quota, UpstreamName,
+};
 
 pub(crate) mod store;
 
@@ -42,6 +44,7 @@ pub(crate) const TABLES: &[&Table] = &[
     &store::TABLE,
     &cache::TABLE,
     &log::TABLE,
+    &audit::TABLE,
     &limits::TABLE,
     &tier::TABLE,
     &upstream::TABLE,
@@ -59,6 +62,7 @@ pub(crate) static ROOT: Table = Table {
         "store",
         "cache",
         "log",
+        "audit",
         "limits",
         "tiers",
         "upstreams",
@@ -264,6 +268,29 @@ pub(crate) mod log {
         header: "[log]",
         meaning: "JSON lines on standard output.",
         settings: &[&LEVEL],
+        tables: &[],
+    };
+}
+
+pub(crate) mod audit {
+    use super::*;
+
+    pub(crate) const SINK: Setting<AuditSinkKind> = Setting::new(
+        "sink",
+        Default("\"off\""),
+        "where the audit log is also written, one JSON object a line: whoever collects logs takes it \
+         from there",
+    );
+    pub(crate) const PATH: Setting<PathBuf> = Setting::new(
+        "path",
+        Default("\"data/audit.jsonl\""),
+        "the file of `sink = \"file\"`; it is added to, and goes on where it ends",
+    );
+
+    pub(crate) static TABLE: Table = Table {
+        header: "[audit]",
+        meaning: "A copy of the audit log, which is in the store in any case.",
+        settings: &[&SINK, &PATH],
         tables: &[],
     };
 }

@@ -36,7 +36,7 @@ pub use live::Live;
 use crate::reader::{Findings, Reader, Section};
 pub use report::{Colours, Problem, Report};
 pub use settings::{
-    Admin, Cache, Config, EmbeddedStore, FailedAuth, Keys, LimitSettings, Log, LogLevel,
+    Admin, AuditSink, Cache, Config, EmbeddedStore, FailedAuth, Keys, LimitSettings, Log, LogLevel,
     RedisClientCertificate, RedisLogin, RedisMode, RedisStore, RedisTls, Server, Store, Target,
     Tier, Upstream,
 };
@@ -135,8 +135,15 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
     }
     let keys = machine::read_keys(&root);
     let store = store::read_store(&root);
+    let audit = machine::read_audit(&root);
     if let (Some(keys), Some(admin), Some(store)) = (&keys, &admin, &store) {
-        machine::refuse_shared_files(&root, keys, admin, store);
+        machine::refuse_shared_files(
+            &root,
+            keys,
+            admin,
+            store,
+            audit.as_ref().unwrap_or(&AuditSink::Off),
+        );
         store::refuse_own_files(&root, keys, admin);
     }
     let cache = machine::read_cache(&root);
@@ -156,6 +163,7 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
         store: store?,
         cache: cache?,
         log: log?,
+        audit: audit?,
         limits: limits?,
         tiers: tiers?,
         upstreams: upstreams.list?,

@@ -8,11 +8,13 @@ use keygate_core::network::Networks;
 use toml::Spanned;
 
 use crate::address::clash;
-use crate::catalogue::{admin, cache, failed_auth, keys, log, server};
+use crate::catalogue::{admin, audit, cache, failed_auth, keys, log, server};
 use crate::reader::Section;
-use crate::settings::{Admin, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store};
+use crate::settings::{
+    Admin, AuditSink, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store,
+};
 use crate::value::Bytes;
-use crate::word::KeySource;
+use crate::word::{AuditSinkKind, KeySource};
 
 pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let section = root.child("server", &server::TABLE)?;
@@ -116,6 +118,7 @@ pub(crate) fn refuse_shared_files(
     keys: &Keys,
     admin: &Admin,
     store: &Store,
+    audit: &AuditSink,
 ) {
     let mut named = vec![
         ("keys", "pepper_file", &keys.pepper_file),
@@ -123,6 +126,9 @@ pub(crate) fn refuse_shared_files(
     ];
     if let Store::Embedded(EmbeddedStore { path }) = store {
         named.push(("store", "path", path));
+    }
+    if let AuditSink::File(path) = audit {
+        named.push(("audit", "path", path));
     }
     let refuse = |span: Option<Range<usize>>, table: &str, key: &str| {
         if let Some(span) = span {
@@ -220,4 +226,24 @@ pub(crate) fn warn_of_short_stale_max(root: &Section<'_, '_>, cache: &Cache, sto
 pub(crate) fn read_log(root: &Section<'_, '_>) -> Option<Log> {
     let section = root.child("log", &log::TABLE)?;
     section.get(&log::LEVEL).map(|level| Log { level })
+}
+
+pub(crate) fn read_audit(root: &Section<'_, '_>) -> Option<AuditSink> {
+    let section = root.child("audit", &audit::TABLE)?;
+    let sink = section.get(&audit::SINK)?;
+    let refuse_path = || {
+        let help = "remove it, or write `sink = \"file\"`";
+        section.refuse_key("path", "means nothing unless the sink is a file", help);
+    };
+    match sink {
+        AuditSinkKind::Off => {
+            refuse_path();
+            Some(AuditSink::Off)
+        }
+        AuditSinkKind::Stdout => {
+            refuse_path();
+            Some(AuditSink::Stdout)
+        }
+        AuditSinkKind::File => section.get(&audit::PATH).map(AuditSink::File),
+    }
 }

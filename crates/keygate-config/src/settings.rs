@@ -22,6 +22,7 @@ pub struct Config {
     pub store: Store,
     pub cache: Cache,
     pub log: Log,
+    pub audit: AuditSink,
     pub limits: LimitSettings,
     /// In the order of their names.
     pub tiers: Vec<Tier>,
@@ -191,6 +192,15 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+/// `[audit]`: where the audit log is written, besides the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditSink {
+    Off,
+    /// Among the lines of the program's own log.
+    Stdout,
+    File(PathBuf),
 }
 
 /// `[limits]`: what holds for the limits of all tiers.

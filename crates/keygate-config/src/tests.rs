@@ -123,6 +123,7 @@ fn the_smallest_file_has_every_default() {
     assert_eq!(config.cache.keys_max, 1_000_000);
     assert_eq!(config.cache.stale_max.as_secs(), 600);
     assert_eq!(config.log.level, LogLevel::Info);
+    assert_eq!(config.audit, AuditSink::Off);
     assert_eq!(config.warnings.len(), 1, "no route: {:?}", config.warnings);
 }
 

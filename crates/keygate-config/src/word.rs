@@ -39,6 +39,23 @@ fn choose<T: Copy>(text: &str, choices: &[(&'static str, T)]) -> Result<T, Wrong
     Err(Wrong::new("not one of the words that are known here").help(help))
 }
 
+/// `[audit] sink`: what the audit log is copied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuditSinkKind {
+    Off,
+    Stdout,
+    File,
+}
+
+impl FromText for AuditSinkKind {
+    const TYPE: &'static str = "word";
+    const RULE: &'static str = "`off`, `stdout`, `file`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        choose(text, &[("off", Self::Off), ("stdout", Self::Stdout), ("file", Self::File)])
+    }
+}
+
 /// `[keys] sources`: where a request may carry its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeySource {

@@ -17,7 +17,7 @@ const LINE_LENGTH_MAX: usize = 256 * 1024;
 static SECRET: LazyLock<Regex> = LazyLock::new(|| {
     const LINE: &str = "(?:_|%(?:25)*5[Ff])";
     Regex::new(&format!(
-        "((?:[spr]k{LINE}(?:live|test)|kga){LINE}[0-9A-Za-z_-]{{4}})(?:[0-9A-Za-z-]|{LINE})+"
+        "((?:[spr]k{LINE}(?:live|test)|kgat?){LINE}[0-9A-Za-z_-]{{4}})(?:[0-9A-Za-z-]|{LINE})+"
     ))
     .expect("the pattern is well formed")
 });
@@ -169,6 +169,9 @@ mod tests {
         let token = format!("kga_{}", "0123456789abcdef".repeat(4));
         assert_eq!(mask(&token), "kga_0123…");
         assert_eq!(mask(&format!("{{\"t\":\"{token}\"}}")), "{\"t\":\"kga_0123…\"}");
+        let made = format!("kgat_{}", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG");
+        assert_eq!(mask(&made), "kgat_0123…");
+        assert_eq!(mask(&format!("/x?t={}", made.replace('_', "%5F"))), "/x?t=kgat%5F0123…");
     }
 
     #[test]

@@ -63,6 +63,20 @@ fn no_two_settings_name_one_file() {
         "[keys]\nprevious_pepper_files = [\"a\"]\n[store]\npath = \"a\"",
         "5:26: this file is `[store] path` already; give each a file of its own",
     );
+    check(
+        "[store]\npath = \"a\"\n[audit]\nsink = \"file\"\npath = \"a\"",
+        "8:8: this file is `[store] path` already; give each a file of its own",
+    );
+}
+
+#[test]
+fn a_path_means_nothing_unless_the_audit_log_goes_to_a_file() {
+    let refused =
+        "`path` means nothing unless the sink is a file; remove it, or write `sink = \"file\"`";
+    check("[audit]\npath = \"a\"", &format!("5:1: {refused}"));
+    check("[audit]\nsink = \"stdout\"\npath = \"a\"", &format!("6:1: {refused}"));
+    let file = settings_of("[audit]\nsink = \"file\"\npath = \"a\"");
+    assert_eq!(file.audit, AuditSink::File("/etc/keygate/a".into()));
 }
 
 #[test]
