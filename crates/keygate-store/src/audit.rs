@@ -2,11 +2,14 @@
 //! text, so that an entry cannot be edited, taken out or moved without all links after it changing.
 //! Whoever can write the whole store can make a new chain: keep a link elsewhere, and compare.
 
+mod verify;
+
 use std::fmt;
 use std::str::FromStr;
 
 use keygate_core::key::sha256;
 
+pub use self::verify::{Finding, Verifier};
 use crate::keys::ChangeNumber;
 
 /// The hash that covers an entry and all before it.

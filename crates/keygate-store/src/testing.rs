@@ -1,20 +1,17 @@
-//! For tests: sample records, and a store in memory that says what every store should do, slowly
-//! and plainly.
+//! For tests: sample records, and the model of a store.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+mod model;
 
 use keygate_core::key::PepperId;
 use keygate_core::limit::overrides::Parts;
 use keygate_core::limit::terms::Overrides;
 use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, TokenId, UnixMillis};
 
-use crate::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
-};
+pub(crate) use self::model::MemoryStore;
+use crate::keys::{KeyStore, Once, Write};
 use crate::records::{
-    Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
-    Metadata, OwnedKey, Version,
+    Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, Role,
+    TokenStatus, Version,
 };
 
 pub(crate) const LIVE_MAX: u32 = 5;
@@ -36,6 +33,10 @@ pub(crate) fn app_id(n: u64) -> AppId {
 
 pub(crate) fn key_id(n: u64) -> KeyId {
     KeyId::new(UnixMillis(n), entropy(n))
+}
+
+pub(crate) fn token_id(n: u64) -> TokenId {
+    TokenId::new(UnixMillis(n), entropy(n))
 }
 
 pub(crate) fn digest(n: u64) -> KeyDigest {
@@ -105,6 +106,21 @@ pub(crate) fn key(n: u64, app: &App) -> Key {
     }
 }
 
+/// The token has hash `digest(n)`.
+pub(crate) fn token(n: u64) -> AdminToken {
+    AdminToken {
+        id: token_id(n),
+        name: format!("token {n}"),
+        role: Role::Issuer(vec![account_id(1), account_id(2)]),
+        sha256: *digest(n).as_bytes(),
+        status: TokenStatus::Active,
+        expires_at: Some(UnixMillis(NOW.0 + n)),
+        created_at: UnixMillis(n),
+        updated_at: UnixMillis(n),
+        version: Version(0),
+    }
+}
+
 /// Limits of a key's own, of each kind.
 pub(crate) fn limits() -> Option<Box<Overrides>> {
     let parts = Parts {
@@ -127,6 +143,19 @@ pub(crate) fn create(key: &Key) -> Write {
 
 pub(crate) fn update(key: Key) -> Write {
     Write::UpdateKey { key, live_max: LIVE_MAX, now: NOW }
+}
+
+/// `old` gives way to `new`, which lives to the end of the sample's time.
+pub(crate) fn rotate(old: &Key, new: &Key, live_max: u32) -> Write {
+    let overlap_ends = Some(UnixMillis(NOW.0 + 10));
+    let old = Key { rotated_to: Some(new.id), expires_at: overlap_ends, ..old.clone() };
+    let new = Key { rotated_from: Some(old.id), ..new.clone() };
+    Write::RotateKey { old, new, live_max, now: NOW }
+}
+
+/// A name for a change that is done once. Remembered for 100 ms.
+pub(crate) fn once(name: u8, request: u8) -> Once {
+    Once { name: [name; 32], request: [request; 32], now: NOW, until: UnixMillis(NOW.0 + 100) }
 }
 
 pub(crate) fn audit(action: &str) -> AuditEntry {
@@ -154,311 +183,4 @@ pub(crate) async fn seed<S: KeyStore>(store: &S) -> (Account, App, Key) {
         store.commit(write, audit("seed")).await.unwrap();
     }
     (account, app, key)
-}
-
-/// The model that stores are compared with.
-#[derive(Default)]
-pub(crate) struct MemoryStore(Mutex<Tables>);
-
-#[derive(Clone, Default)]
-struct Tables {
-    accounts: BTreeMap<AccountId, Account>,
-    apps: BTreeMap<AppId, App>,
-    keys: BTreeMap<KeyId, Key>,
-    changes: Vec<AuditEntry>,
-}
-
-impl MemoryStore {
-    pub(crate) fn replace(&self, other: Self) {
-        let other = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.with(|tables| *tables = other);
-    }
-
-    fn with<T>(&self, read: impl FnOnce(&mut Tables) -> T) -> T {
-        read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Tables {
-    fn commit(&mut self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
-        let mut after = self.clone();
-        after.apply(write)?;
-        after.changes.push(audit);
-        *self = after;
-        Ok(ChangeNumber(self.changes.len() as u64))
-    }
-
-    fn apply(&mut self, write: Write) -> Result<(), StoreError> {
-        match write {
-            Write::CreateAccount(account) => insert(&mut self.accounts, account.id, account),
-            Write::CreateApp(app) => {
-                if !self.accounts.contains_key(&app.account) {
-                    return Err(StoreError::NotFound("the account"));
-                }
-                insert(&mut self.apps, app.id, app)
-            }
-            Write::CreateKey { key, live_max, now } => self.create_key(key, live_max, now),
-            Write::UpdateAccount(account) => {
-                let stored = stored(&mut self.accounts, account.id, account.version)?;
-                *stored =
-                    Account { version: Version(account.version.0.wrapping_add(1)), ..account };
-                Ok(())
-            }
-            Write::UpdateApp(app) => {
-                if self.apps.get(&app.id).is_some_and(|stored| stored.account != app.account) {
-                    return Err(StoreError::NotFound("the app in this account"));
-                }
-                let stored = stored(&mut self.apps, app.id, app.version)?;
-                *stored = App { version: Version(app.version.0.wrapping_add(1)), ..app };
-                Ok(())
-            }
-            Write::RotateKey { .. }
-            | Write::CreateToken(_)
-            | Write::UpdateToken(_)
-            | Write::Note => Err(crate::keys::not_yet()),
-            Write::UpdateKey { key, live_max, now } => {
-                let same = |key: &Key| (key.digest, key.pepper, key.app, key.account);
-                if self.keys.get(&key.id).is_some_and(|stored| same(stored) != same(&key)) {
-                    return Err(StoreError::NotFound("the key with this digest, app and account"));
-                }
-                let live = self.count_live(key.app, now);
-                let stored = stored(&mut self.keys, key.id, key.version)?;
-                if !is_live(stored, now) && is_live(&key, now) && live >= live_max {
-                    return Err(StoreError::TooManyLiveKeys { live });
-                }
-                *stored = Key { version: Version(key.version.0.wrapping_add(1)), ..key };
-                Ok(())
-            }
-        }
-    }
-
-    fn import(
-        &mut self,
-        records: Vec<StoredRecord>,
-        audit: AuditEntry,
-    ) -> Result<Imported, StoreError> {
-        let mut after = self.clone();
-        let mut imported = Imported::default();
-        for record in records {
-            let id = match &record {
-                StoredRecord::Account(account) => account.id.to_string(),
-                StoredRecord::App(app) => app.id.to_string(),
-                StoredRecord::Key(key) => key.id.to_string(),
-            };
-            match after.import_one(record)? {
-                None => imported.created += 1,
-                Some(true) => imported.unchanged += 1,
-                Some(false) => imported.different.push(id),
-            }
-        }
-        if imported.created > 0 {
-            after.changes.push(audit);
-        }
-        *self = after;
-        Ok(imported)
-    }
-
-    /// Whether a record of this id was there, and was the same.
-    fn import_one(&mut self, record: StoredRecord) -> Result<Option<bool>, StoreError> {
-        match record {
-            StoredRecord::Account(account) => {
-                if let Some(stored) = self.accounts.get(&account.id) {
-                    return Ok(Some(*stored == account));
-                }
-                insert(&mut self.accounts, account.id, account)?;
-            }
-            StoredRecord::App(app) => {
-                if let Some(stored) = self.apps.get(&app.id) {
-                    return Ok(Some(*stored == app));
-                }
-                self.apply(Write::CreateApp(app))?;
-            }
-            StoredRecord::Key(key) => {
-                if let Some(stored) = self.keys.get(&key.id) {
-                    return Ok(Some(*stored == key));
-                }
-                self.create_key(key, u32::MAX, NOW)?;
-            }
-        }
-        Ok(None)
-    }
-
-    fn create_key(&mut self, key: Key, live_max: u32, now: UnixMillis) -> Result<(), StoreError> {
-        if self.apps.get(&key.app).is_none_or(|app| app.account != key.account) {
-            return Err(StoreError::NotFound("the app"));
-        }
-        if self.keys.values().any(|stored| stored.digest == key.digest) {
-            return Err(StoreError::AlreadyExists);
-        }
-        let live = self.count_live(key.app, now);
-        insert(&mut self.keys, key.id, key)?;
-        if live >= live_max { Err(StoreError::TooManyLiveKeys { live }) } else { Ok(()) }
-    }
-
-    fn count_live(&self, app: AppId, now: UnixMillis) -> u32 {
-        let is_counted = |key: &&Key| key.app == app && is_live(key, now);
-        u32::try_from(self.keys.values().filter(is_counted).count()).unwrap()
-    }
-}
-
-fn is_live(key: &Key, now: UnixMillis) -> bool {
-    !matches!(key.status, KeyStatus::Revoked { .. }) && key.expires_at.is_none_or(|end| end > now)
-}
-
-fn insert<K: Ord, V>(table: &mut BTreeMap<K, V>, id: K, record: V) -> Result<(), StoreError> {
-    match table.insert(id, record) {
-        None => Ok(()),
-        Some(_) => Err(StoreError::AlreadyExists),
-    }
-}
-
-trait Versioned {
-    fn version(&self) -> Version;
-}
-
-macro_rules! versioned {
-    ($($record:ty)*) => {$(
-        impl Versioned for $record {
-            fn version(&self) -> Version {
-                self.version
-            }
-        }
-    )*};
-}
-
-versioned!(Account App Key);
-
-fn stored<K: Ord, V: Versioned>(
-    table: &mut BTreeMap<K, V>,
-    id: K,
-    seen: Version,
-) -> Result<&mut V, StoreError> {
-    let stored = table.get_mut(&id).ok_or(StoreError::NotFound("the record"))?;
-    if stored.version() == seen { Ok(stored) } else { Err(StoreError::Conflict) }
-}
-
-fn page<K: Ord + Copy, V: Clone>(
-    records: impl Iterator<Item = (K, V)>,
-    page: Page<K>,
-) -> Vec<(K, V)> {
-    let is_after = |id: &K| page.after.is_none_or(|after| *id > after);
-    records.filter(|(id, _)| is_after(id)).take(page.limit).collect()
-}
-
-fn values<K, V>(records: Vec<(K, V)>) -> Vec<V> {
-    records.into_iter().map(|(_, record)| record).collect()
-}
-
-impl KeyStore for MemoryStore {
-    async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
-        Ok(self.with(|tables| {
-            let key = tables.keys.values().find(|key| key.digest == digest)?.clone();
-            let app = tables.apps[&key.app].clone();
-            let account = tables.accounts[&key.account].clone();
-            Some(OwnedKey { key, app, account })
-        }))
-    }
-
-    async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
-        self.with(|tables| tables.commit(write, audit))
-    }
-
-    async fn commit_once(
-        &self,
-        write: Write,
-        audit: AuditEntry,
-        once: Once,
-    ) -> Result<Done, StoreError> {
-        let _unused = (write, audit, once);
-        Err(crate::keys::not_yet())
-    }
-
-    async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
-        let _unused = id;
-        Err(crate::keys::not_yet())
-    }
-
-    async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
-        let _unused = sha256;
-        Err(crate::keys::not_yet())
-    }
-
-    async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
-        let _unused = page;
-        Err(crate::keys::not_yet())
-    }
-
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        let _unused = uses;
-        Err(crate::keys::not_yet())
-    }
-
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
-        let _unused = keys;
-        Err(crate::keys::not_yet())
-    }
-
-    async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
-        let _unused = now;
-        Err(crate::keys::not_yet())
-    }
-
-    async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
-        Ok(self.with(|tables| tables.accounts.get(&id).cloned()))
-    }
-
-    async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
-        Ok(self.with(|tables| tables.apps.get(&id).cloned()))
-    }
-
-    async fn key(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
-        Ok(self.with(|tables| tables.keys.get(&id).cloned()))
-    }
-
-    async fn accounts(&self, part: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
-        Ok(self.with(|tables| values(page(tables.accounts.clone().into_iter(), part))))
-    }
-
-    async fn apps(&self, account: AccountId, part: Page<AppId>) -> Result<Vec<App>, StoreError> {
-        Ok(self.with(|tables| {
-            let of_account = tables.apps.clone().into_iter().filter(|(_, a)| a.account == account);
-            values(page(of_account, part))
-        }))
-    }
-
-    async fn keys(&self, app: AppId, part: Page<KeyId>) -> Result<Vec<Key>, StoreError> {
-        Ok(self.with(|tables| {
-            let of_app = tables.keys.clone().into_iter().filter(|(_, key)| key.app == app);
-            values(page(of_app, part))
-        }))
-    }
-
-    async fn audit(&self, part: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
-        Ok(self.with(|tables| {
-            let numbered = tables.changes.iter().cloned().zip(1..);
-            let entries = numbered.map(|(entry, number)| (ChangeNumber(number), entry));
-            let logged = |(number, entry)| Logged { number, entry, seal: None };
-            page(entries, part).into_iter().map(logged).collect()
-        }))
-    }
-
-    async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
-        let peppers = self.with(|tables| -> BTreeSet<PepperId> {
-            tables
-                .keys
-                .values()
-                .filter(|key| is_live(key, now))
-                .filter_map(|key| key.pepper)
-                .collect()
-        });
-        Ok(peppers.into_iter().collect())
-    }
-
-    async fn import(
-        &self,
-        records: Vec<StoredRecord>,
-        audit: AuditEntry,
-    ) -> Result<Imported, StoreError> {
-        self.with(|tables| tables.import(records, audit))
-    }
 }
