@@ -17,10 +17,15 @@ use crate::problem::{Problem, ProblemCode};
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A body that is JSON of this type.
-pub(crate) struct Body<T>(pub(crate) T);
+/// A body that is JSON of this type. One that may be longer than others comes by a route with a
+/// `DefaultBodyLimit` of its own, which this says in KiB.
+pub(crate) struct Body<T, const KIB_MAX: usize = { BODY_LENGTH_MAX / 1024 }>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+impl<T, S, const KIB_MAX: usize> FromRequest<S> for Body<T, KIB_MAX>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+{
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
@@ -28,7 +33,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             let detail = "Send JSON, with `Content-Type: application/json`.";
             return Err(Problem::new(ProblemCode::UnsupportedMediaType, detail));
         }
-        parse(&read(request, state).await?)
+        parse(&read(request, state, KIB_MAX).await?).map(Self)
     }
 }
 
@@ -40,18 +45,22 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for BodyOrDef
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if request.headers().contains_key(CONTENT_TYPE) {
-            return Body::from_request(request, state).await.map(|Body(body)| Self(body));
+            return <Body<T>>::from_request(request, state).await.map(|Body(body)| Self(body));
         }
-        match read(request, state).await? {
+        match read(request, state, BODY_LENGTH_MAX / 1024).await? {
             body if body.is_empty() => Ok(Self(T::default())),
-            body => parse(&body).map(|Body(body)| Self(body)),
+            body => parse(&body).map(Self),
         }
     }
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+async fn read<S: Send + Sync>(
+    request: Request,
+    state: &S,
+    kib_max: usize,
+) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
-        Ok(read) => read.map_err(unread),
+        Ok(read) => read.map_err(|rejection| unread(rejection, kib_max)),
         Err(_) => {
             let detail = format!("Send the body within {} s.", BODY_TIMEOUT.as_secs());
             Err(Problem::new(ProblemCode::RequestTimeout, detail))
@@ -59,18 +68,17 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Prob
     }
 }
 
-fn unread(rejection: BytesRejection) -> Problem {
+fn unread(rejection: BytesRejection, kib_max: usize) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let detail = format!("Send at most {} KiB.", BODY_LENGTH_MAX / 1024);
+        let detail = format!("Send at most {kib_max} KiB.");
         return Problem::new(ProblemCode::PayloadTooLarge, detail);
     }
     Problem::new(ProblemCode::BadRequest, "The body broke off. Send it whole.")
 }
 
 /// The parser bounds how deep JSON may nest.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<Body<T>, Problem> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body)
-        .map(Body)
         .map_err(|error| Problem::new(ProblemCode::BadRequest, format!("The body: {error}.")))
 }
 
