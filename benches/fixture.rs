@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keygate_config::live::Current;
 use keygate_config::{Cache, Config, Source};
 use keygate_core::key::{MintedKey, PepperId};
 use keygate_core::{
@@ -285,7 +286,7 @@ pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Ga
     let config = config();
     let gateway = Gateway::new(GatewayParts {
         keys,
-        peppers: Arc::new(peppers()),
+        current: Current { config: Arc::clone(&config), peppers: Arc::new(peppers()) },
         failures: Arc::new(FailureLimiter::new(
             config.server.failed_auth.rate,
             config.server.failed_auth.addresses_max,
@@ -293,7 +294,6 @@ pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Ga
         limiter,
         metrics: Metrics::new("bench"),
         clock: real_clock,
-        config,
     });
     gateway.expect("the target is an address")
 }

@@ -11,6 +11,7 @@ mod lines;
 pub mod live;
 mod machine;
 mod reader;
+mod reload;
 mod report;
 mod routes;
 pub mod secrets;
@@ -22,6 +23,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod tiers;
+mod tree;
 mod value;
 mod word;
 
@@ -34,6 +36,7 @@ use toml::de::DeTable;
 pub use live::Live;
 
 use crate::reader::{Findings, Reader, Section};
+use crate::tree::Tree;
 pub use report::{Colours, Problem, Report};
 pub use settings::{
     Admin, AuditSink, Cache, Config, EmbeddedStore, FailedAuth, Keys, LimitSettings, Log, LogLevel,
@@ -98,13 +101,14 @@ pub fn parse(source: Source<'_>) -> Result<Config, Report> {
         return Err(Report::of_file(name, message));
     }
     let (tree, syntax_errors) = DeTable::parse_recoverable(text);
+    let settings = Tree::of(tree.get_ref());
     let reader = Reader::new(source);
     let config = read(&reader, tree.get_ref());
     let Findings { errors, warnings } = reader.into_findings(&syntax_errors);
     if !errors.is_empty() {
-        return Err(Report::of_findings(name, text, errors));
+        return Err(Report::of_findings(name, text, &settings, errors));
     }
-    let warnings = Report::of_findings(name, text, warnings).into_lines();
+    let warnings = Report::of_findings(name, text, &settings, warnings).into_lines();
     match config {
         Some(config) => Ok(Config { warnings, ..config }),
         None => Err(Report::of_file(name, "the file is not usable, and keygate cannot say why")),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
 use crate::lines::{Lines, Place};
+use crate::tree::Tree;
 
 /// The most problems that are kept; of more only the number is told.
 const PROBLEMS_MAX: usize = 1_000;
@@ -25,6 +26,7 @@ pub struct Problem {
     message: String,
     help: Option<String>,
     place: Option<Place>,
+    setting: Option<String>,
 }
 
 /// Whether a rendered report has terminal colours.
@@ -52,32 +54,50 @@ impl Finding {
 impl Report {
     /// The report of a file that has one problem as a whole.
     pub(crate) fn of_file(name: &str, message: impl Into<String>) -> Self {
-        let problem = Problem { message: message.into(), help: None, place: None };
+        let problem = Problem { message: message.into(), help: None, place: None, setting: None };
         Self { name: name.to_owned(), problems: vec![problem], omitted: 0 }
     }
 
     /// The report of a file that is no text from `line` on.
     pub(crate) fn of_line(name: &str, message: impl Into<String>, line: usize) -> Self {
         let place = Some(Place { line, column: 1, shown: None });
-        let problem = Problem { message: message.into(), help: None, place };
+        let problem = Problem { message: message.into(), help: None, place, setting: None };
         Self { name: name.to_owned(), problems: vec![problem], omitted: 0 }
     }
 
-    pub(crate) fn of_findings(name: &str, text: &str, mut findings: Vec<Finding>) -> Self {
+    pub(crate) fn of_findings(
+        name: &str,
+        text: &str,
+        tree: &Tree,
+        mut findings: Vec<Finding>,
+    ) -> Self {
         findings.sort_by_key(|finding| finding.span.as_ref().map_or(0, |span| span.start));
         let omitted = findings.len().saturating_sub(PROBLEMS_MAX);
         let lines = Lines::of(text);
         let place = |Finding { message, help, span }| {
+            let setting = span.as_ref().and_then(|span| tree.setting_at(span.start));
             let place = Some(span.map_or_else(Place::of_whole, |span| lines.place(span)));
-            Problem { message, help, place }
+            Problem { message, help, place, setting }
         };
         let problems = findings.into_iter().take(PROBLEMS_MAX).map(place).collect();
         Self { name: name.to_owned(), problems, omitted }
     }
 
+    /// What the file is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// How many more there are.
+    #[must_use]
+    pub fn omitted(&self) -> usize {
+        self.omitted
     }
 
     /// The whole report as text for people.
@@ -133,6 +153,13 @@ impl Problem {
         self.place.as_ref().map(|place| place.column)
     }
 
+    /// The setting or table, such as `tiers.free.rate` or `routes[2]`, counted from 1; none where the
+    /// problem is with the file as a whole, or its syntax hides what it is about.
+    #[must_use]
+    pub fn setting(&self) -> Option<&str> {
+        self.setting.as_deref()
+    }
+
     fn render(&self, name: &str, renderer: &Renderer) -> String {
         let title = Level::ERROR.primary_title(&self.message);
         let group = match &self.place {
@@ -151,7 +178,9 @@ impl Problem {
         renderer.render(&[group.elements(help)])
     }
 
-    fn on_one_line(&self, name: &str) -> String {
+    /// With its place and its help.
+    #[must_use]
+    pub fn on_one_line(&self, name: &str) -> String {
         let place = match &self.place {
             Some(place) => format!("{name}:{}:{}", place.line, place.column),
             None => name.to_owned(),

@@ -91,6 +91,15 @@ impl Secret {
     }
 }
 
+/// Whether a reload brings another one. Both are the operator's own, so time tells nobody anything.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        *self.0 == *other.0
+    }
+}
+
+impl Eq for Secret {}
+
 /// Says that there is one, and nothing of it.
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

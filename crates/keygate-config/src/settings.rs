@@ -43,7 +43,7 @@ impl Config {
 }
 
 /// `[server]`: the listeners that clients talk to, and the bounds on what they may send.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Server {
     pub listen: Vec<SocketAddr>,
     /// Worker threads; as many as there are cores if absent.
@@ -65,7 +65,7 @@ pub struct Server {
 }
 
 /// `[server.failed_auth]`: how often one client address may fail to authenticate.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct FailedAuth {
     pub rate: Rate,
     /// The most addresses that are remembered.
@@ -73,14 +73,14 @@ pub struct FailedAuth {
 }
 
 /// `[admin]`: the admin API's listener.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Admin {
     pub listen: SocketAddr,
     pub token_file: PathBuf,
 }
 
 /// `[keys]`: how keys are made and where requests may carry them.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Keys {
     pub pepper_file: PathBuf,
     pub previous_pepper_files: Vec<PathBuf>,
@@ -90,20 +90,20 @@ pub struct Keys {
 }
 
 /// `[store]`: where accounts, apps and keys are kept.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Store {
     Embedded(EmbeddedStore),
     Redis(Box<RedisStore>),
 }
 
 /// `kind = "embedded"`: one file on this machine.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct EmbeddedStore {
     pub path: PathBuf,
 }
 
 /// `kind = "redis"`: a Redis or Valkey that a fleet of gateways shares.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RedisStore {
     pub mode: RedisMode,
     /// From `urls`: the server, the sentinels, or some nodes of the cluster. At least one.
@@ -130,7 +130,7 @@ pub struct RedisStore {
 }
 
 /// How the primary is found.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum RedisMode {
     /// It is the one server.
     Single,
@@ -145,21 +145,21 @@ pub enum RedisMode {
 }
 
 /// An ACL user, or the password of the default one, or neither.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct RedisLogin {
     pub username: Option<Box<str>>,
     pub password: Option<Secret>,
 }
 
 /// The files are read when the configuration is.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RedisTls {
     /// Certificates in PEM to trust instead of the system's.
     pub ca: Option<Vec<u8>>,
     pub client: Option<RedisClientCertificate>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RedisClientCertificate {
     /// In PEM, and so is the key.
     pub certificate: Vec<u8>,
@@ -167,7 +167,7 @@ pub struct RedisClientCertificate {
 }
 
 /// `[cache]`: what is kept in memory of what the store said.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Cache {
     pub keys_max: u64,
     /// How old a record gets before its next use makes the gateway read it again.
@@ -180,7 +180,7 @@ pub struct Cache {
 }
 
 /// `[log]`: what is written to standard output.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Log {
     pub level: LogLevel,
 }
@@ -204,7 +204,7 @@ pub enum AuditSink {
 }
 
 /// `[limits]`: what holds for the limits of all tiers.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct LimitSettings {
     /// Whether answers tell of limits in `RateLimit-Policy` and `RateLimit`.
     pub headers: bool,
@@ -215,14 +215,14 @@ pub struct LimitSettings {
 }
 
 /// `[tiers.NAME]`: a named set of limits.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Tier {
     pub name: Box<str>,
     pub limits: Limits,
 }
 
 /// `[upstreams.NAME]`: a service behind the gateway.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: Box<str>,
     /// At least one.

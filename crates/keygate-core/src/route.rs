@@ -25,7 +25,7 @@ pub struct Route {
 }
 
 /// Who may use a route.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Access {
     /// Anyone, without a key.
     Public(PublicAccess),
@@ -34,7 +34,7 @@ pub enum Access {
 }
 
 /// `auth = "public"`, written by an operator: the only way to a permit without a key.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct PublicAccess {}
 
 impl PublicAccess {
@@ -44,7 +44,7 @@ impl PublicAccess {
 }
 
 /// `auth = "key"`, and what the key must be.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct KeyAccess {
     pub environment: Environment,
     pub scopes: RequiredScopes,

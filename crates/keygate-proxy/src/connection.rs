@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use keygate_config::Server;
 use keygate_core::Denial;
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::{InFlight, Outcome, RouteMetrics};
@@ -30,10 +29,11 @@ use quanta::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::gateway::Gateway;
-use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadLimits, HeadScan, Progress, inspect};
+use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadScan, Progress, inspect};
 use crate::line::Lines;
 use crate::replay::Replay;
 use crate::respond::{Problem, raw_http1};
+use crate::snapshot::{Bounds, Snapshots};
 use crate::streams::Streams;
 use crate::trace::new_request_id;
 
@@ -61,11 +61,9 @@ impl<S: KeyStore> Clone for Connections<S> {
 
 struct Inner<S: KeyStore> {
     proxy: Arc<HttpProxy<Gateway<S>>>,
-    streams: Arc<Streams<S>>,
     lines: Lines,
-    limits: HeadLimits,
-    header_timeout: Duration,
-    keepalive_timeout: Duration,
+    /// For the bounds on a connection, which are asked for before each request.
+    snapshots: Snapshots,
     unrouted: RouteMetrics,
     open: OpenConnections,
 }
@@ -74,22 +72,11 @@ impl<S: KeyStore> Connections<S> {
     pub(crate) fn new(
         proxy: HttpProxy<Gateway<S>>,
         lines: Lines,
-        server: &Server,
+        snapshots: Snapshots,
         unrouted: RouteMetrics,
         open: OpenConnections,
     ) -> Self {
-        let proxy = Arc::new(proxy);
-        let streams = Streams { proxy: Arc::clone(&proxy), lines: lines.clone() };
-        Self(Arc::new(Inner {
-            proxy,
-            streams: Arc::new(streams),
-            lines,
-            limits: server.into(),
-            header_timeout: server.header_timeout,
-            keepalive_timeout: server.keepalive_timeout,
-            unrouted,
-            open,
-        }))
+        Self(Arc::new(Inner { proxy: Arc::new(proxy), lines, snapshots, unrouted, open }))
     }
 
     /// Serves what waits to be accepted when the accept loop has ended: its clients are connected
@@ -148,17 +135,18 @@ impl<S: KeyStore> Inner<S> {
         let mut line = self.lines.open();
         let mut watch = shutdown.clone();
         let mut stopping = pin!(async move { drop(watch.wait_for(|stop| *stop).await) });
-        let mut idle = pin!(IdleTimer::new(self.header_timeout, self.keepalive_timeout));
+        let mut bounds = self.snapshots.bounds();
+        let mut idle = pin!(IdleTimer::new(bounds.header_timeout));
         let mut stopping_grace = FIRST_BYTES_GRACE;
         loop {
             let stopped = *shutdown.borrow();
             let wait = Wait { idle: idle.as_mut(), stopped, stopping_grace };
-            match self.read_head(&mut stream, stopping.as_mut(), wait).await {
+            match self.read_head(&mut stream, stopping.as_mut(), wait, &mut bounds).await {
                 Head::Http1(bytes) => {
                     let mut session = Http1Session::new(stream);
                     session.set_pipelined_prefix(bytes);
                     let mut session = ServerSession::H1(session);
-                    session.set_keepalive(Some(self.keepalive_timeout.as_secs().max(1)));
+                    session.set_keepalive(Some(bounds.keepalive_timeout.as_secs().max(1)));
                     match line.run(self.proxy.process_new_http(session, shutdown)).await {
                         Some(Some(reusable)) => (stream, _) = reusable.consume(),
                         // Not to be used again, or cut.
@@ -166,15 +154,17 @@ impl<S: KeyStore> Inner<S> {
                     }
                 }
                 Head::Http2(bytes) => {
-                    let timeout = self.header_timeout;
+                    let timeout = bounds.header_timeout;
                     let replay = Box::new(Replay { bytes, stream, timeout });
+                    let (proxy, lines) = (Arc::clone(&self.proxy), self.lines.clone());
+                    let streams = Arc::new(Streams::new(proxy, lines, bounds.keepalive_timeout));
                     // An HTTP/2 client may stay as long as it likes. Its requests count; it does not,
                     // once it has had time to send the first.
                     let settled = async {
                         tokio::time::sleep(FIRST_BYTES_GRACE).await;
                         drop(open);
                     };
-                    tokio::join!(self.streams.process_new(replay, shutdown), settled);
+                    tokio::join!(streams.process_new(replay, shutdown), settled);
                     return;
                 }
                 Head::Refused(denial) => {
@@ -185,7 +175,7 @@ impl<S: KeyStore> Inner<S> {
                 }
                 Head::None => return,
             }
-            idle.as_mut().restart(self.keepalive_timeout);
+            idle.as_mut().restart(bounds.keepalive_timeout);
             stopping_grace = NEXT_BYTES_GRACE;
         }
     }
@@ -216,23 +206,25 @@ pin_project_lite::pin_project! {
     /// timer underneath is moved only when it goes off, which on a busy connection is hardly ever.
     struct IdleTimer {
         ends_at: Instant,
+        // When the timer underneath goes off: not after `ends_at`.
+        set_for: Instant,
         #[pin]
         sleep: tokio::time::Sleep,
     }
 }
 
 impl IdleTimer {
-    /// `shortest` is the least that it will ever be restarted with: a timer that is set can then
-    /// only be too early, which is noticed, and never too late.
-    fn new(idle: Duration, shortest: Duration) -> Self {
-        let sleep = tokio::time::sleep(idle.min(shortest));
-        Self { ends_at: Instant::now() + idle, sleep }
+    fn new(idle: Duration) -> Self {
+        let ends_at = Instant::now() + idle;
+        Self { ends_at, set_for: ends_at, sleep: tokio::time::sleep(idle) }
     }
 
     fn restart(self: Pin<&mut Self>, idle: Duration) {
         let mut this = self.project();
         *this.ends_at = Instant::now() + idle;
-        if this.sleep.is_elapsed() {
+        // One that goes off too early is noticed; too late would be too late.
+        if this.sleep.is_elapsed() || *this.ends_at < *this.set_for {
+            *this.set_for = *this.ends_at;
             this.sleep.as_mut().reset(tokio::time::Instant::now() + idle);
         }
     }
@@ -248,6 +240,7 @@ impl Future for IdleTimer {
             if left.is_zero() {
                 return Poll::Ready(());
             }
+            *this.set_for = *this.ends_at;
             this.sleep.as_mut().reset(tokio::time::Instant::now() + left);
         }
         Poll::Pending
@@ -260,6 +253,7 @@ impl<S: KeyStore> Inner<S> {
         stream: &mut Stream,
         stopping: Pin<&mut impl Future<Output = ()>>,
         wait: Wait<'_>,
+        bounds: &mut Bounds,
     ) -> Head {
         let mut buffer = BytesMut::with_capacity(HEAD_BUFFER_BYTES);
         let began = if wait.stopped {
@@ -278,13 +272,15 @@ impl<S: KeyStore> Inner<S> {
         if !began {
             return Head::None;
         }
+        // They may have changed while nothing came.
+        *bounds = self.snapshots.bounds();
         // The head's deadline begins with its first byte, and no later byte extends it.
-        match self.finish_head(stream, &mut buffer).await {
+        match finish_head(stream, &mut buffer, *bounds).await {
             Ok(Some(H2_PREFACE_LENGTH)) if buffer.starts_with(H2_PREFACE_HEAD) => {
-                self.finish_preface(stream, buffer).await
+                finish_preface(stream, buffer, *bounds).await
             }
             Ok(Some(length)) => {
-                match inspect(buffer.get(..length).unwrap_or_default(), self.limits) {
+                match inspect(buffer.get(..length).unwrap_or_default(), bounds.head) {
                     Ok(()) => Head::Http1(buffer),
                     Err(denial) => Head::Refused(denial),
                 }
@@ -293,51 +289,51 @@ impl<S: KeyStore> Inner<S> {
             Err(denial) => Head::Refused(denial),
         }
     }
+}
 
-    /// Reads the rest of HTTP/2's preface: with anything else in its place it is no protocol.
-    async fn finish_preface(&self, stream: &mut Stream, mut buffer: BytesMut) -> Head {
-        let missing = |buffer: &BytesMut| buffer.len() < H2_PREFACE_LENGTH + H2_PREFACE_REST.len();
-        while missing(&buffer) {
-            if !has_read(&timeout(self.header_timeout, stream.read_buf(&mut buffer)).await) {
-                return Head::None;
-            }
-        }
-        if preface_follows(&buffer) {
-            Head::Http2(buffer)
-        } else {
-            Head::Refused(Denial::BadRequest("the HTTP version is not 1.0 or 1.1"))
+/// Reads the rest of HTTP/2's preface: with anything else in its place it is no protocol.
+async fn finish_preface(stream: &mut Stream, mut buffer: BytesMut, bounds: Bounds) -> Head {
+    let missing = |buffer: &BytesMut| buffer.len() < H2_PREFACE_LENGTH + H2_PREFACE_REST.len();
+    while missing(&buffer) {
+        if !has_read(&timeout(bounds.header_timeout, stream.read_buf(&mut buffer)).await) {
+            return Head::None;
         }
     }
+    if preface_follows(&buffer) {
+        Head::Http2(buffer)
+    } else {
+        Head::Refused(Denial::BadRequest("the HTTP version is not 1.0 or 1.1"))
+    }
+}
 
-    /// Reads on until the head is complete: its length, or nothing if it never will be.
-    async fn finish_head(
-        &self,
-        stream: &mut Stream,
-        buffer: &mut BytesMut,
-    ) -> Result<Option<usize>, Denial> {
-        // RFC 9112 section 2.2: an empty line before the request line is ignored. One is.
-        let mut may_be_empty = true;
-        let mut scan = HeadScan::default();
-        let mut seen = 0;
-        let mut deadline = None;
-        loop {
-            match scan.advance(buffer, seen, self.limits)? {
-                Progress::Complete(2) if may_be_empty => {
-                    may_be_empty = false;
-                    buffer.advance(2);
-                    (scan, seen) = (HeadScan::default(), 0);
-                    continue;
-                }
-                Progress::Complete(length) => return Ok(Some(length)),
-                Progress::NeedMore => seen = buffer.len(),
+/// Reads on until the head is complete: its length, or nothing if it never will be.
+async fn finish_head(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+    bounds: Bounds,
+) -> Result<Option<usize>, Denial> {
+    // RFC 9112 section 2.2: an empty line before the request line is ignored. One is.
+    let mut may_be_empty = true;
+    let mut scan = HeadScan::default();
+    let mut seen = 0;
+    let mut deadline = None;
+    loop {
+        match scan.advance(buffer, seen, bounds.head)? {
+            Progress::Complete(2) if may_be_empty => {
+                may_be_empty = false;
+                buffer.advance(2);
+                (scan, seen) = (HeadScan::default(), 0);
+                continue;
             }
-            // Set only when a head does not come whole: reading the clock is not free.
-            let now = Instant::now();
-            let deadline = *deadline.get_or_insert(now + self.header_timeout);
-            let left = deadline.saturating_duration_since(now);
-            if !has_read(&timeout(left, stream.read_buf(buffer)).await) {
-                return Ok(None);
-            }
+            Progress::Complete(length) => return Ok(Some(length)),
+            Progress::NeedMore => seen = buffer.len(),
+        }
+        // Set only when a head does not come whole: reading the clock is not free.
+        let now = Instant::now();
+        let deadline = *deadline.get_or_insert(now + bounds.header_timeout);
+        let left = deadline.saturating_duration_since(now);
+        if !has_read(&timeout(left, stream.read_buf(buffer)).await) {
+            return Ok(None);
         }
     }
 }
@@ -424,7 +420,7 @@ mod tests {
     async fn an_idle_timer_ends_after_its_last_restart() {
         let (first, shortest) = (Duration::from_millis(400), Duration::from_millis(50));
         let began = Instant::now();
-        let mut timer = pin!(IdleTimer::new(first, shortest));
+        let mut timer = pin!(IdleTimer::new(first));
         timer.as_mut().await;
         assert!(began.elapsed() >= first);
         let restarted = Instant::now();

@@ -10,12 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode, Version};
-use keygate_config::Config;
+use keygate_config::live::Current;
 use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
-use keygate_core::{
-    Access, Caller, Code, Denial, KeyDigest, KeyKind, Peppers, Permit, UnixMillis, decide,
-};
+use keygate_core::{Access, Caller, Code, Denial, KeyDigest, KeyKind, Permit, UnixMillis, decide};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
@@ -38,7 +36,7 @@ use crate::line::{self, Lines};
 use crate::lookup::Lookup;
 use crate::respond::{self, Problem};
 use crate::server::ProxyError;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Changer, Snapshot, Snapshots};
 use crate::sweep::Sweep;
 use crate::trace;
 use crate::upgrade;
@@ -54,8 +52,7 @@ pub(crate) const ATTEMPTS_MAX: usize = 3;
 
 /// The data plane: everything that a request needs to be decided and forwarded.
 pub struct Gateway<S: KeyStore> {
-    snapshot: Arc<Snapshot>,
-    peppers: Arc<Peppers>,
+    snapshots: Snapshots,
     lookup: Lookup<S>,
     attempts: Attempts,
     limits: KeyLimits,
@@ -63,13 +60,14 @@ pub struct Gateway<S: KeyStore> {
     decision: DecisionTimer,
     in_flight: InFlight,
     lines: Lines,
+    metrics: Metrics,
     clock: fn() -> UnixMillis,
 }
 
 /// What a gateway is made of.
 pub struct GatewayParts<S: KeyStore> {
-    pub config: Arc<Config>,
-    pub peppers: Arc<Peppers>,
+    /// What it begins with.
+    pub current: Current,
     pub keys: Arc<CachedKeys<S>>,
     pub failures: Arc<FailureLimiter>,
     pub limiter: Limiter,
@@ -83,10 +81,9 @@ impl<S: KeyStore> Gateway<S> {
     /// # Errors
     /// [`ProxyError::Target`] when an upstream's target has no address.
     pub fn new(parts: GatewayParts<S>) -> Result<Self, ProxyError> {
-        let GatewayParts { config, peppers, keys, failures, limiter, metrics, clock } = parts;
+        let GatewayParts { current, keys, failures, limiter, metrics, clock } = parts;
         Ok(Self {
-            snapshot: Arc::new(Snapshot::new(config, &metrics)?),
-            peppers,
+            snapshots: Snapshots::new(Snapshot::new(current, &metrics)?),
             lookup: Lookup::new(keys),
             attempts: Attempts::new(failures),
             limits: KeyLimits::new(limiter, clock),
@@ -94,12 +91,19 @@ impl<S: KeyStore> Gateway<S> {
             decision: metrics.decision(),
             in_flight: metrics.in_flight(),
             lines: Lines::new(metrics.requests_ended()),
+            metrics,
             clock,
         })
     }
 
-    pub(crate) fn config(&self) -> &Arc<Config> {
-        &self.snapshot.config
+    /// What gives this gateway another configuration while it serves.
+    #[must_use]
+    pub fn changer(&self) -> Changer {
+        Changer::new(self.snapshots(), self.metrics.clone())
+    }
+
+    pub(crate) fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
     }
 
     /// How many requests are running.
@@ -141,7 +145,7 @@ impl<S: KeyStore> Gateway<S> {
             }
             Access::Key(access) => access,
         };
-        let decided = self.authenticate_and_decide(access, &request, &snapshot.config).await; // 401, 403, 503
+        let decided = self.authenticate_and_decide(access, &request, snapshot).await; // 401, 403, 503
         let decided = decided.map_err(|denial| self.attempts.weigh(denial, request.client));
         let Decided { permit, strip, digest, at } = decided?; // 429
         let now = self.limits.moment(ctx.started, at);
@@ -163,15 +167,15 @@ impl<S: KeyStore> Gateway<S> {
         &self,
         access: &KeyAccess,
         request: &RequestFacts<'_>,
-        config: &Config,
+        snapshot: &Snapshot,
     ) -> Result<Decided, Denial> {
         let places = Places {
             authorization: values(request, AUTHORIZATION),
             x_api_key: values(request, X_API_KEY),
             query: request.query.zip(access.query_param.as_deref()),
         };
-        let Credential { key, place } = config.keys.credentials.extract(places)?; // 400, 401
-        let digest = self.peppers.identify(&key).ok_or(Denial::KeyMalformed)?; // 401
+        let Credential { key, place } = snapshot.config.keys.credentials.extract(places)?; // 400, 401
+        let digest = snapshot.peppers.identify(&key).ok_or(Denial::KeyMalformed)?; // 401
         let key = self.lookup.find(digest, request.client, &self.attempts).await?; // 401, 429, 503
         // Only publishable keys are bound to origins.
         let origin = || request.text(ORIGIN);
@@ -226,7 +230,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
 
     fn new_ctx(&self) -> Context {
         Context {
-            snapshot: Arc::clone(&self.snapshot),
+            snapshot: self.snapshots.current(),
             started: Instant::now(),
             route: None,
             request_id: None,

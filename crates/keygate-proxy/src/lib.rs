@@ -23,3 +23,4 @@ mod upstreams;
 
 pub use gateway::{Gateway, GatewayParts};
 pub use server::{ProxyError, Running, start};
+pub use snapshot::Changer;

@@ -76,7 +76,8 @@ pub fn start<S: KeyStore>(
     gateway: Gateway<S>,
     listeners: Vec<TcpListener>,
 ) -> Result<Running, ProxyError> {
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(gateway.config()));
+    let config = Arc::clone(&gateway.snapshots().current().config);
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     server.bootstrap();
     let open = OpenConnections::new(gateway.in_flight());
     let sweep = gateway.sweep();
@@ -102,16 +103,14 @@ fn connections<S: KeyStore>(
     conf: &Arc<ServerConf>,
     open: OpenConnections,
 ) -> Connections<S> {
-    let (unrouted, lines) = (gateway.unrouted(), gateway.lines());
-    let config = Arc::clone(gateway.config());
+    let (unrouted, lines, snapshots) = (gateway.unrouted(), gateway.lines(), gateway.snapshots());
     let mut options = HttpServerOptions::default();
     options.h2c = true;
     // So that it reaches `admit`, which refuses it with a problem and counts it.
     options.allow_connect_method_proxying = true;
-    options.h2_idle_timeout = Some(config.server.keepalive_timeout);
     let mut proxy = http_proxy(conf, gateway);
     proxy.server_options = Some(options);
-    Connections::new(proxy, lines, &config.server, unrouted, open)
+    Connections::new(proxy, lines, snapshots, unrouted, open)
 }
 
 fn server_conf(config: &Config) -> ServerConf {

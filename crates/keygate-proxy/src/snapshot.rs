@@ -1,13 +1,18 @@
-//! A configuration with all that is worked out from it once, so that no request has to.
+//! A configuration and its peppers, with all that is worked out from them once, so that no request
+//! has to; and the place of the one that is current.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use keygate_config::Config;
-use keygate_core::Route;
+use keygate_config::live::Current;
 use keygate_core::limit::terms::{Limits, Terms};
+use keygate_core::{Peppers, Route};
 use keygate_telemetry::{Metrics, RouteMetrics};
 
+use crate::head::HeadLimits;
 use crate::limits::policy_text;
 use crate::server::ProxyError;
 use crate::upstreams::UpstreamPeers;
@@ -15,6 +20,8 @@ use crate::upstreams::UpstreamPeers;
 /// What a request begins with, and keeps to its end.
 pub(crate) struct Snapshot {
     pub config: Arc<Config>,
+    pub peppers: Arc<Peppers>,
+    pub bounds: Bounds,
     /// In the order of the routes.
     route_metrics: Vec<RouteMetrics>,
     /// In the order of the configuration's upstreams.
@@ -28,13 +35,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`ProxyError::Target`] when an upstream's target has no address.
-    pub(crate) fn new(config: Arc<Config>, metrics: &Metrics) -> Result<Self, ProxyError> {
+    pub(crate) fn new(current: Current, metrics: &Metrics) -> Result<Self, ProxyError> {
+        let Current { config, peppers } = current;
         let upstreams =
             config.upstreams.iter().map(|upstream| UpstreamPeers::new(upstream, metrics));
         let policies = |limits| Terms::of(Some(limits), None).and_then(|terms| policy_text(&terms));
         Ok(Self {
             policy_texts: config.tiers.iter().map(|tier| policies(&tier.limits)).collect(),
             upstreams: upstreams.collect::<Result<_, _>>()?,
+            bounds: Bounds {
+                head: (&config.server).into(),
+                header_timeout: config.server.header_timeout,
+                keepalive_timeout: config.server.keepalive_timeout,
+            },
+            peppers,
             route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
             config,
         })
@@ -65,5 +79,115 @@ impl Snapshot {
 
     pub(crate) fn policy_text(&self, place: usize) -> Option<&HeaderValue> {
         self.policy_texts.get(place)?.as_ref()
+    }
+}
+
+/// What holds for a connection until its next request is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub head: HeadLimits,
+    /// From the first byte of a request to the end of its head.
+    pub header_timeout: Duration,
+    pub keepalive_timeout: Duration,
+}
+
+/// The snapshot that is current. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub(crate) struct Snapshots(Arc<ArcSwap<Snapshot>>);
+
+impl Snapshots {
+    pub(crate) fn new(first: Snapshot) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(first)))
+    }
+
+    /// For a request to keep to its end.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.0.load().bounds
+    }
+
+    /// Every request that begins from now on goes by this one.
+    pub(crate) fn replace(&self, next: Snapshot) {
+        self.0.store(Arc::new(next));
+    }
+}
+
+/// Gives a gateway another configuration and other peppers, both at once. Every request goes by those
+/// that it began with.
+#[derive(Clone)]
+pub struct Changer {
+    snapshots: Snapshots,
+    metrics: Metrics,
+}
+
+impl Changer {
+    pub(crate) fn new(snapshots: Snapshots, metrics: Metrics) -> Self {
+        Self { snapshots, metrics }
+    }
+
+    /// Works out what requests need, and then swaps it in: if this fails, nothing has changed. Looks up
+    /// the upstreams' names, and so blocks on DNS.
+    ///
+    /// # Errors
+    /// [`ProxyError::Target`] when an upstream's target has no address.
+    pub fn change(&self, next: Current) -> Result<(), ProxyError> {
+        self.snapshots.replace(Snapshot::new(next, &self.metrics)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use keygate_config::Source;
+    use keygate_core::Pepper;
+
+    use super::*;
+
+    fn current(target: &str, headers_max: u32, pepper: u8) -> Current {
+        let text = format!(
+            "[server]\nlisten = [\"127.0.0.1:8080\"]\nheaders_max = {headers_max}\n\
+             [upstreams.main]\ntargets = [\"{target}\"]\n\
+             [[routes]]\nname = \"all\"\npath = \"/\"\nupstream = \"main\"\nauth = \"public\"\n"
+        );
+        let source = Source::alone("gateway.toml", &text, Path::new("/nowhere"));
+        let config = keygate_config::parse(source).unwrap_or_else(|report| panic!("{report}"));
+        let peppers = Peppers::new(Pepper::new(&[pepper; 32]), Vec::new());
+        Current { config: Arc::new(config), peppers: Arc::new(peppers) }
+    }
+
+    fn changer(first: Current) -> (Snapshots, Changer) {
+        let metrics = Metrics::new("test");
+        let snapshots = Snapshots::new(Snapshot::new(first, &metrics).unwrap());
+        (snapshots.clone(), Changer::new(snapshots, metrics))
+    }
+
+    #[test]
+    fn a_request_keeps_the_configuration_and_the_peppers_that_it_began_with() {
+        let (first, second) = (current("127.0.0.1:1", 10, 1), current("127.0.0.1:2", 20, 2));
+        let (snapshots, changer) = changer(first.clone());
+        let began_before = snapshots.current();
+        changer.change(second.clone()).unwrap();
+        let began_after = snapshots.current();
+        let sees = |snapshot: &Snapshot, current: &Current| {
+            Arc::ptr_eq(&snapshot.config, &current.config)
+                && Arc::ptr_eq(&snapshot.peppers, &current.peppers)
+        };
+        assert!(sees(&began_before, &first) && sees(&began_after, &second));
+        assert_eq!(began_before.bounds.head.headers_max, 10);
+        assert_eq!(snapshots.bounds().head.headers_max, 20);
+    }
+
+    #[test]
+    fn a_target_without_an_address_changes_nothing() {
+        let (snapshots, changer) = changer(current("127.0.0.1:1", 10, 1));
+        let before = snapshots.current();
+        let error = changer.change(current("nowhere.invalid:1", 20, 2)).unwrap_err();
+        assert!(error.to_string().contains("nowhere.invalid:1"), "{error}");
+        assert!(Arc::ptr_eq(&before, &snapshots.current()));
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP/2: one line for each stream. Pingora serves the connection and hands over its requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use keygate_store::keys::KeyStore;
@@ -13,10 +14,25 @@ use pingora::server::ShutdownWatch;
 use crate::gateway::Gateway;
 use crate::line::Lines;
 
-/// The proxy, as HTTP/2 connections have it.
+/// The proxy, as one HTTP/2 connection has it.
 pub(crate) struct Streams<S: KeyStore> {
-    pub proxy: Arc<HttpProxy<Gateway<S>>>,
-    pub lines: Lines,
+    proxy: Arc<HttpProxy<Gateway<S>>>,
+    lines: Lines,
+    options: Option<HttpServerOptions>,
+}
+
+impl<S: KeyStore> Streams<S> {
+    pub(crate) fn new(
+        proxy: Arc<HttpProxy<Gateway<S>>>,
+        lines: Lines,
+        idle_timeout: Duration,
+    ) -> Self {
+        let options = proxy.server_options().cloned().map(|mut options| {
+            options.h2_idle_timeout = Some(idle_timeout);
+            options
+        });
+        Self { proxy, lines, options }
+    }
 }
 
 #[async_trait]
@@ -36,7 +52,7 @@ impl<S: KeyStore> HttpServerApp for Streams<S> {
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.proxy.server_options()
+        self.options.as_ref()
     }
 
     async fn http_cleanup(&self) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use keygate_admin::{AdminParts, Readiness, Registry, RegistryParts};
+use keygate_config::live::Current;
 use keygate_config::{Config, Live};
 use keygate_core::Peppers;
 use keygate_core::key::PepperId;
@@ -126,9 +127,9 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     observe::publish_limits(&limiter, &metrics);
     let failed_auth = &config.server.failed_auth;
     let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
+    let live = Live::new(Arc::clone(&config), Arc::clone(&peppers));
     let gateway = Gateway::new(GatewayParts {
-        config: Arc::clone(&config),
-        peppers: Arc::clone(&peppers),
+        current: Current::clone(&live.current()),
         keys: Arc::clone(&keys),
         failures,
         limiter: limiter.clone(),
@@ -146,7 +147,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
         limiter: limiter.clone(),
-        live: Live::new(Arc::clone(&config), Arc::clone(&peppers)),
+        live,
         metrics: metrics.keys(),
         clock: clock::now,
         gateway: this,
