@@ -2,7 +2,13 @@
 //! `contract!(make)`, where `make` is an async closure that makes an empty one.
 
 mod import;
+mod log;
+mod once;
+mod peppers;
+mod rotation;
 mod sequence;
+mod tokens;
+mod uses;
 
 use std::sync::Arc;
 
@@ -19,7 +25,13 @@ use crate::testing::{
 };
 
 pub(crate) use self::import::*;
+pub(crate) use self::log::*;
+pub(crate) use self::once::*;
+pub(crate) use self::peppers::*;
+pub(crate) use self::rotation::*;
 pub(crate) use self::sequence::*;
+pub(crate) use self::tokens::*;
+pub(crate) use self::uses::*;
 
 /// Makes one test of each promise.
 macro_rules! contract {
@@ -48,6 +60,30 @@ macro_rules! contract {
             an_import_needs_parents_before_children
             a_record_of_any_version_can_be_imported_and_then_changed
             any_imports_and_writes_end_as_in_the_model
+            pepper_counts_say_how_many_keys_need_each
+            a_key_of_another_system_needs_no_pepper
+            a_rotation_makes_the_successor_and_keeps_the_old_key_to_the_end_of_the_overlap
+            a_rotation_is_all_or_nothing
+            a_rotation_that_is_refused_says_why
+            a_key_that_has_a_successor_does_not_count_against_the_cap
+            one_of_many_rotations_of_a_key_wins
+            the_same_sent_many_times_at_once_is_done_once
+            what_was_done_once_is_told_as_it_was_made
+            another_request_under_the_same_name_is_told_apart
+            a_name_is_forgotten_after_its_time
+            many_names_that_are_over_make_room_for_new_ones
+            what_was_refused_may_be_tried_again_under_the_same_name
+            a_change_that_makes_nothing_is_not_done_once
+            an_admin_token_is_found_by_its_id_and_by_its_hash
+            an_admin_token_is_made_once
+            an_admin_token_keeps_its_hash
+            admin_tokens_come_in_pages
+            the_last_use_of_a_key_is_its_latest
+            uses_of_keys_that_are_unknown_do_no_harm
+            the_uses_of_many_keys_are_noted_at_once
+            a_note_is_an_entry_in_the_log_and_changes_nothing
+            what_an_entry_says_of_a_change_is_read_back
+            the_seals_of_the_log_verify
         );
     };
     ($make:expr; $($promise:ident)*) => {$(
@@ -374,53 +410,4 @@ pub(crate) fn one_of_many_editors_wins<S: KeyStore>(make: impl AsyncFn() -> S) {
 /// A log without its seals.
 fn entries(log: Vec<Logged>) -> impl Iterator<Item = (ChangeNumber, AuditEntry)> {
     log.into_iter().map(|logged| (logged.number, logged.entry))
-}
-
-pub(crate) fn the_peppers_in_use_are_known<S: KeyStore>(make: impl AsyncFn() -> S) {
-    run(async {
-        let store = make().await;
-        let (_, app, first) = seed(&store).await;
-        let newer = PepperId::from_bytes([9; 8]);
-        let oldest = first.pepper.unwrap();
-        let second = Key { pepper: Some(newer), ..key(2, &app) };
-        let third = Key { pepper: Some(newer), ..key(3, &app) };
-        store.commit(create(&second), audit("create")).await.unwrap();
-        store.commit(create(&third), audit("create")).await.unwrap();
-        assert_eq!(store.peppers(NOW).await.unwrap(), [oldest, newer]);
-    });
-}
-
-pub(crate) fn a_pepper_that_no_live_key_needs_can_be_retired<S: KeyStore>(
-    make: impl AsyncFn() -> S,
-) {
-    run(async {
-        let store = make().await;
-        let (_, app, first) = seed(&store).await;
-        let [oldest, newest] = [PepperId::from_bytes([0; 8]), PepperId::from_bytes([0xff; 8])];
-        let middle = first.pepper.unwrap();
-        let ends = Some(UnixMillis(NOW.0 + 10));
-        let disabled = Key {
-            pepper: Some(oldest),
-            expires_at: None,
-            status: KeyStatus::Disabled,
-            ..key(2, &app)
-        };
-        let expiring = Key { pepper: Some(newest), expires_at: ends, ..key(3, &app) };
-        store.commit(create(&disabled), audit("create")).await.unwrap();
-        store.commit(create(&expiring), audit("create")).await.unwrap();
-        let before = UnixMillis(NOW.0 + 9);
-        let after = UnixMillis(NOW.0 + 10);
-        assert_eq!(store.peppers(before).await.unwrap(), [oldest, middle, newest]);
-        assert_eq!(store.peppers(after).await.unwrap(), [oldest, middle]);
-
-        store.commit(update(revoked(&first)), audit("revoke")).await.unwrap();
-        assert_eq!(store.peppers(after).await.unwrap(), [oldest]);
-        let extended = Key { expires_at: None, ..expiring };
-        store.commit(update(extended.clone()), audit("extend")).await.unwrap();
-        assert_eq!(store.peppers(after).await.unwrap(), [oldest, newest]);
-        store.commit(update(revoked(&disabled)), audit("revoke")).await.unwrap();
-        let extended = Key { version: Version(1), ..extended };
-        store.commit(update(revoked(&extended)), audit("revoke")).await.unwrap();
-        assert_eq!(store.peppers(before).await.unwrap(), []);
-    });
 }

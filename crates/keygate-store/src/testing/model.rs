@@ -288,6 +288,15 @@ impl KeyStore for MemoryStore {
         self.with(|tables| tables.commit_once(write, audit, once))
     }
 
+    async fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
+        let still = |(until, made): &(UnixMillis, Remembered)| (*until > now).then(|| made.clone());
+        Ok(self.with(|tables| tables.once.get(&name).and_then(still)))
+    }
+
     async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
         Ok(self.with(|tables| tables.tokens.get(&id).cloned()))
     }
