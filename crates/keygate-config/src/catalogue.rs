@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use keygate_core::Scope;
-use keygate_core::key::{Brand, Environment};
+use keygate_core::key::Environment;
 use keygate_core::limit::Rate;
 use keygate_core::limit::bounds::{BURST_MAX, CONCURRENCY_MAX, QUOTAS_MAX};
 use keygate_core::limit::terms::Share;
@@ -16,10 +16,9 @@ use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::settings::{LogLevel, Target};
 use crate::value::Bytes;
-use crate::word::{
-    AuditSinkKind, Auth, Host, KeySource, Method, Name, QueryParam, Quota, UpstreamName,
-};
+use crate::word::{AuditSinkKind, Auth, Host, Method, Name, QueryParam, Quota, UpstreamName};
 
+pub(crate) mod keys;
 pub(crate) mod store;
 
 const SECOND_MS: u64 = 1_000;
@@ -184,43 +183,6 @@ pub(crate) mod admin {
         header: "[admin]",
         meaning: "The listener for operators.",
         settings: &[&LISTEN, &TOKEN_FILE, &INSECURE],
-        tables: &[],
-    };
-}
-
-pub(crate) mod keys {
-    use super::*;
-
-    pub(crate) const PEPPER_FILE: Setting<PathBuf> = Setting::new(
-        "pepper_file",
-        Default("\"data/pepper\""),
-        "the secret that keys are made under; made on first start",
-    );
-    pub(crate) const PREVIOUS_PEPPER_FILES: Setting<Vec<PathBuf>> = Setting::new(
-        "previous_pepper_files",
-        Default("[]"),
-        "peppers of keys that were made earlier",
-    )
-    .within(0, 8);
-    pub(crate) const BRAND: Setting<Brand> =
-        Setting::new("brand", Optional("none"), "what every key begins with: `acme_sk_live_…`");
-    pub(crate) const SOURCES: Setting<Vec<KeySource>> = Setting::new(
-        "sources",
-        Default("[\"bearer\", \"basic\", \"x-api-key\"]"),
-        "where a request may carry its key",
-    )
-    .within(1, 3);
-    pub(crate) const KEYS_MAX_LIVE: Setting<u64> = Setting::new(
-        "keys_max_live",
-        Default("5"),
-        "the most keys of one app that are neither revoked nor expired",
-    )
-    .within(1, 1_000);
-
-    pub(crate) static TABLE: Table = Table {
-        header: "[keys]",
-        meaning: "How keys are made, and where requests carry them.",
-        settings: &[&PEPPER_FILE, &PREVIOUS_PEPPER_FILES, &BRAND, &SOURCES, &KEYS_MAX_LIVE],
         tables: &[],
     };
 }

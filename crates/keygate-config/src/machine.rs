@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use keygate_core::credential::{CredentialRules, Source};
+use keygate_core::credential::{CredentialRules, ImportedRules, Source};
 use keygate_core::network::Networks;
 use toml::Spanned;
 
@@ -14,7 +14,7 @@ use crate::settings::{
     Admin, AuditSink, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store,
 };
 use crate::value::Bytes;
-use crate::word::{AuditSinkKind, KeySource};
+use crate::word::{AuditSinkKind, FurtherHeader, KeySource};
 
 pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let section = root.child("server", &server::TABLE)?;
@@ -168,6 +168,8 @@ pub(crate) fn read_keys(root: &Section<'_, '_>) -> Option<Keys> {
     let brand = section.get(&keys::BRAND);
     let sources = section.get(&keys::SOURCES);
     let keys_max_live = section.get(&keys::KEYS_MAX_LIVE);
+    let imported = read_imported(&section);
+    let expiry_notice = section.get(&keys::EXPIRY_NOTICE);
     if let Some(sources) = &sources {
         section.refuse_repeats("sources", sources);
     }
@@ -189,9 +191,27 @@ pub(crate) fn read_keys(root: &Section<'_, '_>) -> Option<Keys> {
             basic: source(KeySource::Basic),
             x_api_key: source(KeySource::XApiKey),
             brand,
+            imported: imported?,
         },
         keys_max_live: u32::try_from(keys_max_live?).ok()?,
+        expiry_notice,
     })
+}
+
+fn read_imported(section: &Section<'_, '_>) -> Option<Option<ImportedRules>> {
+    let is_on = section.get(&keys::ACCEPT_IMPORTED)?;
+    let headers = section.get(&keys::IMPORTED_HEADERS)?;
+    section.refuse_repeats("imported_headers", &headers);
+    if !is_on
+        && !headers.is_empty()
+        && let Some(span) = section.span_of("imported_headers")
+    {
+        let help = "write `accept_imported = true` if keys of other systems are to be let in";
+        let message = "these headers are only looked at with `accept_imported`";
+        section.reader.error(span, message, Some(help.to_owned()));
+    }
+    let headers = headers.into_iter().map(|FurtherHeader(name)| name).collect();
+    Some(is_on.then_some(ImportedRules { headers }))
 }
 
 pub(crate) fn read_cache(root: &Section<'_, '_>) -> Option<Cache> {

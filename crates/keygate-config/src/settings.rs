@@ -87,6 +87,8 @@ pub struct Keys {
     pub credentials: CredentialRules,
     /// The most keys of one app that are neither revoked nor expired.
     pub keys_max_live: u32,
+    /// How long before a key's end its answers tell of it, if they do.
+    pub expiry_notice: Option<Duration>,
 }
 
 /// `[store]`: where accounts, apps and keys are kept.

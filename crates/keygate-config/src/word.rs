@@ -23,6 +23,37 @@ const HOST_LENGTH_MAX: usize = 253;
 const KEY_PREFIX_LENGTH_MAX: usize = 32;
 const REDIS_NAME_LENGTH_MAX: usize = 128;
 
+const HEADER_LENGTH_MAX: usize = 64;
+
+/// To take one of these out of a request would change more than who sends it.
+const HEADERS_WITH_A_MEANING: [&str; 23] = [
+    "accept",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "origin",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-api-key",
+    "x-request-id",
+];
+const HEADER_FAMILIES_WITH_A_MEANING: [&str; 6] =
+    ["access-control-", "if-", "proxy-", "sec-", "x-forwarded-", "x-keygate-"];
+
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
 
@@ -72,6 +103,32 @@ impl FromText for KeySource {
         let choices =
             [("bearer", Self::Bearer), ("basic", Self::Basic), ("x-api-key", Self::XApiKey)];
         choose(text, &choices)
+    }
+}
+
+/// A header besides our own that may carry a key, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FurtherHeader(pub(crate) Box<str>);
+
+impl FromText for FurtherHeader {
+    const TYPE: &'static str = "header";
+    const RULE: &'static str = "1 to 64 of `A-Z a-z 0-9 _ -`";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if !(1..=HEADER_LENGTH_MAX).contains(&text.len()) || !text.bytes().all(is_name_byte) {
+            return Err(Wrong::new("not the name of a header that keygate can look for")
+                .help("write 1 to 64 letters, digits, `_` and `-`"));
+        }
+        // Servers read `_` and `-` alike.
+        let alike = text.to_ascii_lowercase().replace('_', "-");
+        let has_meaning = HEADERS_WITH_A_MEANING.contains(&&*alike)
+            || HEADER_FAMILIES_WITH_A_MEANING.iter().any(|family| alike.starts_with(family));
+        if has_meaning {
+            return Err(Wrong::new("this header has a meaning of its own")
+                .help("name the header that held nothing but the key, such as `apikey`"));
+        }
+        Ok(Self(text.to_ascii_lowercase().into()))
     }
 }
 

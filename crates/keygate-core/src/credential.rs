@@ -6,12 +6,15 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use crate::decide::Denial;
-use crate::key::{Brand, PresentedKey, has_our_shape, holds_our_shape};
+use crate::key::{Brand, KeyDigest, Peppers, PresentedKey, has_our_shape, holds_our_shape, sha256};
 use crate::path::hex;
 
 /// The longest credential that is looked at, in bytes. What is longer is refused before any hash.
 pub const CREDENTIAL_LENGTH_MAX: usize = 512;
 const BASE64_LENGTH_MAX: usize = CREDENTIAL_LENGTH_MAX.div_ceil(3) * 4;
+
+/// The most headers, besides our own, in which keys of other systems may come.
+pub const FURTHER_HEADERS_MAX: usize = 4;
 
 /// The headers in which a key is looked for, and the brand that ours begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,18 @@ pub struct CredentialRules {
     pub basic: Source,
     pub x_api_key: Source,
     pub brand: Option<Brand>,
+    /// Given if keys that other systems made are keys, too.
+    pub imported: Option<ImportedRules>,
+}
+
+/// How keys of other systems come. Whatever has not the shape of a key of ours may be one, so each
+/// costs a look-up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportedRules {
+    /// The headers in which those systems took them, in lower case: at most
+    /// [`FURTHER_HEADERS_MAX`]. A key of ours may be there as well, so that it can take the place of
+    /// one of theirs.
+    pub headers: Box<[Box<str>]>,
 }
 
 /// Whether a place is one where keys may be sent.
@@ -30,17 +45,40 @@ pub enum Source {
 }
 
 /// The places of one request, as sent. A header sent twice is there twice.
-pub struct Places<'a, A, X> {
+pub struct Places<'a, A, X, F> {
     pub authorization: A,
     pub x_api_key: X,
+    /// The values of the [further headers](CredentialRules::further_headers), each with its header's
+    /// place among them.
+    pub further: F,
     /// The query, and the parameter that this route lets a key be in.
     pub query: Option<(&'a str, &'a str)>,
 }
 
 /// The one key of a request.
 pub struct Credential {
-    pub key: PresentedKey,
+    pub key: Presented,
     pub place: Place,
+}
+
+/// A key as it came.
+pub enum Presented {
+    /// Of the shape of ours.
+    Ours(PresentedKey),
+    /// Of any other shape, as the name that it would have in a store: its text is not kept.
+    Imported(KeyDigest),
+}
+
+impl Presented {
+    /// The name by which a store would know it. Nothing for a key that has the shape of ours, and was
+    /// not made under one of these peppers.
+    #[must_use]
+    pub fn digest(&self, peppers: &Peppers) -> Option<KeyDigest> {
+        match self {
+            Self::Ours(key) => peppers.identify(key),
+            Self::Imported(digest) => Some(*digest),
+        }
+    }
 }
 
 /// Where a key was, and so what must not be forwarded.
@@ -48,6 +86,8 @@ pub struct Credential {
 pub enum Place {
     Authorization,
     XApiKey,
+    /// A further header, by its place among them.
+    Further(usize),
     Query,
 }
 
@@ -55,19 +95,11 @@ pub enum Place {
 enum Found {
     /// Nothing, or something that no rule takes for a key.
     Nothing,
-    /// A credential for somebody else, such as a JWT; refused as a key if there is no other.
+    /// An `Authorization` that is for somebody else, such as a JWT; taken for a key if there is no
+    /// other.
     Foreign,
-    /// Something that begins as our keys do, whole or not.
-    Ours(Option<PresentedKey>),
-}
-
-impl Found {
-    fn meant_as_key(self) -> Self {
-        match self {
-            Self::Foreign => Self::Ours(None),
-            Self::Nothing | Self::Ours(_) => self,
-        }
-    }
+    /// What was meant as a key: one that is worth its look-up, or none.
+    Meant(Option<Presented>),
 }
 
 impl CredentialRules {
@@ -78,16 +110,47 @@ impl CredentialRules {
     /// more than one was sent, even if they are equal.
     pub fn extract<'a>(
         &self,
-        places: Places<'_, impl Iterator<Item = &'a [u8]>, impl Iterator<Item = &'a [u8]>>,
+        places: Places<
+            '_,
+            impl Iterator<Item = &'a [u8]>,
+            impl Iterator<Item = &'a [u8]>,
+            impl Iterator<Item = (usize, &'a [u8])>,
+        >,
     ) -> Result<Credential, Denial> {
-        let Places { mut authorization, mut x_api_key, query } = places;
-        let first_authorization = authorization.next().map(|value| self.read_authorization(value));
-        let first_x_api_key = x_api_key.next().map(|value| self.read_x_api_key(value));
+        let Places { mut authorization, mut x_api_key, further, query } = places;
+        let (first_authorization, first_x_api_key) = (authorization.next(), x_api_key.next());
         if authorization.next().is_some() || x_api_key.next().is_some() {
             return Err(Denial::AmbiguousCredentials);
         }
-        let in_query = query.map(|(query, name)| self.read_query(query, name)).transpose()?;
-        choose(first_authorization, first_x_api_key, in_query)
+        let mut choice = Choice::default();
+        if let Some(value) = first_authorization {
+            choice.consider(Place::Authorization, self.read_authorization(value))?;
+        }
+        if let Some(value) = first_x_api_key {
+            choice.consider(Place::XApiKey, self.read_own(self.x_api_key, value.trim_ascii()))?;
+        }
+        for (at, value) in further {
+            choice.consider(Place::Further(at), self.read_own(Source::On, value.trim_ascii()))?;
+        }
+        if let Some((query, name)) = query {
+            choice.consider(Place::Query, self.read_query(query, name)?)?;
+        }
+        choice.made(|| self.imported_in_authorization(first_authorization?))
+    }
+
+    /// A key on its own, without a request around it; nothing if it cannot be one.
+    #[must_use]
+    pub fn present(&self, text: &[u8]) -> Option<Presented> {
+        match self.read_own(Source::On, text.trim_ascii()) {
+            Found::Meant(key) => key,
+            Found::Nothing | Found::Foreign => None,
+        }
+    }
+
+    /// The headers besides `Authorization` and `X-API-Key` that may carry a key, in lower case.
+    #[must_use]
+    pub fn further_headers(&self) -> &[Box<str>] {
+        self.imported.as_ref().map(|imported| &*imported.headers).unwrap_or_default()
     }
 
     /// Whether an `Authorization` value holds a key of ours in any dress, so that a public route
@@ -109,8 +172,7 @@ impl CredentialRules {
     fn read_authorization(&self, value: &[u8]) -> Found {
         let Some((scheme, rest)) = split_scheme(value) else { return Found::Nothing };
         if rest.is_empty() {
-            // A bare key without its scheme is not a form that we accept, but it is a key.
-            self.read(Source::Off, scheme)
+            self.read(self.bare(scheme), scheme)
         } else if scheme.eq_ignore_ascii_case(b"bearer") {
             self.read(self.bearer, rest)
         } else if scheme.eq_ignore_ascii_case(b"basic") {
@@ -120,11 +182,21 @@ impl CredentialRules {
         }
     }
 
-    fn read_x_api_key(&self, value: &[u8]) -> Found {
-        match value.trim_ascii() {
-            b"" => Found::Nothing,
-            // This header is ours alone: what is in it was meant as a key.
-            value => self.read(self.x_api_key, value).meant_as_key(),
+    /// Whether an `Authorization` of one word may be a key without its scheme. Other systems take such
+    /// keys; we do not, but know them.
+    fn bare(&self, word: &[u8]) -> Source {
+        let is_scheme = word.eq_ignore_ascii_case(b"bearer") || word.eq_ignore_ascii_case(b"basic");
+        if self.imported.is_some() && !is_scheme { self.bearer } else { Source::Off }
+    }
+
+    /// A place that is ours alone: what is in it was meant as a key.
+    fn read_own(&self, source: Source, value: &[u8]) -> Found {
+        if value.is_empty() {
+            return Found::Nothing;
+        }
+        match self.read(source, value) {
+            Found::Foreign => Found::Meant(self.imported(value)),
+            found @ (Found::Nothing | Found::Meant(_)) => found,
         }
     }
 
@@ -135,10 +207,12 @@ impl CredentialRules {
         let user = colon.and_then(|at| decoded.get(..at)).unwrap_or(&decoded);
         match self.read(self.basic, user) {
             // A password beside the key, or no colon at all: not the form that we asked for.
-            Found::Ours(_) if !whole || colon != decoded.len().checked_sub(1) => Found::Ours(None),
+            Found::Meant(_) if !whole || colon != decoded.len().checked_sub(1) => {
+                Found::Meant(None)
+            }
             // Or the key as the password.
-            Found::Nothing | Found::Foreign if holds_our_shape(&decoded) => Found::Ours(None),
-            found @ (Found::Nothing | Found::Foreign | Found::Ours(_)) => found,
+            Found::Nothing | Found::Foreign if holds_our_shape(&decoded) => Found::Meant(None),
+            found @ (Found::Nothing | Found::Foreign | Found::Meant(_)) => found,
         }
     }
 
@@ -152,51 +226,81 @@ impl CredentialRules {
         }
         let mut decoded = Zeroizing::new([0; CREDENTIAL_LENGTH_MAX]);
         Ok(match decode_percent(value, decoded.as_mut_slice()) {
-            Some([]) => Found::Nothing,
-            Some(key) => self.read(Source::On, key).meant_as_key(),
-            None => Found::Ours(None),
+            Some(key) => self.read_own(Source::On, key),
+            None => Found::Meant(None),
         })
     }
 
     fn read(&self, source: Source, value: &[u8]) -> Found {
         match source {
             Source::On if has_our_shape(value, self.brand.as_ref()) => {
-                Found::Ours(PresentedKey::parse(value, self.brand.as_ref()).ok())
+                Found::Meant(match PresentedKey::parse(value, self.brand.as_ref()) {
+                    Ok(key) => Some(Presented::Ours(key)),
+                    // Other systems' keys may begin so, too.
+                    Err(_) => self.imported(value),
+                })
             }
+            Source::On if holds_our_shape(value) => Found::Meant(self.imported(value)),
             // Not where or how a key is sent, but it must not travel on.
-            Source::On | Source::Off if holds_our_shape(value) => Found::Ours(None),
+            Source::Off if holds_our_shape(value) => Found::Meant(None),
             Source::On => Found::Foreign,
             Source::Off => Found::Nothing,
         }
     }
+
+    /// A value that is no key of ours, as one that another system made. Hashed where it lies, so that
+    /// no copy of it remains.
+    fn imported(&self, value: &[u8]) -> Option<Presented> {
+        let may_be = self.imported.is_some() && (1..=CREDENTIAL_LENGTH_MAX).contains(&value.len());
+        may_be.then(|| Presented::Imported(KeyDigest::of_imported(&sha256(value))))
+    }
+
+    /// The same of an `Authorization` that was found [foreign](Found::Foreign). Only now, so that a
+    /// JWT beside a key costs nothing.
+    #[cold]
+    fn imported_in_authorization(&self, value: &[u8]) -> Option<Presented> {
+        let (scheme, rest) = split_scheme(value)?;
+        if rest.is_empty() {
+            return self.imported(scheme);
+        }
+        if !scheme.eq_ignore_ascii_case(b"basic") {
+            return self.imported(rest);
+        }
+        let (decoded, whole) = decode_base64(rest);
+        let user = decoded.strip_suffix(b":").filter(|user| whole && !user.contains(&b':'))?;
+        self.imported(user)
+    }
 }
 
-fn choose(
-    authorization: Option<Found>,
-    x_api_key: Option<Found>,
-    query: Option<Found>,
-) -> Result<Credential, Denial> {
-    let (mut ours, mut foreign) = (None, false);
-    let mut consider = |place, found| match found {
-        None | Some(Found::Nothing) => Ok(()),
-        Some(Found::Foreign) => {
-            foreign = true;
-            Ok(())
+/// The one place that counts, so far.
+#[derive(Default)]
+struct Choice {
+    meant: Option<(Place, Option<Presented>)>,
+    has_foreign: bool,
+}
+
+impl Choice {
+    /// # Errors
+    /// [`Denial::AmbiguousCredentials`] when another place counts already.
+    fn consider(&mut self, place: Place, found: Found) -> Result<(), Denial> {
+        match found {
+            Found::Nothing => {}
+            Found::Foreign => self.has_foreign = true,
+            Found::Meant(_) if self.meant.is_some() => return Err(Denial::AmbiguousCredentials),
+            Found::Meant(key) => self.meant = Some((place, key)),
         }
-        Some(Found::Ours(_)) if ours.is_some() => Err(Denial::AmbiguousCredentials),
-        Some(Found::Ours(key)) => {
-            ours = Some((place, key));
-            Ok(())
-        }
-    };
-    consider(Place::Authorization, authorization)?;
-    consider(Place::XApiKey, x_api_key)?;
-    consider(Place::Query, query)?;
-    match ours {
-        Some((place, Some(key))) => Ok(Credential { key, place }),
-        Some((_, None)) => Err(Denial::KeyMalformed),
-        None if foreign => Err(Denial::KeyMalformed),
-        None => Err(Denial::KeyMissing),
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Denial::KeyMissing`] and [`Denial::KeyMalformed`].
+    fn made(self, foreign: impl FnOnce() -> Option<Presented>) -> Result<Credential, Denial> {
+        let (place, key) = match self.meant {
+            Some(meant) => meant,
+            None if self.has_foreign => (Place::Authorization, foreign()),
+            None => return Err(Denial::KeyMissing),
+        };
+        key.map(|key| Credential { key, place }).ok_or(Denial::KeyMalformed)
     }
 }
 
@@ -287,161 +391,4 @@ pub fn without_param(query: &str, name: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::key::{Environment, KeyKind, MintedKey, Pepper};
-
-    fn rules() -> CredentialRules {
-        CredentialRules {
-            bearer: Source::On,
-            basic: Source::On,
-            x_api_key: Source::On,
-            brand: None,
-        }
-    }
-
-    fn key() -> String {
-        let pepper = Pepper::new(&[1; 32]);
-        MintedKey::mint(KeyKind::Secret, Environment::Live, None, &pepper, &[3; 32])
-            .reveal()
-            .to_string()
-    }
-
-    fn basic(text: &str) -> String {
-        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
-    }
-
-    fn extract(
-        rules: &CredentialRules,
-        authorization: &[&str],
-        x_api_key: &[&str],
-        query: &str,
-    ) -> String {
-        let places = Places {
-            authorization: authorization.iter().map(|v| v.as_bytes()),
-            x_api_key: x_api_key.iter().map(|v| v.as_bytes()),
-            query: Some((query, "api_key")),
-        };
-        match rules.extract(places) {
-            Ok(credential) => format!("{:?}", credential.place),
-            Err(denial) => denial.code().as_str().to_owned(),
-        }
-    }
-
-    fn check(authorization: &[&str], x_api_key: &[&str], query: &str, expect: &str) {
-        let found = extract(&rules(), authorization, x_api_key, query);
-        assert_eq!(found, expect, "{authorization:?} {x_api_key:?} {query}");
-    }
-
-    #[test]
-    fn a_key_is_found_in_each_place() {
-        let k = key();
-        check(&[&format!("Bearer {k}")], &[], "", "Authorization");
-        check(&[&format!("bEARER   {k} ")], &[], "", "Authorization");
-        check(&[&basic(&format!("{k}:"))], &[], "", "Authorization");
-        check(&[], &[&k], "", "XApiKey");
-        check(&[], &[], &format!("a=b&api_key={k}"), "Query");
-        check(&[], &[], &format!("api%5Fkey={}", k.replace('_', "%5f")), "Query");
-    }
-
-    #[test]
-    fn none_is_missing() {
-        check(&[], &[], "", "api_key_missing");
-        for value in ["", " ", "Bearer", "Bearer ", "Digest x", "Negotiate abc"] {
-            check(&[value], &[""], "api_key=&a=1", "api_key_missing");
-        }
-    }
-
-    #[test]
-    fn what_is_not_a_key_is_invalid() {
-        let k = key();
-        check(&["Bearer eyJhbGciOi.eyJzdWI.sig"], &[], "", "api_key_invalid");
-        check(&[&basic(&format!("{k}:password"))], &[], "", "api_key_invalid");
-        check(&[&basic(&k)], &[], "", "api_key_invalid");
-        check(&[&basic("user:pass")], &[], "", "api_key_invalid");
-        check(&[&format!("Bearer {}", &k[..50])], &[], "", "api_key_invalid");
-        check(&[], &["nonsense"], "", "api_key_invalid");
-        check(&[], &[&"x".repeat(600)], "", "api_key_invalid");
-        check(&[], &[], &format!("api_key={}", "x".repeat(600)), "api_key_invalid");
-        check(&[], &[], "api_key=%zz", "api_key_invalid");
-        check(&[&basic(&format!("{k}:{}", "p".repeat(2_000)))], &[], "", "api_key_invalid");
-    }
-
-    #[test]
-    fn more_than_one_is_ambiguous_even_if_equal() {
-        let k = key();
-        let bearer = format!("Bearer {k}");
-        check(&[&bearer, &bearer], &[], "", "ambiguous_credentials");
-        check(&[], &[&k, &k], "", "ambiguous_credentials");
-        check(&[&bearer], &[&k], "", "ambiguous_credentials");
-        check(&[&bearer], &["nonsense"], "", "ambiguous_credentials");
-        check(&[], &[&k], &format!("api_key={k}"), "ambiguous_credentials");
-        check(&[], &[], &format!("api_key={k}&api%5fkey={k}"), "ambiguous_credentials");
-        check(&[&basic(&format!("{k}:"))], &[&k], "", "ambiguous_credentials");
-        check(&[&format!("Digest {k}")], &[&k], "", "ambiguous_credentials");
-        check(&[&format!("Bearer \"{k}\"")], &[&k], "", "ambiguous_credentials");
-        check(&[&basic(&format!("x:{k}"))], &[&k], "", "ambiguous_credentials");
-    }
-
-    #[test]
-    fn another_services_authorization_beside_our_key_does_not_matter() {
-        let k = key();
-        check(&["Bearer eyJhbGciOi.eyJzdWI.sig"], &[&k], "", "XApiKey");
-        check(&["Digest username=x"], &[&k], "", "XApiKey");
-        check(&[&basic("user:pass")], &[], &format!("api_key={k}"), "Query");
-    }
-
-    #[test]
-    fn a_source_that_is_off_is_not_read_but_never_forwarded() {
-        let k = key();
-        let no_bearer = CredentialRules { bearer: Source::Off, ..rules() };
-        let jwt = "Bearer eyJhbGciOi.eyJzdWI.sig";
-        assert_eq!(extract(&no_bearer, &[jwt], &[], ""), "api_key_missing");
-        assert_eq!(extract(&no_bearer, &[&format!("Bearer {k}")], &[], ""), "api_key_invalid");
-    }
-
-    #[test]
-    fn a_public_route_knows_our_keys_in_any_dress() {
-        let k = key();
-        for ours in [
-            format!("Bearer {k}"),
-            format!("Bearer \"{k}\""),
-            format!("Token token={k}"),
-            basic(&format!("{k}:x")),
-            basic(&format!("x:{k}")),
-            k.clone(),
-        ] {
-            assert!(CredentialRules::authorization_is_ours(ours.as_bytes()), "{ours}");
-        }
-        assert!(CredentialRules::x_api_key_is_ours(format!("other, {k}").as_bytes()));
-        assert!(!CredentialRules::authorization_is_ours(b"Bearer eyJhbGciOi"));
-        assert!(!CredentialRules::authorization_is_ours(basic("user:pass").as_bytes()));
-        assert!(!CredentialRules::x_api_key_is_ours(b"other"));
-    }
-
-    #[test]
-    fn the_parameter_is_taken_out_of_the_query() {
-        assert_eq!(without_param("api_key=x", "api_key"), None);
-        assert_eq!(without_param("a=1&api%5Fkey=x&b", "api_key").as_deref(), Some("a=1&b"));
-        assert_eq!(without_param("a=1", "api_key").as_deref(), Some("a=1"));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_bytes_are_refused_or_accepted(
-            authorization in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
-            x_api_key in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
-            query in "\\PC{0,60}",
-        ) {
-            let places = Places {
-                authorization: std::iter::once(authorization.as_slice()),
-                x_api_key: std::iter::once(x_api_key.as_slice()),
-                query: Some((&query, "api_key")),
-            };
-            drop(rules().extract(places));
-            let held = CredentialRules::authorization_is_ours(&authorization);
-            proptest::prop_assert!(held || !authorization.windows(8).any(|w| w == b"sk_live_"));
-            drop(without_param(&query, "api_key"));
-        }
-    }
-}
+mod tests;

@@ -277,8 +277,8 @@ impl KeyDigest {
     /// of its own: no such digest is ever that of a key of ours, and a store holds no plain SHA-256.
     #[must_use]
     pub fn of_imported(sha256_of_text: &[u8; 32]) -> Self {
-        let parts = [b"keygate imported key v1\0".as_slice(), sha256_of_text];
-        Self(sha256(&parts.concat()))
+        let hash = Sha256::new_with_prefix(b"keygate imported key v1\0");
+        Self(hash.chain_update(sha256_of_text).finalize().into())
     }
 
     /// The first 64 bits. As good as any hash of the digest: an attacker cannot choose a keyed HMAC.

@@ -5,6 +5,7 @@
 
 pub mod credential;
 pub mod decide;
+pub mod explain;
 pub mod id;
 pub mod key;
 pub mod limit;

@@ -14,6 +14,10 @@ impl Networks {
         Self(networks.into_boxed_slice())
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,7 +1,10 @@
 //! What is known about a key when a request is decided: the key, its app and its account, joined
 //! and boiled down when it is loaded, so that a request neither computes nor allocates.
 
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -45,12 +48,53 @@ pub struct KeyRecord {
     pub tier: Option<Box<str>>,
     /// What the key has instead of its tier's limits.
     pub overrides: Option<Box<Overrides>>,
+    /// Whether another system made it.
+    pub is_imported: bool,
     /// The counters of whoever is limited, once they were looked for: they outlive this record.
     pub meter: OnceLock<Arc<Meter>>,
+    pub last_noted: LastNoted,
     /// The number of the newest change that this record is known to reflect.
     pub read_at: u64,
     /// Who is calling, as text, ready to be put into headers.
     pub identity: Identity,
+}
+
+impl KeyRecord {
+    /// Whether the networks of key and app both hold this address.
+    #[must_use]
+    pub fn allows_address(&self, address: IpAddr) -> bool {
+        self.key_networks.allows(address) && self.app_networks.allows(address)
+    }
+
+    /// Whether a request with this `Origin`, or without one, may use the key. Only publishable keys are
+    /// bound to origins.
+    #[must_use]
+    pub fn allows_origin(&self, origin: Option<&str>) -> bool {
+        let is_one_of_them =
+            |origin: &str| self.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
+        !self.is_bound_to_origins() || origin.is_some_and(is_one_of_them)
+    }
+
+    #[must_use]
+    pub fn is_bound_to_origins(&self) -> bool {
+        self.kind == KeyKind::Publishable && !self.origins.is_empty()
+    }
+}
+
+/// When a use of a key was last noted, so that not every use has to be.
+#[derive(Debug, Default)]
+pub struct LastNoted(AtomicU64);
+
+impl LastNoted {
+    /// Whether the use at `now` is to be noted: none was for as long as `every`. Of all who ask at one
+    /// time, one is told so. A single load where it is not.
+    pub fn is_due(&self, now: UnixMillis, every: Duration) -> bool {
+        let last = self.0.load(Relaxed);
+        // A clock that was set back must not stop the noting, nor must threads that read it in turns
+        // make it happen twice.
+        let since = Duration::from_millis(now.0.abs_diff(last));
+        since >= every && self.0.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
+    }
 }
 
 /// The ids and scopes of a caller as texts that share one allocation.
@@ -102,6 +146,35 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_use_is_noted_once_in_a_while_whatever_the_clock_does() {
+        const EVERY: Duration = Duration::from_secs(5);
+        let noted = LastNoted::default();
+        let is_due = |now| noted.is_due(UnixMillis(now), EVERY);
+        assert!(is_due(1_000_000));
+        assert!(!is_due(1_000_000) && !is_due(999_999) && !is_due(1_004_999));
+        assert!(is_due(1_005_000));
+        assert!(is_due(500_000), "set back");
+        assert!(!is_due(504_999));
+    }
+
+    #[test]
+    fn of_many_threads_one_notes_a_use() {
+        let noted = LastNoted::default();
+        let times = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        let is_due = noted.is_due(UnixMillis(7_000_000), Duration::from_secs(5));
+                        times.fetch_add(u32::from(is_due), Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(times.into_inner(), 1);
+    }
 
     #[test]
     fn an_identity_gives_back_its_parts() {

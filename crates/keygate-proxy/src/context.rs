@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
-use keygate_core::credential::{Place, holds_param, without_param};
+use keygate_core::credential::{FURTHER_HEADERS_MAX, Place, holds_param, without_param};
 use keygate_core::{Permit, Route};
 use keygate_telemetry::InFlightGuard;
 use pingora::http::RequestHeader;
@@ -149,10 +149,39 @@ fn changed_target(
 pub(crate) struct Strip {
     pub authorization: bool,
     pub x_api_key: bool,
+    pub further: Further,
+}
+
+/// Some of the further headers that may carry a key: a bit for each, by its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Further(u8);
+
+const _: () = assert!(FURTHER_HEADERS_MAX <= u8::BITS as usize, "each has a bit");
+
+impl Further {
+    pub(crate) fn add(&mut self, place: usize) {
+        self.0 |= 1 << (place % u8::BITS as usize);
+    }
+
+    pub(crate) fn holds(self, place: usize) -> bool {
+        self.0 & 1 << (place % u8::BITS as usize) != 0
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
 impl From<Place> for Strip {
     fn from(place: Place) -> Self {
-        Self { authorization: place == Place::Authorization, x_api_key: place == Place::XApiKey }
+        let mut strip = Self::default();
+        match place {
+            Place::Authorization => strip.authorization = true,
+            Place::XApiKey => strip.x_api_key = true,
+            Place::Further(place) => strip.further.add(place),
+            // What is forwarded is another target then.
+            Place::Query => {}
+        }
+        strip
     }
 }

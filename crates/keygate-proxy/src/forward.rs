@@ -36,13 +36,15 @@ pub(crate) enum Peer {
 }
 
 /// Rewrites an admitted request for its upstream. Runs after the hop-by-hop headers, and whatever
-/// `Connection` named, are gone: a client cannot have what is set here taken away.
+/// `Connection` named, are gone: a client cannot have what is set here taken away. `further` are the
+/// headers besides our own in which keys may come.
 ///
 /// # Errors
 /// Pingora's, when the target that was decided on is not one.
 pub(crate) fn rewrite(
     request: &mut RequestHeader,
     admitted: &Admitted,
+    further: &[Box<str>],
     peer: Peer,
     request_id: HeaderValue,
 ) -> pingora::Result<()> {
@@ -55,7 +57,7 @@ pub(crate) fn rewrite(
         std::mem::replace(request, RequestHeader::from(empty_parts())).into();
     let headers = &mut parts.headers;
     headers.reserve(HEADERS_ADDED);
-    remove_credentials(headers, admitted.strip);
+    remove_credentials(headers, admitted.strip, further);
     remove_forgeries(headers);
     join_cookies(headers);
     insert_forwarded(headers, peer);
@@ -72,12 +74,16 @@ fn empty_parts() -> http::request::Parts {
     http::Request::new(()).into_parts().0
 }
 
-fn remove_credentials(headers: &mut HeaderMap, strip: Strip) {
+fn remove_credentials(headers: &mut HeaderMap, strip: Strip, further: &[Box<str>]) {
     if strip.authorization {
         headers.remove(AUTHORIZATION);
     }
     if strip.x_api_key {
         headers.remove(X_API_KEY);
+    }
+    if !strip.further.is_empty() {
+        let stripped = further.iter().enumerate().filter(|(place, _)| strip.further.holds(*place));
+        stripped.for_each(|(_, name)| drop(headers.remove(&**name)));
     }
 }
 
@@ -198,14 +204,32 @@ pub(crate) fn has_no_body(method: &Method, response: &ResponseHeader) -> bool {
 }
 
 /// What has to go from a public route's request: a key of ours that somebody sent along.
-pub(crate) fn strip_on_public_route(request: &RequestFacts<'_>) -> Strip {
+pub(crate) fn strip_on_public_route(request: &RequestFacts<'_>, further: &[Box<str>]) -> Strip {
     let any = |name: HeaderName, is_ours: fn(&[u8]) -> bool| {
         request.headers.get_all(name).iter().any(|value| is_ours(value.as_bytes()))
     };
-    Strip {
+    let mut strip = Strip {
         authorization: any(AUTHORIZATION, CredentialRules::authorization_is_ours),
         x_api_key: any(X_API_KEY, CredentialRules::x_api_key_is_ours),
+        ..Strip::default()
+    };
+    for (place, value) in further_values(request, further) {
+        if CredentialRules::x_api_key_is_ours(value) {
+            strip.further.add(place);
+        }
     }
+    strip
+}
+
+/// What the further headers hold that may carry a key, each value with its header's place.
+pub(crate) fn further_values<'a>(
+    request: &RequestFacts<'a>,
+    further: &[Box<str>],
+) -> impl Iterator<Item = (usize, &'a [u8])> {
+    let headers = request.headers;
+    further.iter().enumerate().flat_map(move |(place, name)| {
+        headers.get_all(&**name).into_iter().map(move |value| (place, value.as_bytes()))
+    })
 }
 
 #[cfg(test)]

@@ -140,7 +140,8 @@ impl<S: KeyStore> Gateway<S> {
         let route = snapshot.route(place).ok_or(Denial::RouteNotFound)?;
         let access = match &route.access {
             Access::Public(public) => {
-                let strip = forward::strip_on_public_route(&request);
+                let further = snapshot.config.keys.credentials.further_headers();
+                let strip = forward::strip_on_public_route(&request, further);
                 return Ok(Admitted::new(public.permit(), None, strip, None, head, &request));
             }
             Access::Key(access) => access,
@@ -169,13 +170,15 @@ impl<S: KeyStore> Gateway<S> {
         request: &RequestFacts<'_>,
         snapshot: &Snapshot,
     ) -> Result<Decided, Denial> {
+        let credentials = &snapshot.config.keys.credentials;
         let places = Places {
             authorization: values(request, AUTHORIZATION),
             x_api_key: values(request, X_API_KEY),
+            further: forward::further_values(request, credentials.further_headers()),
             query: request.query.zip(access.query_param.as_deref()),
         };
-        let Credential { key, place } = snapshot.config.keys.credentials.extract(places)?; // 400, 401
-        let digest = snapshot.peppers.identify(&key).ok_or(Denial::KeyMalformed)?; // 401
+        let Credential { key, place } = credentials.extract(places)?; // 400, 401
+        let digest = key.digest(&snapshot.peppers).ok_or(Denial::KeyMalformed)?; // 401
         let key = self.lookup.find(digest, request.client, &self.attempts).await?; // 401, 429, 503
         // Only publishable keys are bound to origins.
         let origin = || request.text(ORIGIN);
@@ -318,7 +321,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         } else {
             Peer::Untrusted(address)
         };
-        forward::rewrite(request, admitted, peer, request_id.clone())?;
+        let further = ctx.snapshot.config.keys.credentials.further_headers();
+        forward::rewrite(request, admitted, further, peer, request_id.clone())?;
         ctx.keep_charge();
         Ok(())
     }

@@ -31,7 +31,9 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
             .collect(),
         tier: key.tier.or(app.tier).map(String::into_boxed_str),
         overrides: key.limits,
+        is_imported: key.pepper.is_none(),
         meter: Default::default(),
+        last_noted: Default::default(),
         read_at,
         identity,
     }

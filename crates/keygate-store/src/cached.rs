@@ -59,6 +59,15 @@ pub enum Cached {
     Unknown,
 }
 
+/// What the next request with a key would meet.
+#[derive(Clone, Debug)]
+pub struct Peeked {
+    /// Nothing if the store has no such key.
+    pub key: Option<Arc<KeyRecord>>,
+    /// Whether it would be met without a look-up in the store.
+    pub is_cached: bool,
+}
+
 /// What a load came to. The error is shared by all who waited.
 type Loaded = Result<Answer, Arc<StoreError>>;
 
@@ -198,6 +207,21 @@ impl<S: KeyStore> CachedKeys<S> {
         match self.shared.flights.join(digest, load).await {
             Ok(loaded) => loaded,
             Err(broken_off) => Err(Arc::new(unavailable(broken_off))),
+        }
+    }
+
+    /// What is known about a key. Asks the store if the cache does not know, and keeps and counts
+    /// nothing: for whoever tells beforehand what a request would meet.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub async fn peek(&self, digest: KeyDigest) -> Result<Peeked, Arc<StoreError>> {
+        if let Some(answer) = self.shared.look_up(&digest) {
+            return Ok(Peeked { key: answer.known(), is_cached: true });
+        }
+        match tokio::time::timeout(FIND_TIMEOUT, self.shared.read(digest)).await {
+            Ok(answer) => Ok(Peeked { key: answer?.known(), is_cached: false }),
+            Err(_) => Err(Arc::new(unavailable(FindTimedOut))),
         }
     }
 
@@ -461,4 +485,4 @@ impl Hasher for DigestPrefix {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

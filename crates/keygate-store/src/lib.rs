@@ -22,3 +22,4 @@ pub mod redis;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod usage;

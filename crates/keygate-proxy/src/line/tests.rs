@@ -43,7 +43,9 @@ fn key() -> Arc<KeyRecord> {
         origins: Box::default(),
         tier: None,
         overrides: None,
+        is_imported: false,
         meter: Default::default(),
+        last_noted: Default::default(),
         read_at: 0,
     })
 }

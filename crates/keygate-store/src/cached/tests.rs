@@ -2,7 +2,7 @@
 //! interleaving is one that really happened.
 
 mod age;
-mod gated;
+pub(crate) mod gated;
 mod shared;
 
 use std::sync::Arc;

@@ -15,23 +15,25 @@ use crate::testing::MemoryStore;
 
 /// A find has read and waits until it may say so. A commit waits before it writes, and then goes on
 /// by itself whoever waits for it, as one on a blocking thread does.
-pub(super) struct Gated {
+pub(crate) struct Gated {
     store: Arc<MemoryStore>,
-    pub(super) find_gate: Semaphore,
-    pub(super) commit_gate: Arc<Semaphore>,
+    pub(crate) find_gate: Semaphore,
+    pub(crate) commit_gate: Arc<Semaphore>,
+    pub(crate) mark_gate: Semaphore,
     /// How many calls have come to their gate.
-    pub(super) finds: watch::Sender<u64>,
-    pub(super) commits: watch::Sender<u64>,
-    pub(super) mood: Mood,
+    pub(crate) finds: watch::Sender<u64>,
+    pub(crate) commits: watch::Sender<u64>,
+    pub(crate) mood: Mood,
 }
 
 impl Gated {
     /// With its gates open.
-    pub(super) fn new(store: MemoryStore) -> Self {
+    pub(crate) fn new(store: MemoryStore) -> Self {
         Self {
             store: Arc::new(store),
             find_gate: Semaphore::new(OPEN),
             commit_gate: Arc::new(Semaphore::new(OPEN)),
+            mark_gate: Semaphore::new(OPEN),
             finds: watch::Sender::new(0),
             commits: watch::Sender::new(0),
             mood: Mood::default(),
@@ -41,17 +43,18 @@ impl Gated {
 
 impl Gated {
     /// As a restore of an old backup would.
-    pub(super) fn replace(&self, store: MemoryStore) {
+    pub(crate) fn replace(&self, store: MemoryStore) {
         self.store.replace(store);
     }
 }
 
 #[derive(Default)]
-pub(super) struct Mood {
-    pub(super) find_fails: AtomicBool,
-    pub(super) find_panics: AtomicBool,
-    pub(super) commit_fails: AtomicBool,
-    pub(super) commit_panics: AtomicBool,
+pub(crate) struct Mood {
+    pub(crate) find_fails: AtomicBool,
+    pub(crate) find_panics: AtomicBool,
+    pub(crate) commit_fails: AtomicBool,
+    pub(crate) commit_panics: AtomicBool,
+    pub(crate) mark_fails: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +66,7 @@ fn outage() -> StoreError {
 }
 
 /// As many permits as any test needs.
-pub(super) const OPEN: usize = 1_000_000;
+pub(crate) const OPEN: usize = 1_000_000;
 
 impl KeyStore for Gated {
     async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
@@ -108,6 +111,10 @@ impl KeyStore for Gated {
     }
 
     async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        self.mark_gate.acquire().await.unwrap().forget();
+        if self.mood.mark_fails.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable(Box::new(Outage)));
+        }
         self.store.mark_used(uses).await
     }
 
