@@ -10,6 +10,8 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
     for n = 1, #last[2], 2 do
       if last[2][n] == 'm' then
         mark = last[2][n + 1]
+      elseif last[2][n] == 'h' then
+        redis.call('HSET', KEYS[1], 'link', struct.pack('>I8', number) .. last[2][n + 1])
       end
     end
   end

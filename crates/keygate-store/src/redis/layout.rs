@@ -6,7 +6,7 @@ use std::fmt;
 
 use keygate_core::key::PepperId;
 use keygate_core::limit::terms::{Party, Share};
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 /// The layout that this program writes. A store with a higher number is left alone.
 pub(super) const FORMAT: u64 = 1;
@@ -22,8 +22,9 @@ impl Names {
         Self { prefix: format!("{{{prefix}}}:").into() }
     }
 
-    /// A hash: `format`, `id` (random, made with the store), `seq` (the newest change's number) and
-    /// `mark` (that change's).
+    /// A hash: `format`, `id` (random, made with the store), `seq` (the newest change's number), `mark`
+    /// (that change's) and `link` (that of the newest sealed entry of the log, after its number in
+    /// eight bytes: an older gateway writes entries without seals, and leaves `link` behind).
     pub(super) fn meta(&self) -> Vec<u8> {
         self.name("meta", &[])
     }
@@ -132,6 +133,37 @@ impl Names {
         self.name(PEPPERS_EXPIRING, &[])
     }
 
+    /// A hash: when each key was last used in milliseconds, by the key's id. A sorted set would take
+    /// 125 bytes a key instead of 88.
+    pub(super) fn used(&self) -> Vec<u8> {
+        self.name("used", &[])
+    }
+
+    /// What was made under the name of a change that is done once: see [`once`](super::once).
+    pub(super) fn once(&self, name: &[u8; 32]) -> Vec<u8> {
+        self.name("o:", name)
+    }
+
+    /// An admin token's record, by its id.
+    pub(super) fn token(&self, id: TokenId) -> Vec<u8> {
+        self.name(TOKENS, &place(id.as_u128()))
+    }
+
+    /// What the names of admin tokens begin with.
+    pub(super) fn tokens(&self) -> Vec<u8> {
+        self.name(TOKENS, &[])
+    }
+
+    /// An admin token's id, by its hash.
+    pub(super) fn token_of_hash(&self, sha256: &[u8; 32]) -> Vec<u8> {
+        self.name("td:", sha256)
+    }
+
+    /// A sorted set of the ids of all admin tokens, like that of accounts.
+    pub(super) fn token_ids(&self) -> Vec<u8> {
+        self.name("tokens", &[])
+    }
+
     fn name(&self, kind: &str, id: &[u8]) -> Vec<u8> {
         [self.prefix.as_bytes(), kind.as_bytes(), id].concat()
     }
@@ -141,6 +173,7 @@ const KEYS: &str = "k:";
 const KEY_DIGESTS: &str = "i:";
 const APPS: &str = "a:";
 const ACCOUNTS: &str = "c:";
+const TOKENS: &str = "t:";
 const PEPPERS_EXPIRING: &str = "pe:";
 
 /// An id as it is in names, sets and values: big-endian, so that bytes sort as ids do.

@@ -12,6 +12,7 @@ mod import;
 mod layout;
 mod limits;
 mod link;
+mod once;
 mod primary;
 mod reach;
 mod read;
@@ -19,6 +20,7 @@ mod reply;
 mod script;
 mod told;
 mod transaction;
+mod used;
 mod write;
 
 use std::sync::Arc;
@@ -36,7 +38,7 @@ use self::primary::{Primary, Times};
 use crate::coherence::Coherence;
 use crate::fleet::{Fleet, Gateway, LinkState};
 use crate::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
@@ -125,38 +127,39 @@ impl KeyStore for RedisStore {
         audit: AuditEntry,
         once: Once,
     ) -> Result<Done, StoreError> {
-        let _unused = (write, audit, once);
-        Err(crate::keys::not_yet())
+        once::commit_once(&self.primary, &self.names, self.log_max, (&write, &audit), &once).await
+    }
+
+    async fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
+        once::remembered(&self.primary, &self.names, &name, now).await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
-        let _unused = id;
-        Err(crate::keys::not_yet())
+        read::token(&self.primary, &self.names, id).await
     }
 
     async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
-        let _unused = sha256;
-        Err(crate::keys::not_yet())
+        read::token_by_hash(&self.primary, &self.names, &sha256).await
     }
 
     async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
-        let _unused = page;
-        Err(crate::keys::not_yet())
+        read::tokens(&self.primary, &self.names, page).await
     }
 
     async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        let _unused = uses;
-        Err(crate::keys::not_yet())
+        used::mark(&self.primary, &self.names, uses).await
     }
 
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
-        let _unused = keys;
-        Err(crate::keys::not_yet())
+        used::last(&self.primary, &self.names, &keys).await
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
-        let _unused = now;
-        Err(crate::keys::not_yet())
+        read::pepper_counts(&self.primary, &self.names, now).await
     }
 
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -188,7 +191,8 @@ impl KeyStore for RedisStore {
     }
 
     async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
-        read::peppers(&self.primary, &self.names, now).await
+        let counts = read::pepper_counts(&self.primary, &self.names, now).await?;
+        Ok(counts.into_iter().map(|(pepper, _)| pepper).collect())
     }
 
     async fn import(

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use redis::{Cmd, Script, Value};
 
 use super::layout::{Names, Score, place};
@@ -12,14 +12,14 @@ use super::primary::Primary;
 use super::reply::{self, Malformed};
 use super::script::Call;
 use crate::keys::{ChangeNumber, Page, StoreError};
-use crate::records::{Account, App, Key, Logged, OwnedKey};
+use crate::records::{Account, AdminToken, App, Key, Logged, OwnedKey};
 
 /// Once a list has so many bytes, the rest of it is asked for anew: no single answer, and no time
 /// that the server spends on one, grows with the size of records. A record is bounded far below that.
 const ANSWER_BYTES: usize = 1 << 20;
 
 static FIND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("find.lua")));
-static KEY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("key.lua")));
+static LED_TO: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("led_to.lua")));
 static LIST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("list.lua")));
 static PEPPERS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("peppers.lua")));
 
@@ -69,7 +69,7 @@ pub(super) async fn key(
     names: &Names,
     id: KeyId,
 ) -> Result<Option<Key>, StoreError> {
-    let call = Call::new(&KEY, &names.key_digest(id), 1, 32).arg(names.keys());
+    let call = Call::new(&LED_TO, &names.key_digest(id), 1, 32).arg(names.keys());
     let answer = primary.read(async |to| call.run(to).await).await?;
     if answer == Value::Nil {
         return Ok(None);
@@ -111,6 +111,40 @@ pub(super) async fn keys(
     list.read(primary, reply::named_key, |key| key.id.as_u128()).await
 }
 
+pub(super) async fn token(
+    primary: &Primary,
+    names: &Names,
+    id: TokenId,
+) -> Result<Option<AdminToken>, StoreError> {
+    reply::record(&get(primary, &names.token(id)).await?)
+}
+
+pub(super) async fn token_by_hash(
+    primary: &Primary,
+    names: &Names,
+    sha256: &[u8; 32],
+) -> Result<Option<AdminToken>, StoreError> {
+    let call = Call::new(&LED_TO, &names.token_of_hash(sha256), 1, 32).arg(names.tokens());
+    let answer = primary.read(async |to| call.run(to).await).await?;
+    if answer == Value::Nil {
+        return Ok(None);
+    }
+    let [token] = reply::array(answer)?;
+    let token: AdminToken = reply::named(&token)?;
+    // What got under another's hash must let nobody in.
+    if token.sha256 == *sha256 { Ok(Some(token)) } else { Err(reply::unreadable(Malformed)) }
+}
+
+pub(super) async fn tokens(
+    primary: &Primary,
+    names: &Names,
+    page: Page<TokenId>,
+) -> Result<Vec<AdminToken>, StoreError> {
+    let index = names.token_ids();
+    let list = List { index, to: vec![names.tokens()], page: ids(page, TokenId::as_u128) };
+    list.read(primary, reply::named, |token: &AdminToken| token.id.as_u128()).await
+}
+
 pub(super) async fn audit(
     primary: &Primary,
     names: &Names,
@@ -123,24 +157,28 @@ pub(super) async fn audit(
     reply::items(entries)?.into_iter().map(reply::log_entry).collect()
 }
 
-pub(super) async fn peppers(
+/// The peppers of live keys, and how many live keys each has.
+pub(super) async fn pepper_counts(
     primary: &Primary,
     names: &Names,
     now: UnixMillis,
-) -> Result<Vec<PepperId>, StoreError> {
+) -> Result<Vec<(PepperId, u64)>, StoreError> {
     let call = Call::new(&PEPPERS, &names.peppers(), 2, 64)
         .arg(names.peppers_expiring())
         .arg(Score::now(now).to_string());
     let answer = primary.read(async |to| call.run(to).await).await?;
-    let peppers: Result<Vec<_>, _> = reply::items(answer)?.iter().map(pepper).collect();
-    let mut peppers = peppers?;
-    peppers.sort_unstable();
-    Ok(peppers)
+    let counts = reply::items(answer)?;
+    let counts: Result<Vec<_>, _> = counts.as_chunks::<2>().0.iter().map(pepper_count).collect();
+    let mut counts = counts?;
+    counts.sort_unstable();
+    Ok(counts)
 }
 
-fn pepper(value: &Value) -> Result<PepperId, StoreError> {
-    let bytes = reply::bytes(value)?.try_into();
-    bytes.map(PepperId::from_bytes).map_err(|_| reply::unreadable(Malformed))
+fn pepper_count([pepper, count]: &[Value; 2]) -> Result<(PepperId, u64), StoreError> {
+    let malformed = || reply::unreadable(Malformed);
+    let pepper = reply::bytes(pepper)?.try_into().map_err(|_| malformed())?;
+    let Value::Int(count) = count else { return Err(malformed()) };
+    Ok((PepperId::from_bytes(pepper), u64::try_from(*count).map_err(|_| malformed())?))
 }
 
 async fn get(primary: &Primary, name: &[u8]) -> Result<Value, StoreError> {

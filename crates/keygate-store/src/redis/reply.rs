@@ -4,9 +4,10 @@
 use redis::Value;
 
 use super::layout;
+use crate::audit::Link;
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError};
-use crate::records::{AuditEntry, Key, Logged};
+use crate::records::{AuditEntry, Key, Logged, Seal};
 
 #[derive(Debug, thiserror::Error)]
 #[error("what lies there is not what belongs there")]
@@ -54,11 +55,20 @@ pub(super) fn log_entry(value: Value) -> Result<Logged, StoreError> {
     let number = text(&id)?.strip_suffix("-0").and_then(|number| number.parse().ok());
     let number = ChangeNumber(number.ok_or_else(|| unreadable(Malformed))?);
     let fields = items(fields)?;
-    let mut pairs = fields.as_chunks::<2>().0.iter();
-    let audit = pairs.find(|[name, _]| matches!(bytes(name), Ok(b"a")));
-    let [_, json] = audit.ok_or_else(|| unreadable(Malformed))?;
-    let entry = AuditEntry::decode(bytes(json)?).map_err(unreadable)?;
-    Ok(Logged { number, entry, seal: None })
+    let field = |wanted: &[u8]| {
+        let mut pairs = fields.as_chunks::<2>().0.iter();
+        pairs.find(|[name, _]| matches!(bytes(name), Ok(name) if name == wanted))
+    };
+    let [_, json] = field(b"a").ok_or_else(|| unreadable(Malformed))?;
+    let json = bytes(json)?;
+    let entry = AuditEntry::decode(json).map_err(unreadable)?;
+    let seal = field(b"h").map(|[_, link]| seal(link, json)).transpose()?;
+    Ok(Logged { number, entry, seal })
+}
+
+fn seal(link: &Value, entry: &[u8]) -> Result<Seal, StoreError> {
+    let link = bytes(link)?.try_into().map_err(|_| unreadable(Malformed))?;
+    Ok(Seal { link: Link(link), bytes: entry.to_vec() })
 }
 
 pub(super) fn array<const N: usize>(value: Value) -> Result<[Value; N], StoreError> {

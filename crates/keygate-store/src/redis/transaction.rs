@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use keygate_core::key::sha256;
 use redis::{RedisResult, Script, Value};
 
 use super::change::{Mark, SubjectText};
@@ -15,7 +16,8 @@ use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError, Subject};
 use crate::records::AuditEntry;
 
-static CHANGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("change.lua")));
+static CHANGE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("sha256.lua"), include_str!("change.lua"))));
 
 /// What the script begins its answer with when it carried the change out.
 const DONE: Value = Value::Int(1);
@@ -36,9 +38,11 @@ pub(super) enum Check {
     Present,
     /// Its value is this, to the byte.
     Equals(Vec<u8>),
-    /// This sorted set has fewer live members than so many.
+    /// This sorted set has fewer live members than so many, not counting as many as `leaving`, which
+    /// are live and leave it by this very change.
     Room {
         live_max: u32,
+        leaving: u32,
         now: Score,
     },
 }
@@ -56,6 +60,8 @@ pub(super) enum Otherwise {
 pub(super) enum Operation {
     /// Sets a value.
     Set(Vec<u8>),
+    /// Sets a value that goes by itself after so many milliseconds.
+    Keep { value: Vec<u8>, millis: u64 },
     /// Adds a member to a sorted set, or moves it there.
     Add { member: [u8; 16], score: Score },
     /// Removes one, if it is there.
@@ -77,13 +83,13 @@ pub(super) struct NoStore;
 
 impl Transaction {
     pub(super) fn require(&mut self, name: Vec<u8>, check: Check, otherwise: Otherwise) {
-        self.words += 4;
+        self.words += 5;
         self.bytes += name.len() + check.bytes();
         self.conditions.push((name, check, otherwise));
     }
 
     pub(super) fn write(&mut self, name: Vec<u8>, operation: Operation) {
-        self.words += 5;
+        self.words += 6;
         self.bytes += name.len() + operation.bytes();
         self.operations.push((name, operation));
     }
@@ -133,12 +139,13 @@ impl Transaction {
         // An operation on something of another type would fail after others were carried out.
         let types: BTreeSet<_> = self.operations.iter().filter_map(typed).collect();
         let mark = Mark(fastrand::u64(..));
-        let bytes = self.bytes + audit.len() + 128;
-        let mut call = Call::new(&CHANGE, &names.meta(), self.words + 3 * types.len() + 6, bytes)
+        let bytes = self.bytes + audit.len() + 160;
+        let mut call = Call::new(&CHANGE, &names.meta(), self.words + 3 * types.len() + 7, bytes)
             .arg(FORMAT)
             .arg(mark.to_string())
             .arg(SubjectText(subject).to_string())
-            .arg(audit)
+            .arg(&audit)
+            .arg(sha256(&audit).as_slice())
             .arg(log_max)
             .arg(self.conditions.len() + types.len());
         for (name, check, _) in &self.conditions {
@@ -156,7 +163,7 @@ impl Transaction {
 
 fn typed((name, operation): &(Vec<u8>, Operation)) -> Option<(&[u8], &'static str)> {
     match operation {
-        Operation::Set(_) => None,
+        Operation::Set(_) | Operation::Keep { .. } => None,
         Operation::Add { .. } | Operation::Remove { .. } => Some((name, "zset")),
         Operation::Count { .. } => Some((name, "hash")),
     }
@@ -197,8 +204,8 @@ impl Check {
             Self::Absent => call.push(("absent", name)),
             Self::Present => call.push(("present", name)),
             Self::Equals(value) => call.push(("equals", name, value)),
-            Self::Room { live_max, now } => {
-                call.push(("room", name, now.to_string(), *live_max));
+            Self::Room { live_max, leaving, now } => {
+                call.push(("room", name, now.to_string(), *live_max, *leaving));
             }
         }
     }
@@ -207,7 +214,7 @@ impl Check {
 impl Operation {
     fn bytes(&self) -> usize {
         match self {
-            Self::Set(value) => value.len(),
+            Self::Set(value) | Self::Keep { value, .. } => value.len(),
             Self::Add { .. } | Self::Remove { .. } | Self::Count { .. } => 48,
         }
     }
@@ -216,6 +223,7 @@ impl Operation {
     fn tell(&self, name: &[u8], call: &mut Call<'_>) {
         match self {
             Self::Set(value) => call.push((3, "SET", name, value)),
+            Self::Keep { value, millis } => call.push((5, "SET", name, value, "PX", *millis)),
             Self::Add { member, score } => {
                 call.push((4, "ZADD", name, score.to_string(), member.as_slice()));
             }
