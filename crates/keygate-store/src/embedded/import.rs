@@ -3,11 +3,12 @@
 
 use redb::{Database, ReadableTable, Table, WriteTransaction};
 
+use super::keys::{PepperKeys, enter};
 use super::tables::{
     ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, Dangling, KEY_DIGESTS, KEYS, PEPPER_KEYS, failed, get,
     place, unreadable,
 };
-use super::write::{PepperKeys, Writable, begin, enter, log, put, records};
+use super::write::{Writable, begin, log, put, records};
 use crate::codec::Record;
 use crate::keys::{Imported, StoreError, StoredRecord};
 use crate::records::{Account, App, AuditEntry, Key};

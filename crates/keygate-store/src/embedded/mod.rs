@@ -3,10 +3,13 @@
 
 mod held;
 mod import;
+mod keys;
+mod once;
 mod open;
 mod read;
 mod slot;
 mod tables;
+mod uses;
 mod write;
 
 use std::path::Path;
@@ -21,7 +24,7 @@ pub use open::OpenError;
 use slot::Slot;
 
 use crate::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 
@@ -61,6 +64,20 @@ impl EmbeddedStore {
             Err(_) => Err(StoreError::Unavailable(Box::new(BrokenOff))),
         }
     }
+
+    /// The same for a write, which waits for its turn.
+    async fn writing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let turn = Arc::clone(&self.writing).lock_owned().await;
+        self.blocking(move |db| {
+            let result = work(db);
+            drop(turn);
+            result
+        })
+        .await
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,13 +92,7 @@ impl KeyStore for EmbeddedStore {
     /// Dropping the future before the write began means that it never happens; after that, that it
     /// happens unheard.
     async fn commit(&self, write: Write, audit: AuditEntry) -> Result<ChangeNumber, StoreError> {
-        let turn = Arc::clone(&self.writing).lock_owned().await;
-        self.blocking(move |db| {
-            let result = write::commit(db, write, &audit);
-            drop(turn);
-            result
-        })
-        .await
+        self.writing(move |db| write::commit(db, write, &audit)).await
     }
 
     async fn commit_once(
@@ -90,38 +101,46 @@ impl KeyStore for EmbeddedStore {
         audit: AuditEntry,
         once: Once,
     ) -> Result<Done, StoreError> {
-        let _unused = (write, audit, once);
-        Err(crate::keys::not_yet())
+        self.writing(move |db| once::commit(db, write, &audit, &once)).await
+    }
+
+    async fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
+        self.blocking(move |db| once::remembered(db, &name, now)).await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
-        let _unused = id;
-        Err(crate::keys::not_yet())
+        self.blocking(move |db| read::token(db, id)).await
     }
 
     async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
-        let _unused = sha256;
-        Err(crate::keys::not_yet())
+        self.blocking(move |db| read::token_by_hash(db, &sha256)).await
     }
 
     async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
-        let _unused = page;
-        Err(crate::keys::not_yet())
+        self.blocking(move |db| read::tokens(db, page)).await
     }
 
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        let _unused = uses;
-        Err(crate::keys::not_yet())
+    /// What was noted when this returns, a crash does not lose. Of many keys some may be noted before
+    /// an error, or before the future is dropped. Other writes may come in between.
+    async fn mark_used(&self, mut uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
+        uses.sort_unstable();
+        for part in uses.chunks(uses::NOTED_MAX) {
+            let part = part.to_vec();
+            self.writing(move |db| uses::mark(db, &part)).await?;
+        }
+        Ok(())
     }
 
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
-        let _unused = keys;
-        Err(crate::keys::not_yet())
+        self.blocking(move |db| uses::last(db, &keys)).await
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {
-        let _unused = now;
-        Err(crate::keys::not_yet())
+        self.blocking(move |db| read::pepper_counts(db, now)).await
     }
 
     async fn account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -161,13 +180,7 @@ impl KeyStore for EmbeddedStore {
         records: Vec<StoredRecord>,
         audit: AuditEntry,
     ) -> Result<Imported, StoreError> {
-        let turn = Arc::clone(&self.writing).lock_owned().await;
-        self.blocking(move |db| {
-            let result = import::import(db, &records, &audit);
-            drop(turn);
-            result
-        })
-        .await
+        self.writing(move |db| import::import(db, &records, &audit)).await
     }
 }
 

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
-    StorageError, TableError,
+    StorageError, TableError, WriteTransaction,
 };
 
 use super::held::HeldFile;
 use super::tables::{
-    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, FORMAT, KEY_DIGESTS, KEYS, META, META_FORMAT,
-    META_NEXT_CHANGE, PEPPER_KEYS,
+    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGE_LINKS, CHANGES, FORMAT, KEY_DIGESTS, KEYS,
+    LAST_USED, META, META_FORMAT, META_NEXT_CHANGE, ONCE, ONCE_ENDS, PEPPER_KEYS, TOKEN_HASHES,
+    TOKENS,
 };
 use super::write;
 
@@ -106,6 +107,7 @@ pub(super) fn open_existing(
         let opened = builder(path, check).create_with_backend(held.clone());
         let db = opened.map_err(|error| refused(path, error))?;
         check_tables(path, &db)?;
+        add_tables(path, &db)?;
         Ok(db)
     }));
     let db = opened.unwrap_or_else(|_| Err(damaged(path, "the database broke off")))?;
@@ -246,6 +248,40 @@ fn check_tables(path: &Path, db: &Database) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Makes the tables that a file of an older version lacks.
+fn add_tables(path: &Path, db: &Database) -> Result<(), OpenError> {
+    let broken = |error: redb::Error| damaged(path, error);
+    let moment = db.begin_read().map_err(|error| broken(error.into()))?;
+    let mut is_complete = true;
+    macro_rules! look_for {
+        ($($table:ident)*) => {$(
+            match moment.open_table($table) {
+                Ok(_) => {}
+                Err(TableError::TableDoesNotExist(_)) => is_complete = false,
+                Err(error) => return Err(broken(error.into())),
+            }
+        )*};
+    }
+    look_for!(CHANGE_LINKS TOKENS TOKEN_HASHES ONCE ONCE_ENDS LAST_USED);
+    if is_complete {
+        return Ok(());
+    }
+    let transaction = write::begin(db).map_err(|error| damaged(path, error))?;
+    open_newer(&transaction).map_err(|error| broken(error.into()))?;
+    transaction.commit().map_err(|error| broken(error.into()))
+}
+
+/// The tables that files of format 1 had not from the first.
+fn open_newer(transaction: &WriteTransaction) -> Result<(), TableError> {
+    transaction.open_table(CHANGE_LINKS)?;
+    transaction.open_table(TOKENS)?;
+    transaction.open_table(TOKEN_HASHES)?;
+    transaction.open_table(ONCE)?;
+    transaction.open_table(ONCE_ENDS)?;
+    transaction.open_table(LAST_USED)?;
+    Ok(())
+}
+
 /// Makes a new store. It gets its name only when it is whole, so that a crash leaves no half one.
 fn create(path: &Path) -> Result<(), OpenError> {
     let folder = match path.parent() {
@@ -304,6 +340,7 @@ fn make_tables(db: &Database) -> Result<(), Box<dyn std::error::Error + Send + S
     transaction.open_table(ACCOUNT_APPS)?;
     transaction.open_table(APP_KEYS)?;
     transaction.open_table(PEPPER_KEYS)?;
+    open_newer(&transaction)?;
     transaction.commit()?;
     Ok(())
 }

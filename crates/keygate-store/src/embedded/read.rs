@@ -3,16 +3,18 @@
 use std::ops::{Bound, RangeBounds};
 
 use keygate_core::key::PepperId;
-use keygate_core::{AccountId, AppId, KeyDigest, KeyId, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::tables::{
-    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, Dangling, KEY_DIGESTS, KEYS, PEPPER_KEYS,
-    Records, failed, get, place, unreadable, unseal,
+    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGE_LINKS, CHANGES, Dangling, KEY_DIGESTS, KEYS,
+    PEPPER_KEYS, Records, TOKEN_HASHES, TOKENS, failed, get, place, unreadable, unseal,
+    unseal_json,
 };
+use crate::audit::Link;
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, Page, StoreError};
-use crate::records::{Account, App, AuditEntry, Key, Logged, OwnedKey};
+use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey, Seal};
 
 pub(super) fn find(db: &Database, digest: &KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
     let moment = begin(db)?;
@@ -41,11 +43,25 @@ pub(super) fn key(db: &Database, id: KeyId) -> Result<Option<Key>, StoreError> {
 }
 
 pub(super) fn accounts(db: &Database, page: Page<AccountId>) -> Result<Vec<Account>, StoreError> {
-    let after = page.after.map(|id| place(id.as_u128()));
-    let from = after.as_ref().map(<[u8; 16]>::as_slice);
-    let table = records(&begin(db)?, ACCOUNTS)?;
-    let entries = list(&table, from, page.limit)?;
-    entries.into_iter().map(|(_, account)| Ok(account)).collect()
+    list(&records(&begin(db)?, ACCOUNTS)?, page.after.map(AccountId::as_u128), page.limit)
+}
+
+pub(super) fn token(db: &Database, id: TokenId) -> Result<Option<AdminToken>, StoreError> {
+    get(&records(&begin(db)?, TOKENS)?, &place(id.as_u128()))
+}
+
+pub(super) fn token_by_hash(
+    db: &Database,
+    sha256: &[u8; 32],
+) -> Result<Option<AdminToken>, StoreError> {
+    let moment = begin(db)?;
+    let hashes = moment.open_table(TOKEN_HASHES).map_err(failed)?;
+    let Some(id) = hashes.get(sha256).map_err(failed)? else { return Ok(None) };
+    named(&records(&moment, TOKENS)?, id.value()).map(Some)
+}
+
+pub(super) fn tokens(db: &Database, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
+    list(&records(&begin(db)?, TOKENS)?, page.after.map(TokenId::as_u128), page.limit)
 }
 
 pub(super) fn apps(
@@ -85,22 +101,55 @@ pub(super) fn keys(db: &Database, app: AppId, page: Page<KeyId>) -> Result<Vec<K
 }
 
 pub(super) fn audit(db: &Database, page: Page<ChangeNumber>) -> Result<Vec<Logged>, StoreError> {
+    let moment = begin(db)?;
+    let links = moment.open_table(CHANGE_LINKS).map_err(failed)?;
     let after = page.after.map(|number| number.0.to_be_bytes());
-    let from = after.as_ref().map(<[u8; 8]>::as_slice);
-    let table = records(&begin(db)?, CHANGES)?;
-    let entries = list(&table, from, page.limit)?;
+    let from = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_slice()));
+    let table = records(&moment, CHANGES)?;
+    let entries = table.range::<&[u8]>((from, Bound::Unbounded)).map_err(failed)?;
     entries
-        .into_iter()
-        .map(|(place, entry)| {
+        .take(page.limit)
+        .map(|entry| {
+            let (place, sealed) = entry.map_err(failed)?;
+            let place = place.value();
             let number = place.try_into().map_err(|_| dangling::<AuditEntry>())?;
-            let number = ChangeNumber(u64::from_be_bytes(number));
-            Ok(Logged { number, entry, seal: None })
+            let number = u64::from_be_bytes(number);
+            let json = unseal_json(AuditEntry::NAME, place, sealed.value())?;
+            let entry = AuditEntry::decode(json).map_err(unreadable)?;
+            let link = links.get(number).map_err(failed)?;
+            let seal = link.map(|link| Seal { link: Link(*link.value()), bytes: json.to_vec() });
+            Ok(Logged { number: ChangeNumber(number), entry, seal })
         })
         .collect()
 }
 
 pub(super) fn peppers(db: &Database, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
     let table = begin(db)?.open_table(PEPPER_KEYS).map_err(failed)?;
+    let live = live_peppers(&table, now)?;
+    Ok(live.into_iter().map(PepperId::from_bytes).collect())
+}
+
+/// Walks the part of the index that is about live keys, and no records: with a million keys about a
+/// tenth of a second.
+pub(super) fn pepper_counts(
+    db: &Database,
+    now: UnixMillis,
+) -> Result<Vec<(PepperId, u64)>, StoreError> {
+    let table = begin(db)?.open_table(PEPPER_KEYS).map_err(failed)?;
+    let count = |pepper: [u8; 8]| {
+        let from = Bound::Excluded((&pepper, now.0, u128::MAX));
+        let to = Bound::Included((&pepper, u64::MAX, u128::MAX));
+        let mut keys = table.range::<(&[u8; 8], u64, u128)>((from, to)).map_err(failed)?;
+        let count = keys.try_fold(0, |count, key| key.map(|_| count + 1)).map_err(failed)?;
+        Ok((PepperId::from_bytes(pepper), count))
+    };
+    live_peppers(&table, now)?.into_iter().map(count).collect()
+}
+
+type PepperKeys = ReadOnlyTable<(&'static [u8; 8], u64, u128), ()>;
+
+/// The peppers of live keys, in order: one look-up each.
+fn live_peppers(table: &PepperKeys, now: UnixMillis) -> Result<Vec<[u8; 8]>, StoreError> {
     let mut live = Vec::new();
     // From the last key of one pepper to the last key of the one before it.
     let mut end = Bound::Unbounded;
@@ -113,7 +162,7 @@ pub(super) fn peppers(db: &Database, now: UnixMillis) -> Result<Vec<PepperId>, S
         pepper = *bytes;
         end = Bound::Excluded((&pepper, 0, 0));
         if until > now.0 {
-            live.push(PepperId::from_bytes(pepper));
+            live.push(pepper);
         }
     }
     live.reverse();
@@ -139,19 +188,15 @@ fn dangling<R: Record>() -> StoreError {
     unreadable(Dangling(R::NAME))
 }
 
-/// The records after the place `after`, with their places.
-fn list<R: Record>(
-    table: &Table,
-    after: Option<&[u8]>,
-    limit: usize,
-) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
-    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+/// The records after that with the id `after`.
+fn list<R: Record>(table: &Table, after: Option<u128>, limit: usize) -> Result<Vec<R>, StoreError> {
+    let after = after.map(place);
+    let from = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_slice()));
     let entries = table.range::<&[u8]>((from, Bound::Unbounded)).map_err(failed)?.take(limit);
     entries
         .map(|entry| {
             let (place, sealed) = entry.map_err(failed)?;
-            let place = place.value();
-            Ok((place.to_vec(), unseal(place, sealed.value())?))
+            unseal(place.value(), sealed.value())
         })
         .collect()
 }

@@ -1,4 +1,7 @@
 //! The tables of the file, and how a record lies in one: a checksum, then its JSON.
+//!
+//! A table may be added without another format: it is made when an older file is opened, and an older
+//! program passes it over. So nothing that an older program reads may depend on it.
 
 use std::error::Error;
 
@@ -22,17 +25,31 @@ pub(super) const APPS: Records = TableDefinition::new("apps");
 /// By digest: this is what every cold request asks for.
 pub(super) const KEYS: Records = TableDefinition::new("keys");
 pub(super) const CHANGES: Records = TableDefinition::new("changes");
+/// The link of each change, by its number. A change that an older program logged has none.
+pub(super) const CHANGE_LINKS: TableDefinition<'_, u64, &[u8; 32]> =
+    TableDefinition::new("change_links");
+pub(super) const TOKENS: Records = TableDefinition::new("tokens");
+/// The id of the admin token with this hash.
+pub(super) const TOKEN_HASHES: TableDefinition<'_, &[u8; 32], u128> =
+    TableDefinition::new("token_hashes");
+/// What was done once, by its name.
+pub(super) const ONCE: Records = TableDefinition::new("once");
+/// (when it is to be forgotten, its name), of all that was done once.
+pub(super) const ONCE_ENDS: TableDefinition<'_, (u64, &[u8; 32]), ()> =
+    TableDefinition::new("once_ends");
+/// When a key was last used, in Unix milliseconds.
+pub(super) const LAST_USED: TableDefinition<'_, u128, u64> = TableDefinition::new("last_used");
 
 pub(super) const KEY_DIGESTS: TableDefinition<'_, u128, &[u8; 32]> =
     TableDefinition::new("key_digests");
 /// The apps of an account: (account, app).
 pub(super) const ACCOUNT_APPS: TableDefinition<'_, (u128, u128), ()> =
     TableDefinition::new("account_apps");
-/// The keys of an app: (app, key), and until when in Unix milliseconds the key counts as live:
-/// zero once revoked, the largest number if it never expires. Counting reads no records so.
+/// The keys of an app: (app, key), and until when in Unix milliseconds the key counts against the cap:
+/// zero once revoked or rotated, the largest number if it never expires. Counting reads no records so.
 pub(super) const APP_KEYS: TableDefinition<'_, (u128, u128), u64> =
     TableDefinition::new("app_keys");
-/// The keys of a pepper that are not revoked: (pepper, until when the key counts as live, key).
+/// The keys of a pepper that are not revoked: (pepper, until when the key works, key).
 /// Whether a pepper still has a live key is one look at its last entry so, also with a million.
 pub(super) const PEPPER_KEYS: TableDefinition<'_, (&[u8; 8], u64, u128), ()> =
     TableDefinition::new("pepper_keys");
@@ -64,10 +81,16 @@ pub(super) fn seal_json(name: &str, place: &[u8], json: &[u8]) -> Vec<u8> {
 
 /// The record that lies at `place`.
 pub(super) fn unseal<R: Record>(place: &[u8], sealed: &[u8]) -> Result<R, StoreError> {
+    R::decode(unseal_json(R::NAME, place, sealed)?).map_err(unreadable)
+}
+
+pub(super) fn unseal_json<'a>(
+    name: &str,
+    place: &[u8],
+    sealed: &'a [u8],
+) -> Result<&'a [u8], StoreError> {
     match sealed.split_first_chunk() {
-        Some((sum, json)) if *sum == checksum(R::NAME, place, json) => {
-            R::decode(json).map_err(unreadable)
-        }
+        Some((sum, json)) if *sum == checksum(name, place, json) => Ok(json),
         Some(_) | None => Err(unreadable(ChecksumMismatch)),
     }
 }

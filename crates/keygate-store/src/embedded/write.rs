@@ -1,16 +1,17 @@
 //! Every write is one transaction: the change, its audit entry and its number, synced to the disk
 //! before it returns. Any error rolls all of it back.
 
-use keygate_core::UnixMillis;
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 
+use super::keys;
 use super::tables::{
-    ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGES, Dangling, KEY_DIGESTS, KEYS, META,
-    META_NEXT_CHANGE, PEPPER_KEYS, Records, failed, get, place, seal, unreadable,
+    ACCOUNT_APPS, ACCOUNTS, APPS, CHANGE_LINKS, CHANGES, Dangling, META, META_NEXT_CHANGE, Records,
+    TOKEN_HASHES, TOKENS, failed, get, place, seal, seal_json, unreadable,
 };
+use crate::audit::Link;
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError, Write};
-use crate::records::{Account, App, AuditEntry, Key, Version};
+use crate::records::{Account, AdminToken, App, AuditEntry, Version};
 
 pub(super) fn commit(
     db: &Database,
@@ -40,19 +41,22 @@ pub(super) fn begin(db: &Database) -> Result<WriteTransaction, StoreError> {
     Ok(transaction)
 }
 
-fn carry_out(transaction: &WriteTransaction, write: Write) -> Result<(), StoreError> {
+pub(super) fn carry_out(transaction: &WriteTransaction, write: Write) -> Result<(), StoreError> {
     match write {
         Write::CreateAccount(account) => {
             create(&mut records(transaction, ACCOUNTS)?, &place(account.id.as_u128()), &account)
         }
         Write::CreateApp(app) => create_app(transaction, &app),
-        Write::CreateKey { key, live_max, now } => create_key(transaction, &key, live_max, now),
+        Write::CreateKey { key, live_max, now } => keys::create(transaction, &key, live_max, now),
         Write::UpdateAccount(account) => update_account(transaction, account),
         Write::UpdateApp(app) => update_app(transaction, app),
-        Write::UpdateKey { key, live_max, now } => update_key(transaction, key, live_max, now),
-        Write::RotateKey { .. } | Write::CreateToken(_) | Write::UpdateToken(_) | Write::Note => {
-            Err(crate::keys::not_yet())
+        Write::UpdateKey { key, live_max, now } => keys::update(transaction, key, live_max, now),
+        Write::RotateKey { old, new, live_max, now } => {
+            keys::rotate(transaction, old, &new, live_max, now)
         }
+        Write::CreateToken(token) => create_token(transaction, &token),
+        Write::UpdateToken(token) => update_token(transaction, token),
+        Write::Note => Ok(()),
     }
 }
 
@@ -65,44 +69,6 @@ fn create_app(transaction: &WriteTransaction, app: &App) -> Result<(), StoreErro
     let mut index = transaction.open_table(ACCOUNT_APPS).map_err(failed)?;
     index.insert((app.account.as_u128(), app.id.as_u128()), ()).map_err(failed)?;
     Ok(())
-}
-
-fn create_key(
-    transaction: &WriteTransaction,
-    key: &Key,
-    live_max: u32,
-    now: UnixMillis,
-) -> Result<(), StoreError> {
-    let app: Option<App> = get(&records(transaction, APPS)?, &place(key.app.as_u128()))?;
-    if app.is_none_or(|app| app.account != key.account) {
-        return Err(StoreError::NotFound("the app"));
-    }
-    create(&mut records(transaction, KEYS)?, key.digest.as_bytes(), key)?;
-    let mut digests = transaction.open_table(KEY_DIGESTS).map_err(failed)?;
-    let id = key.id.as_u128();
-    if digests.insert(id, key.digest.as_bytes()).map_err(failed)?.is_some() {
-        return Err(StoreError::AlreadyExists);
-    }
-    let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
-    check_room(&index, key.app.as_u128(), live_max, now)?;
-    index.insert((key.app.as_u128(), id), key.counts_until()).map_err(failed)?;
-    let mut peppers = transaction.open_table(PEPPER_KEYS).map_err(failed)?;
-    enter(&mut peppers, key)
-}
-
-/// Whether the app may have one live key more.
-fn check_room(
-    index: &impl ReadableTable<(u128, u128), u64>,
-    app: u128,
-    live_max: u32,
-    now: UnixMillis,
-) -> Result<(), StoreError> {
-    let mut live = 0;
-    for entry in index.range((app, 0)..=(app, u128::MAX)).map_err(failed)? {
-        let (_, until) = entry.map_err(failed)?;
-        live += u32::from(until.value() > now.0);
-    }
-    if live >= live_max { Err(StoreError::TooManyLiveKeys { live }) } else { Ok(()) }
 }
 
 fn update_account(transaction: &WriteTransaction, mut account: Account) -> Result<(), StoreError> {
@@ -124,58 +90,33 @@ fn update_app(transaction: &WriteTransaction, mut app: App) -> Result<(), StoreE
     put(&mut table, &place, &app)
 }
 
-fn update_key(
-    transaction: &WriteTransaction,
-    mut key: Key,
-    live_max: u32,
-    now: UnixMillis,
-) -> Result<(), StoreError> {
-    let id = key.id.as_u128();
-    let digests = transaction.open_table(KEY_DIGESTS).map_err(failed)?;
-    let digest = digests
-        .get(id)
-        .map_err(failed)?
-        .map(|digest| *digest.value())
-        .ok_or(StoreError::NotFound("the key"))?;
-    let mut table = records(transaction, KEYS)?;
-    let stored: Key = get(&table, &digest)?.ok_or_else(|| unreadable(Dangling(Key::NAME)))?;
-    // What names a key and whose it is never changes: the indexes and caches rely on it.
-    let same = |key: &Key| (key.digest, key.pepper, key.app, key.account);
-    if same(&stored) != same(&key) {
-        return Err(StoreError::NotFound("the key with this digest, app and account"));
+fn create_token(transaction: &WriteTransaction, token: &AdminToken) -> Result<(), StoreError> {
+    let id = token.id.as_u128();
+    create(&mut records(transaction, TOKENS)?, &place(id), token)?;
+    let mut hashes = transaction.open_table(TOKEN_HASHES).map_err(failed)?;
+    match hashes.insert(&token.sha256, id).map_err(failed)? {
+        None => Ok(()),
+        Some(_) => Err(StoreError::AlreadyExists),
     }
-    key.version = next(stored.version, key.version)?;
-    put(&mut table, &digest, &key)?;
-    let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
-    let (was_until, until) = (stored.counts_until(), key.counts_until());
-    if was_until <= now.0 && until > now.0 {
-        check_room(&index, key.app.as_u128(), live_max, now)?;
-    }
-    index.insert((key.app.as_u128(), id), until).map_err(failed)?;
-    let mut peppers = transaction.open_table(PEPPER_KEYS).map_err(failed)?;
-    if let Some(pepper) = &stored.pepper {
-        peppers.remove((pepper.as_bytes(), stored.works_until(), id)).map_err(failed)?;
-    }
-    enter(&mut peppers, &key)
 }
 
-/// Notes that a pepper is needed for a key, unless that is revoked.
-pub(super) fn enter(peppers: &mut PepperKeys<'_>, key: &Key) -> Result<(), StoreError> {
-    let until = key.works_until();
-    if let Some(pepper) = &key.pepper
-        && until > 0
-    {
-        peppers.insert((pepper.as_bytes(), until, key.id.as_u128()), ()).map_err(failed)?;
+fn update_token(transaction: &WriteTransaction, mut token: AdminToken) -> Result<(), StoreError> {
+    let mut table = records(transaction, TOKENS)?;
+    let place = place(token.id.as_u128());
+    let stored: AdminToken = get(&table, &place)?.ok_or(StoreError::NotFound("the token"))?;
+    if stored.sha256 != token.sha256 {
+        return Err(StoreError::NotFound("the token with this hash"));
     }
-    Ok(())
+    token.version = next(stored.version, token.version)?;
+    put(&mut table, &place, &token)
 }
 
-/// The version to store, if the writer saw the one that is stored. Versions are only told apart, so
-/// after the last comes the first: a key that was imported with the last can still be revoked.
-fn next(stored: Version, seen: Version) -> Result<Version, StoreError> {
-    if stored == seen { Ok(Version(stored.0.wrapping_add(1))) } else { Err(StoreError::Conflict) }
+/// The version to store, if the writer saw the one that is stored.
+pub(super) fn next(stored: Version, seen: Version) -> Result<Version, StoreError> {
+    if stored == seen { Ok(stored.next()) } else { Err(StoreError::Conflict) }
 }
 
+/// Writes the next entry of the log, with the link that ties it to the one before.
 pub(super) fn log(
     transaction: &WriteTransaction,
     audit: &AuditEntry,
@@ -187,11 +128,19 @@ pub(super) fn log(
         .map(|number| number.value())
         .ok_or_else(|| unreadable(Dangling(META_NEXT_CHANGE)))?;
     meta.insert(META_NEXT_CHANGE, number + 1).map_err(failed)?;
-    create(&mut records(transaction, CHANGES)?, &number.to_be_bytes(), audit)?;
+    let (place, json) = (number.to_be_bytes(), audit.encode().map_err(unreadable)?);
+    let mut changes = records(transaction, CHANGES)?;
+    let sealed = seal_json(AuditEntry::NAME, &place, &json);
+    if changes.insert(place.as_slice(), sealed.as_slice()).map_err(failed)?.is_some() {
+        return Err(StoreError::AlreadyExists);
+    }
+    let mut links = transaction.open_table(CHANGE_LINKS).map_err(failed)?;
+    let before = links.get(number - 1).map_err(failed)?.map(|link| Link(*link.value()));
+    let link = before.unwrap_or(Link::START).next(ChangeNumber(number), &json);
+    links.insert(number, &link.0).map_err(failed)?;
     Ok(ChangeNumber(number))
 }
 
-pub(super) type PepperKeys<'a> = Table<'a, (&'static [u8; 8], u64, u128), ()>;
 pub(super) type Writable<'a> = Table<'a, &'static [u8], &'static [u8]>;
 
 pub(super) fn records(
@@ -201,7 +150,11 @@ pub(super) fn records(
     transaction.open_table(table).map_err(failed)
 }
 
-fn create<R: Record>(table: &mut Writable<'_>, place: &[u8], record: &R) -> Result<(), StoreError> {
+pub(super) fn create<R: Record>(
+    table: &mut Writable<'_>,
+    place: &[u8],
+    record: &R,
+) -> Result<(), StoreError> {
     if table.get(place).map_err(failed)?.is_some() {
         return Err(StoreError::AlreadyExists);
     }
