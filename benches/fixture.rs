@@ -28,6 +28,7 @@ use keygate_store::records::{
     Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
     OwnedKey, Version,
 };
+use keygate_store::usage::Uses;
 use keygate_telemetry::Metrics;
 use pingora::http::RequestHeader;
 
@@ -292,6 +293,7 @@ pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Ga
             config.server.failed_auth.addresses_max,
         )),
         limiter,
+        uses: Uses::default(),
         metrics: Metrics::new("bench"),
         clock: real_clock,
     });

@@ -4,13 +4,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keygate_core::network::ClientNetwork;
 use keygate_core::{Code, Denial};
 use keygate_store::failures::FailureLimiter;
 use quanta::Instant;
 
-/// The failed attempts of all clients.
+/// The failed attempts of all clients. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Attempts {
     failures: Arc<FailureLimiter>,
     /// Where the nanoseconds here begin.
@@ -44,6 +46,11 @@ impl Attempts {
             self.failures.record(client, now_ns);
         }
         denial
+    }
+
+    /// How long a client must wait that is not worth a look-up.
+    pub(crate) fn blocked_for(&self, client: IpAddr) -> Option<Duration> {
+        self.failures.blocked_for(client.into(), self.now_ns())
     }
 
     fn check_at(&self, client: ClientNetwork, now_ns: u64) -> Result<(), Denial> {

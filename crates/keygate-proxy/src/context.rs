@@ -24,6 +24,8 @@ pub struct Context {
     pub(crate) route: Option<usize>,
     /// The name that the client, the upstream and our logs share for this request.
     pub(crate) request_id: Option<HeaderValue>,
+    /// Whether the key is one that another system made.
+    pub(crate) has_imported_key: bool,
     /// The proof that the request was admitted. Without it there is no peer to forward to.
     pub(crate) admitted: Option<Admitted>,
     /// What the client is told of the limits that refuse this request.

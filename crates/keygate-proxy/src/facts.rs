@@ -56,6 +56,22 @@ impl<'a> RequestFacts<'a> {
         })
     }
 
+    /// The values of a header, as sent.
+    pub(crate) fn values(&self, name: HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    }
+
+    /// Those of the further headers that may carry a key, each with its header's place among them.
+    pub(crate) fn further_values(
+        &self,
+        further: &[Box<str>],
+    ) -> impl Iterator<Item = (usize, &'a [u8])> {
+        let headers = self.headers;
+        further.iter().enumerate().flat_map(move |(place, name)| {
+            headers.get_all(&**name).into_iter().map(move |value| (place, value.as_bytes()))
+        })
+    }
+
     /// A header's value as text, if there is one and it is text.
     pub(crate) fn text(&self, name: HeaderName) -> Option<&'a str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())

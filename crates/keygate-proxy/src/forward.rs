@@ -213,23 +213,12 @@ pub(crate) fn strip_on_public_route(request: &RequestFacts<'_>, further: &[Box<s
         x_api_key: any(X_API_KEY, CredentialRules::x_api_key_is_ours),
         ..Strip::default()
     };
-    for (place, value) in further_values(request, further) {
+    for (place, value) in request.further_values(further) {
         if CredentialRules::x_api_key_is_ours(value) {
             strip.further.add(place);
         }
     }
     strip
-}
-
-/// What the further headers hold that may carry a key, each value with its header's place.
-pub(crate) fn further_values<'a>(
-    request: &RequestFacts<'a>,
-    further: &[Box<str>],
-) -> impl Iterator<Item = (usize, &'a [u8])> {
-    let headers = request.headers;
-    further.iter().enumerate().flat_map(move |(place, name)| {
-        headers.get_all(&**name).into_iter().map(move |value| (place, value.as_bytes()))
-    })
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Version;
 use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
-use http::{HeaderValue, StatusCode, Version};
 use keygate_config::live::Current;
 use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
@@ -18,7 +18,10 @@ use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
-use keygate_telemetry::{DecisionTimer, InFlight, Metrics, Outcome, RouteMetrics};
+use keygate_store::usage::Uses;
+use keygate_telemetry::{
+    DecisionTimer, ImportedKeyMetrics, InFlight, Metrics, Outcome, RouteMetrics,
+};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -28,13 +31,14 @@ use quanta::Instant;
 
 use crate::attempts::Attempts;
 use crate::context::{Admitted, Context, Strip};
+use crate::expiry;
 use crate::facts::RequestFacts;
 use crate::failure::{failure_code, log_failure};
 use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
 use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::lookup::Lookup;
-use crate::respond::{self, Problem};
+use crate::respond::{self, Problem, final_response, is_final};
 use crate::server::ProxyError;
 use crate::snapshot::{Changer, Snapshot, Snapshots};
 use crate::sweep::Sweep;
@@ -60,6 +64,8 @@ pub struct Gateway<S: KeyStore> {
     decision: DecisionTimer,
     in_flight: InFlight,
     lines: Lines,
+    uses: Uses,
+    imported: ImportedKeyMetrics,
     metrics: Metrics,
     clock: fn() -> UnixMillis,
 }
@@ -71,6 +77,7 @@ pub struct GatewayParts<S: KeyStore> {
     pub keys: Arc<CachedKeys<S>>,
     pub failures: Arc<FailureLimiter>,
     pub limiter: Limiter,
+    pub uses: Uses,
     pub metrics: Metrics,
     pub clock: fn() -> UnixMillis,
 }
@@ -81,7 +88,7 @@ impl<S: KeyStore> Gateway<S> {
     /// # Errors
     /// [`ProxyError::Target`] when an upstream's target has no address.
     pub fn new(parts: GatewayParts<S>) -> Result<Self, ProxyError> {
-        let GatewayParts { current, keys, failures, limiter, metrics, clock } = parts;
+        let GatewayParts { current, keys, failures, limiter, uses, metrics, clock } = parts;
         Ok(Self {
             snapshots: Snapshots::new(Snapshot::new(current, &metrics)?),
             lookup: Lookup::new(keys),
@@ -91,6 +98,8 @@ impl<S: KeyStore> Gateway<S> {
             decision: metrics.decision(),
             in_flight: metrics.in_flight(),
             lines: Lines::new(metrics.requests_ended()),
+            uses,
+            imported: metrics.imported_keys(),
             metrics,
             clock,
         })
@@ -104,6 +113,13 @@ impl<S: KeyStore> Gateway<S> {
 
     pub(crate) fn snapshots(&self) -> Snapshots {
         self.snapshots.clone()
+    }
+
+    /// Says how long an address must wait that has failed to authenticate too often: for whoever tells
+    /// beforehand what a request would meet.
+    pub fn blocked(&self) -> impl Fn(IpAddr) -> Option<Duration> + Send + Sync + use<S> {
+        let attempts = self.attempts.clone();
+        move |client| attempts.blocked_for(client)
     }
 
     /// How many requests are running.
@@ -146,7 +162,8 @@ impl<S: KeyStore> Gateway<S> {
             }
             Access::Key(access) => access,
         };
-        let decided = self.authenticate_and_decide(access, &request, snapshot).await; // 401, 403, 503
+        let is_imported = &mut ctx.has_imported_key;
+        let decided = self.authenticate_and_decide(access, &request, snapshot, is_imported).await; // 401, 403, 503
         let decided = decided.map_err(|denial| self.attempts.weigh(denial, request.client));
         let Decided { permit, strip, digest, at } = decided?; // 429
         let now = self.limits.moment(ctx.started, at);
@@ -159,6 +176,7 @@ impl<S: KeyStore> Gateway<S> {
             if route.ends_when_revoked {
                 line::bind(digest, key);
             }
+            self.uses.note(key, at);
         }
         let param = access.query_param.as_deref();
         Ok(Admitted::new(permit, charged, strip, param, head, &request))
@@ -169,17 +187,19 @@ impl<S: KeyStore> Gateway<S> {
         access: &KeyAccess,
         request: &RequestFacts<'_>,
         snapshot: &Snapshot,
+        is_imported: &mut bool,
     ) -> Result<Decided, Denial> {
         let credentials = &snapshot.config.keys.credentials;
         let places = Places {
-            authorization: values(request, AUTHORIZATION),
-            x_api_key: values(request, X_API_KEY),
-            further: forward::further_values(request, credentials.further_headers()),
+            authorization: request.values(AUTHORIZATION),
+            x_api_key: request.values(X_API_KEY),
+            further: request.further_values(credentials.further_headers()),
             query: request.query.zip(access.query_param.as_deref()),
         };
         let Credential { key, place } = credentials.extract(places)?; // 400, 401
         let digest = key.digest(&snapshot.peppers).ok_or(Denial::KeyMalformed)?; // 401
         let key = self.lookup.find(digest, request.client, &self.attempts).await?; // 401, 429, 503
+        *is_imported = key.is_imported;
         // Only publishable keys are bound to origins.
         let origin = || request.text(ORIGIN);
         let origin = (key.kind == KeyKind::Publishable).then(origin).flatten();
@@ -209,16 +229,20 @@ impl<S: KeyStore> Gateway<S> {
             Err(denial) => Outcome::Refused(denial.code()),
         };
         self.route_metrics(ctx).count(outcome);
+        if ctx.has_imported_key {
+            self.imported.count(outcome);
+        }
         self.decision.observe(ctx.started.elapsed());
     }
 
-    /// What the client of an admitted request is told of its limits.
+    /// What the client of an admitted request is told of its limits, and of its key's end.
     fn told(&self, ctx: &Context) -> Told {
         let admitted = ctx.admitted.as_ref();
-        let limited = admitted.and_then(|a| Some((a.permit.key()?, a.charged.as_ref()?)));
-        limited.map_or_else(Told::default, |(key, charged)| {
-            self.limits.told(&ctx.snapshot, key, charged)
-        })
+        let known = admitted.and_then(|a| Some((a.permit.key()?, a.charged.as_ref())));
+        let Some((key, charged)) = known else { return Told::default() };
+        let told = charged.map(|charged| self.limits.told(&ctx.snapshot, key, charged));
+        let span = ctx.snapshot.config.keys.expiry_notice;
+        told.unwrap_or_default().of_end(expiry::notice(key, span, self.clock))
     }
 
     fn route_metrics<'a>(&'a self, ctx: &'a Context) -> &'a RouteMetrics {
@@ -238,6 +262,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             route: None,
             request_id: None,
             admitted: None,
+            has_imported_key: false,
             told: Told::default(),
             body_bytes: 0,
             attempts: 0,
@@ -463,22 +488,6 @@ struct Decided {
     digest: KeyDigest,
     /// When it was decided.
     at: UnixMillis,
-}
-
-/// What was written to the client, if that was more than a `100 Continue` or its like.
-fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    session.response_written().filter(|response| is_final(response.status))
-}
-
-fn is_final(status: StatusCode) -> bool {
-    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
-}
-
-fn values<'a>(
-    request: &RequestFacts<'a>,
-    name: http::HeaderName,
-) -> impl Iterator<Item = &'a [u8]> {
-    request.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
 
 fn peer_address(session: &Session) -> IpAddr {

@@ -3,6 +3,7 @@
 mod attempts;
 mod connection;
 mod context;
+mod expiry;
 mod facts;
 mod failure;
 mod forward;

@@ -13,6 +13,7 @@ use keygate_core::{Denial, KeyRecord, Permit, UnixMillis};
 use keygate_store::limits::{Charge, Limiter};
 use quanta::Instant;
 
+use crate::expiry::KEY_EXPIRES;
 use crate::failure::Seldom;
 use crate::snapshot::Snapshot;
 
@@ -89,6 +90,7 @@ impl KeyLimits {
             policy: headers.then(policy).flatten(),
             left: headers.then(|| left_text(&uses)).flatten(),
             nearest: x_headers.then(|| nearest(&uses)).flatten(),
+            end: None,
         }
     }
 
@@ -135,15 +137,23 @@ impl Charged {
     }
 }
 
-/// What a client is told of its limits: nothing if it has none, or if the operator says so.
+/// What a client is told of its limits and of its key's end: nothing if it has none, or if the operator
+/// says so.
 #[derive(Clone, Default)]
 pub(crate) struct Told {
     policy: Option<HeaderValue>,
     left: Option<HeaderValue>,
     nearest: Option<Use>,
+    /// When the key ends, if that is soon.
+    end: Option<HeaderValue>,
 }
 
 impl Told {
+    /// The same, with when the key ends.
+    pub(crate) fn of_end(self, end: Option<HeaderValue>) -> Self {
+        Self { end, ..self }
+    }
+
     /// As headers, which take the place of any that an upstream has sent.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let number = |name, read: fn(&Use) -> u64| {
@@ -155,6 +165,7 @@ impl Told {
             number(X_LIMIT, |nearest| nearest.limit),
             number(X_REMAINING, |nearest| nearest.remaining),
             number(X_RESET, |nearest| whole_seconds(nearest.resets_in)),
+            self.end.clone().map(|end| (KEY_EXPIRES, end)),
         ]
         .into_iter()
         .flatten()

@@ -7,7 +7,7 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, TRANSFER_ENCODING,
     WWW_AUTHENTICATE,
 };
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use keygate_core::limit::policy::{Over, Policy, RetryAfter};
 use keygate_core::scope::RequiredScopes;
 use keygate_core::{Code, Denial};
@@ -340,7 +340,7 @@ fn write_grpc(
 /// A whole HTTP/1.1 answer for a head that Pingora never gets to see.
 pub(crate) fn raw_http1(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> {
     let body = problem.body(request_id);
-    let status = http::StatusCode::from_u16(problem.code.status()).unwrap_or_default();
+    let status = StatusCode::from_u16(problem.code.status()).unwrap_or_default();
     let reason = status.canonical_reason().unwrap_or_default();
     let mut out = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
     let mut line = |name: &str, value: &[u8]| {
@@ -358,6 +358,15 @@ pub(crate) fn raw_http1(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> 
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&body);
     out
+}
+
+/// What was written to the client, if that was more than a `100 Continue` or its like.
+pub(crate) fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| is_final(response.status))
+}
+
+pub(crate) fn is_final(status: StatusCode) -> bool {
+    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
 #[cfg(test)]

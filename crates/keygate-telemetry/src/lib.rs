@@ -4,6 +4,7 @@
 //! [`logging::mask`], so that no key reaches it whole.
 
 mod admin;
+mod imported;
 mod link;
 pub mod logging;
 mod mask;
@@ -14,6 +15,7 @@ mod store;
 mod timing;
 
 pub use admin::{AdminMetrics, AdminOutcome};
+pub use imported::ImportedKeyMetrics;
 pub use link::LinkMetrics;
 pub use metrics::{EndedRequests, InFlight, InFlightGuard, KeyMetrics, Metrics};
 pub use reading::Row;

@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::admin::AdminMetrics;
+use crate::imported::ImportedKeyMetrics;
 use crate::link::LinkMetrics;
 use crate::reading::{Readings, Row};
 use crate::route::{RouteFamilies, RouteMetrics};
@@ -35,6 +36,7 @@ struct Families {
     store: StoreFamilies,
     admin: AdminMetrics,
     keys: KeyMetrics,
+    imported: ImportedKeyMetrics,
     link: LinkMetrics,
     config_last_success: IntGauge,
 }
@@ -82,6 +84,7 @@ impl Metrics {
             store: StoreFamilies::new(&registry),
             admin: AdminMetrics::new(&registry),
             keys: KeyMetrics::new(&registry),
+            imported: ImportedKeyMetrics::new(&registry),
             link: LinkMetrics::new(&registry),
             config_last_success: register(
                 &registry,
@@ -155,6 +158,11 @@ impl Metrics {
     #[must_use]
     pub fn keys(&self) -> KeyMetrics {
         self.0.keys.clone()
+    }
+
+    #[must_use]
+    pub fn imported_keys(&self) -> ImportedKeyMetrics {
+        self.0.imported.clone()
     }
 
     /// For whoever asks the store regularly how it is.
@@ -301,6 +309,7 @@ mod tests {
         metrics.store_op("find").call(Duration::from_micros(30), false);
         let _never_called = metrics.store_op("commit");
         metrics.requests_ended().count();
+        metrics.imported_keys().count(Outcome::Admitted);
         metrics.config_loaded(UnixMillis(1_700_000_000_500));
         for line in [
             r#"keygate_build_info{version="1.2.3"} 1"#,
@@ -309,6 +318,8 @@ mod tests {
             r#"keygate_requests_ended_total 1"#,
             r#"keygate_keys_created_total 0"#,
             r#"keygate_keys_revoked_total 0"#,
+            r#"keygate_imported_key_requests_total{outcome="admitted"} 1"#,
+            r#"keygate_imported_key_requests_total{outcome="refused"} 0"#,
             r#"keygate_admin_requests_total{outcome="unauthorized"} 0"#,
             r#"keygate_requests_total{outcome="admitted",route="orders.read"} 0"#,
             r#"keygate_responses_total{class="2xx",route="orders.read"} 1"#,

@@ -9,6 +9,7 @@ use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
 use keygate_store::observed::{CallOutcome, Observed, Observer, Op};
 use keygate_store::redis::LinkObserver;
+use keygate_store::usage::Uses;
 use keygate_telemetry::{LinkMetrics, Metrics, Row, StoreHealth, StoreOpMetrics};
 
 /// By the operation's discriminant.
@@ -121,6 +122,16 @@ pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
         LimitCounts { meters, running, gateways: limiter.gateways(), answered, failed }
     };
     metrics.snapshot_fn(take, rows);
+}
+
+/// Publishes how many uses of keys went unnoted.
+pub(crate) fn publish_uses(uses: &Uses, metrics: &Metrics) {
+    let uses = uses.clone();
+    metrics.counter_fn(
+        "keygate_uses_dropped_total",
+        "Uses of keys that were not noted because too many were.",
+        Box::new(move || uses.dropped()),
+    );
 }
 
 #[cfg(test)]

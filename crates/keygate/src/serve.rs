@@ -21,6 +21,7 @@ use keygate_store::keys::{KeyStore, StoreError};
 use keygate_store::limits::Limiter;
 use keygate_store::observed::Observed;
 use keygate_store::store::Store as AnyStore;
+use keygate_store::usage::Uses;
 use keygate_telemetry::Metrics;
 use keygate_telemetry::logging::{self, Log};
 use tokio::sync::watch;
@@ -87,6 +88,7 @@ pub(crate) struct Serving {
     pub(crate) keys: Arc<CachedKeys<Store>>,
     pub(crate) peppers: Arc<Peppers>,
     limiter: Limiter,
+    uses: Uses,
     proxy: Running,
     admin: Control,
     stopping: Arc<AtomicBool>,
@@ -125,6 +127,8 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         Arc::new(CachedKeys::new(observe::observed(store, &metrics), coherence, &config.cache));
     observe::publish_cache(&keys, &metrics);
     observe::publish_limits(&limiter, &metrics);
+    let uses = Uses::default();
+    observe::publish_uses(&uses, &metrics);
     let failed_auth = &config.server.failed_auth;
     let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
     let live = Live::new(Arc::clone(&config), Arc::clone(&peppers));
@@ -133,12 +137,14 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         keys: Arc::clone(&keys),
         failures,
         limiter: limiter.clone(),
+        uses: uses.clone(),
         metrics: metrics.clone(),
         clock: clock::now,
     })
     .context("cannot set up the gateway")?;
 
     drop(tokio::spawn(limiter.clone().sweep()));
+    drop(tokio::spawn(uses.clone().run(Arc::clone(&keys))));
     let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
     // Only now, so that a gateway that answers `/readyz` is one that answers clients.
     let stopping = Arc::new(AtomicBool::new(false));
@@ -164,7 +170,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
 
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
-    Ok(Serving { config, keys, limiter, peppers, proxy, admin, stopping, signals })
+    Ok(Serving { config, keys, limiter, uses, peppers, proxy, admin, stopping, signals })
 }
 
 fn log_secrets(secrets: &Secrets) {
@@ -302,6 +308,7 @@ impl Serving {
     async fn say_goodbye(self) {
         self.admin.stop().await;
         self.limiter.stop().await;
+        self.uses.stop(self.keys.store()).await;
         if let Err(error) = self.keys.store().leave().await {
             tracing::debug!(%error, "the fleet was not told that this gateway stops");
         }

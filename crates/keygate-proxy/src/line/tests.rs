@@ -23,7 +23,7 @@ fn ended(metrics: &Metrics) -> String {
 const DIGEST: KeyDigest = KeyDigest::from_bytes([1; 32]);
 const OTHER: KeyDigest = KeyDigest::from_bytes([2; 32]);
 
-fn key() -> Arc<KeyRecord> {
+pub(crate) fn key() -> Arc<KeyRecord> {
     let now = UnixMillis(1);
     let (id, app, account) =
         (KeyId::new(now, [1; 10]), AppId::new(now, [1; 10]), AccountId::new(now, [1; 10]));
