@@ -50,7 +50,7 @@ struct GatewayAnswer {
 
 impl GatewayAnswer {
     fn new(member: Member, newest: ChangeNumber, this: &str) -> Self {
-        let Member { gateway, link, applied, seen_at } = member;
+        let Member { gateway, link, applied, peppers: _, seen_at } = member;
         let Gateway { id, name, version, started_at } = gateway;
         Self {
             this: id == this,

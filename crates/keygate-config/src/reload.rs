@@ -136,9 +136,9 @@ mod tests {
     use crate::{Source, parse};
 
     /// Tables all of whose settings are read where they are used.
-    const LIVE_TABLES: [&str; 3] = ["[tiers.NAME]", "[upstreams.NAME]", "[[routes]]"];
+    const LIVE_TABLES: [&str; 4] = ["[keys]", "[tiers.NAME]", "[upstreams.NAME]", "[[routes]]"];
     /// Settings that are.
-    const LIVE: [&str; 16] = [
+    const LIVE: [&str; 11] = [
         "[server] headers_max",
         "[server] header_bytes_max",
         "[server] body_bytes_max",
@@ -148,11 +148,6 @@ mod tests {
         "[server] shutdown_delay",
         // Says no more than that an address is meant.
         "[admin] insecure",
-        "[keys] pepper_file",
-        "[keys] previous_pepper_files",
-        "[keys] brand",
-        "[keys] sources",
-        "[keys] keys_max_live",
         "[log] level",
         "[limits] headers",
         "[limits] x_headers",

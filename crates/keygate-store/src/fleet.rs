@@ -1,6 +1,9 @@
 //! Which gateways share a store, and how far each of them has followed its changes.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use keygate_core::UnixMillis;
+use keygate_core::key::PepperId;
 
 use crate::keys::ChangeNumber;
 
@@ -45,6 +48,8 @@ pub struct Member {
     pub link: LinkState,
     /// Up to here it has applied the store's changes.
     pub applied: ChangeNumber,
+    /// The peppers that it knows keys by; nothing if it does not say so, as older versions do not.
+    pub peppers: Option<Vec<PepperId>>,
     /// When it reported, by the store's clock.
     pub seen_at: UnixMillis,
 }
@@ -58,4 +63,20 @@ pub struct Fleet {
     pub now: UnixMillis,
     /// In the order of their ids.
     pub members: Vec<Member>,
+}
+
+/// The peppers that a gateway has, as its fleet is told: none until it has said which. Cheap to clone;
+/// all clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct HeldPeppers(Arc<Mutex<Option<Vec<PepperId>>>>);
+
+impl HeldPeppers {
+    /// The next report says these.
+    pub fn set(&self, peppers: Vec<PepperId>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(peppers);
+    }
+
+    pub(crate) fn get(&self) -> Option<Vec<PepperId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keygate_core::Pepper;
 use keygate_store::fleet::{Fleet, LinkState, Member};
 use keygate_store::keys::{ChangeNumber, KeyStore};
 
@@ -9,7 +10,7 @@ use super::{Registry, RegistryError};
 
 /// A gateway that has not reported for so long is not there, whatever it said last: each reports
 /// several times in this span.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// All gateways of the store.
 pub struct FleetView {
@@ -57,7 +58,9 @@ impl<S: KeyStore> Registry<S> {
         let newest =
             self.audit_tail(1).await?.first().map_or(ChangeNumber(0), |logged| logged.number);
         let (now, gateway) = (self.now(), self.parts.gateway.clone());
-        let this = Member { gateway, link: LinkState::Live, applied: newest, seen_at: now };
+        let peppers = Some(self.peppers().iter().map(Pepper::id).collect());
+        let link = LinkState::Live;
+        let this = Member { gateway, link, applied: newest, peppers, seen_at: now };
         Ok(Fleet { newest, now, members: vec![this] })
     }
 }

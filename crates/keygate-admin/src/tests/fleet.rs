@@ -10,6 +10,7 @@ fn member(n: u64, link: LinkState, applied: u64, seen_before_ms: u64) -> Member 
         gateway: Gateway { id: format!("gw_{n}"), name: format!("edge-{n}"), ..this_gateway() },
         link,
         applied: ChangeNumber(applied),
+        peppers: None,
         seen_at: UnixMillis(NOW.0 - seen_before_ms),
     }
 }

@@ -22,13 +22,13 @@ pub(super) fn commit(
     audit: &AuditEntry,
     once: &Once,
 ) -> Result<Done, StoreError> {
+    let made = write.made().ok_or(StoreError::NotFound("a record that the change makes"))?;
     let transaction = begin(db)?;
     let before: Option<DoneOnce> = get(&records(&transaction, ONCE)?, &once.name)?;
     if let Some(before) = before.as_ref().and_then(|before| still(before, once.now)) {
         // The transaction ends here, with nothing to keep.
         return Ok(Done::Before(before));
     }
-    let made = write.made().ok_or(StoreError::NotFound("a record that the change makes"))?;
     if let Some(before) = before {
         forget(&transaction, before.until, &once.name)?;
     }

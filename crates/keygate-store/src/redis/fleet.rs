@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use keygate_core::UnixMillis;
+use keygate_core::key::PepperId;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script};
 use serde::{Deserialize, Serialize};
@@ -23,17 +24,23 @@ const VERSION: u32 = 1;
 static REPORT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("report.lua")));
 static FLEET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("fleet.lua")));
 
+/// What changes from one report to the next.
+pub(super) struct Said {
+    pub link: LinkState,
+    pub applied: ChangeNumber,
+    pub peppers: Option<Vec<PepperId>>,
+}
+
 /// Notes that this gateway is there.
 pub(super) async fn report(
     connection: &mut MultiplexedConnection,
     names: &Names,
     gateway: &Gateway,
-    link: LinkState,
-    applied: ChangeNumber,
+    said: &Said,
 ) -> RedisResult<()> {
     let call = Call::new(&REPORT, &names.fleet(), 3, 256)
         .arg(&gateway.id)
-        .arg(encode_member(gateway, link, applied)?)
+        .arg(encode_member(gateway, said)?)
         .arg(SILENCE_MAX.as_millis().to_string());
     call.run(connection).await.map(drop)
 }
@@ -79,6 +86,9 @@ struct Form<'a> {
     started_at: u64,
     link: LinkForm,
     applied: u64,
+    /// Their ids. Versions before this one did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peppers: Option<Vec<String>>,
     #[serde(skip_serializing)]
     seen_at: u64,
 }
@@ -92,8 +102,8 @@ enum LinkForm {
 }
 
 /// The JSON up to where the time comes.
-fn encode_member(gateway: &Gateway, link: LinkState, applied: ChangeNumber) -> RedisResult<String> {
-    let link = match link {
+fn encode_member(gateway: &Gateway, said: &Said) -> RedisResult<String> {
+    let link = match said.link {
         LinkState::Live => LinkForm::Live,
         LinkState::Polling => LinkForm::Polling,
         LinkState::Down => LinkForm::Down,
@@ -104,7 +114,8 @@ fn encode_member(gateway: &Gateway, link: LinkState, applied: ChangeNumber) -> R
         version: gateway.version.as_str().into(),
         started_at: gateway.started_at.0,
         link,
-        applied: applied.0,
+        applied: said.applied.0,
+        peppers: said.peppers.as_ref().map(|ids| ids.iter().map(ToString::to_string).collect()),
         seen_at: 0,
     };
     let json = serde_json::to_string(&form).map_err(std::io::Error::from)?;
@@ -127,5 +138,38 @@ fn decode_member(id: &str, json: &[u8]) -> Option<Member> {
         started_at: UnixMillis(form.started_at),
     };
     let (applied, seen_at) = (ChangeNumber(form.applied), UnixMillis(form.seen_at));
-    Some(Member { gateway, link, applied, seen_at })
+    // What is no id is no pepper of ours.
+    let peppers = form.peppers.map(|ids| ids.iter().filter_map(|id| id.parse().ok()).collect());
+    Some(Member { gateway, link, applied, peppers, seen_at })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway() -> Gateway {
+        let (name, version) = ("edge".to_owned(), "1.2.3".to_owned());
+        Gateway { id: "gw_1".into(), name, version, started_at: UnixMillis(5) }
+    }
+
+    fn told(peppers: Option<Vec<PepperId>>) -> Member {
+        let said = Said { link: LinkState::Live, applied: ChangeNumber(7), peppers };
+        let json = format!("{}9}}", encode_member(&gateway(), &said).unwrap());
+        decode_member("gw_1", json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_report_says_which_peppers_a_gateway_has_once_that_is_known() {
+        let ids = [[1; 8], [0xff; 8]].map(PepperId::from_bytes).to_vec();
+        let member = told(Some(ids.clone()));
+        assert_eq!(member.peppers, Some(ids));
+        assert_eq!((member.gateway, member.seen_at), (gateway(), UnixMillis(9)));
+        assert_eq!(told(None).peppers, None);
+    }
+
+    #[test]
+    fn a_report_of_an_older_version_says_nothing_of_peppers() {
+        let older = r#"{"v":1,"name":"edge","version":"1.0.0","started_at":5,"link":"live","applied":7,"seen_at":9}"#;
+        assert_eq!(decode_member("gw_1", older.as_bytes()).unwrap().peppers, None);
+    }
 }

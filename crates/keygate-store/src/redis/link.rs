@@ -26,7 +26,7 @@ use super::reach::{Reached, Trust, reach, vouch};
 use super::told::{Sign, Told};
 use super::{LinkObserver, fleet};
 use crate::coherence::Coherence;
-use crate::fleet::{Gateway, LinkState};
+use crate::fleet::{Gateway, HeldPeppers, LinkState};
 use crate::keys::ChangeNumber;
 
 /// How often the store is asked where it is. A change that nobody told us of waits this long.
@@ -63,6 +63,7 @@ impl Link {
         primary: Arc<Primary>,
         names: Names,
         gateway: Gateway,
+        peppers: HeldPeppers,
         coherence: Arc<Coherence>,
         observer: Arc<dyn LinkObserver>,
     ) -> Self {
@@ -74,6 +75,7 @@ impl Link {
             primary,
             names,
             gateway,
+            peppers,
             follower: Follower::new(Arc::clone(&coherence), Arc::clone(&observer)),
             coherence,
             observer,
@@ -139,6 +141,7 @@ struct Keeper {
     primary: Arc<Primary>,
     names: Names,
     gateway: Gateway,
+    peppers: HeldPeppers,
     follower: Follower,
     coherence: Arc<Coherence>,
     observer: Arc<dyn LinkObserver>,
@@ -392,10 +395,11 @@ impl Keeper {
         }
         let primary = Arc::clone(&self.primary);
         let (names, gateway) = (self.names.clone(), self.gateway.clone());
-        let (state, applied) = (self.state(), self.follower.place().number);
+        let (link, applied) = (self.state(), self.follower.place().number);
+        let said = fleet::Said { link, applied, peppers: self.peppers.get() };
         drop(tokio::spawn(async move {
             let report = async |connection: &mut MultiplexedConnection| {
-                fleet::report(connection, &names, &gateway, state, applied).await
+                fleet::report(connection, &names, &gateway, &said).await
             };
             if let Err(error) = primary.read(report).await {
                 tracing::debug!(reason = chain(&error), "the fleet was not told of this gateway");

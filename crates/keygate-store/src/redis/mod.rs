@@ -36,7 +36,7 @@ pub use self::limits::Lessor;
 use self::link::Link;
 use self::primary::{Primary, Times};
 use crate::coherence::Coherence;
-use crate::fleet::{Fleet, Gateway, LinkState};
+use crate::fleet::{Fleet, Gateway, HeldPeppers, LinkState};
 use crate::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
@@ -57,6 +57,7 @@ pub struct RedisStore {
     names: Names,
     log_max: u64,
     gateway: Gateway,
+    peppers: HeldPeppers,
     link: Link,
 }
 
@@ -81,15 +82,17 @@ impl RedisStore {
         }));
         let names = Names::new(&settings.key_prefix);
         let dialer = dial::Dialer::new(settings, &names)?;
+        let peppers = HeldPeppers::default();
         let link = Link::start(
             dialer,
             Arc::clone(&primary),
             names.clone(),
             gateway.clone(),
+            peppers.clone(),
             coherence,
             observer,
         );
-        Ok(Self { primary, names, log_max: settings.log_max, gateway, link })
+        Ok(Self { primary, names, log_max: settings.log_max, gateway, peppers, link })
     }
 
     /// Waits until the store was reached, or not for so long.
@@ -102,6 +105,12 @@ impl RedisStore {
     pub fn lessor(&self) -> Lessor {
         let (primary, names) = (Arc::clone(&self.primary), self.names.clone());
         Lessor { primary, names, gateway: self.gateway.id.as_str().into() }
+    }
+
+    /// What the fleet is told of this gateway's peppers.
+    #[must_use]
+    pub fn held_peppers(&self) -> HeldPeppers {
+        self.peppers.clone()
     }
 
     /// What is heard of the changes of others.
