@@ -14,8 +14,10 @@ mod keys;
 mod limits;
 mod openapi;
 mod page;
+mod peppers;
 mod problem;
 pub mod registry;
+mod reload;
 mod request;
 mod times;
 mod verify;
@@ -30,7 +32,7 @@ use keygate_store::keys::KeyStore;
 use keygate_telemetry::Metrics;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use registry::{Actor, Registry, RegistryError, RegistryParts};
+pub use registry::{Actor, Registry, RegistryError, RegistryParts, Reloader};
 
 use crate::openapi::Document;
 use crate::problem::{Problem, ProblemCode};
@@ -41,6 +43,7 @@ const BODY_LENGTH_MAX: usize = 64 * 1024;
 /// What the admin API is made of.
 pub struct AdminParts<S: KeyStore> {
     pub registry: Registry<S>,
+    pub reloader: Reloader<S>,
     /// Of the one token that is accepted.
     pub token_sha256: [u8; 32],
     /// How often a client may send a wrong token.
@@ -61,14 +64,14 @@ pub enum Readiness {
 /// The admin API. To be served with `into_make_service_with_connect_info::<SocketAddr>()`, so that
 /// the audit log can say where a change came from.
 pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
-    let AdminParts { registry, token_sha256, failures, ready, metrics } = parts;
+    let AdminParts { registry, reloader, token_sha256, failures, ready, metrics } = parts;
     let guard = auth::Guard::new(token_sha256, failures);
     let counts = metrics.admin();
     let probe = health::Probe::new(ready, registry.clone());
     let health = health::Health { metrics, probe: Arc::new(probe) };
     let document = Document::new(openapi::api::<S>());
     let open = health::routes().with_state(health).merge(openapi::routes().with_state(document));
-    let managed = managed().with_state(registry);
+    let managed = managed().with_state(registry).merge(reload::routes().with_state(reloader));
     // The layers see every request, those that match no route included.
     Router::from(open.merge(managed))
         .fallback(async || Problem::new(ProblemCode::NotFound, "Check the path."))
@@ -90,6 +93,7 @@ fn managed<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
         .merge(verify::routes())
         .merge(audit::routes())
         .merge(fleet::routes())
+        .merge(peppers::routes())
 }
 
 #[cfg(test)]

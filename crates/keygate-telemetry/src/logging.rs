@@ -20,6 +20,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 use crate::mask::MaskingWriter;
 pub use crate::mask::mask;
@@ -36,8 +37,10 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 pub fn init(level: LogLevel) -> Result<Log, LogError> {
     // A handle of its own: whoever else prints must not wait for a lock that a stalled log holds.
     let out = io::stdout().as_fd().try_clone_to_owned().map_err(LogError::NoOutput)?;
-    let (lines, log) = lossy(File::from(out), WAITING_LINES_MAX);
-    subscriber(level, lines).try_init().map_err(|_| LogError::AlreadyStarted)?;
+    let (lines, mut log) = lossy(File::from(out), WAITING_LINES_MAX);
+    let (subscriber, level) = subscriber(level, lines);
+    subscriber.try_init().map_err(|_| LogError::AlreadyStarted)?;
+    log.level = level;
     Ok(log)
 }
 
@@ -70,7 +73,21 @@ pub enum LogError {
 #[derive(Debug)]
 pub struct Log {
     dropped: ErrorCounter,
+    level: LevelSwitch,
     writer: Option<WorkerGuard>,
+}
+
+/// Changes what is logged from now on. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct LevelSwitch(Option<reload::Handle<Targets, Registry>>);
+
+impl LevelSwitch {
+    pub fn set(&self, level: LogLevel) {
+        if let Some(handle) = &self.0 {
+            // Fails when there is no log any more, and then nobody reads it.
+            handle.reload(targets(level)).ok();
+        }
+    }
 }
 
 impl Log {
@@ -79,6 +96,11 @@ impl Log {
     pub fn dropped_lines(&self) -> Box<dyn Fn() -> u64 + Send + Sync> {
         let dropped = self.dropped.clone();
         Box::new(move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX))
+    }
+
+    #[must_use]
+    pub fn level(&self) -> LevelSwitch {
+        self.level.clone()
     }
 }
 
@@ -106,11 +128,12 @@ fn lossy(out: impl Write + Send + 'static, waiting_max: usize) -> (NonBlocking, 
         .buffered_lines_limit(waiting_max)
         .thread_name("log")
         .finish(out);
-    let log = Log { dropped: lines.error_counter(), writer: Some(guard) };
+    let level = LevelSwitch::default();
+    let log = Log { dropped: lines.error_counter(), level, writer: Some(guard) };
     (lines, log)
 }
 
-fn subscriber<M>(level: LogLevel, out: M) -> impl Subscriber + Send + Sync
+fn subscriber<M>(level: LogLevel, out: M) -> (impl Subscriber + Send + Sync, LevelSwitch)
 where
     M: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -122,7 +145,8 @@ where
         // Its own complaints go to standard error, past the mask, with the event's fields.
         .log_internal_errors(false)
         .with_writer(Masked(out));
-    tracing_subscriber::registry().with(targets(level)).with(lines)
+    let (targets, level) = reload::Layer::new(targets(level));
+    (tracing_subscriber::registry().with(targets).with(lines), LevelSwitch(Some(level)))
 }
 
 fn targets(level: LogLevel) -> Targets {
@@ -186,7 +210,7 @@ mod tests {
     fn logged(level: LogLevel, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let out = lines.clone();
-        let subscriber = subscriber(level, move || out.clone());
+        let (subscriber, _) = subscriber(level, move || out.clone());
         tracing::subscriber::with_default(subscriber, log);
         lines.text()
     }
@@ -234,12 +258,28 @@ mod tests {
         assert!(!text.contains("quiet") && text.contains("loud"), "{text}");
     }
 
+    #[test]
+    fn the_level_changes_while_the_log_runs() {
+        let lines = Lines::default();
+        let out = lines.clone();
+        let (subscriber, level) = subscriber(LogLevel::Warn, move || out.clone());
+        let log = || tracing::info!(target: "keygate", "said");
+        tracing::subscriber::with_default(subscriber, || {
+            log();
+            level.set(LogLevel::Info);
+            log();
+            level.set(LogLevel::Error);
+            log();
+        });
+        assert_eq!(lines.text().matches("said").count(), 1, "{}", lines.text());
+    }
+
     /// The only test that starts the process's one log: the `log` crate has no other way in.
     #[test]
     fn what_comes_through_the_log_crate_is_filtered_and_masked_alike() {
         let lines = Lines::default();
         let out = lines.clone();
-        subscriber(LogLevel::Trace, move || out.clone()).try_init().unwrap();
+        subscriber(LogLevel::Trace, move || out.clone()).0.try_init().unwrap();
         log::debug!(target: "pingora_proxy", "theirs {KEY}");
         log::warn!(target: "pingora_core::server", "theirs");
         log::info!(target: "hyper", "theirs");
@@ -272,7 +312,7 @@ mod tests {
         let (out, log) = lossy(Stalled(Arc::clone(&stall), lines.clone()), 10);
         let dropped = log.dropped_lines();
         let held = stall.lock().unwrap();
-        tracing::subscriber::with_default(subscriber(LogLevel::Info, out), || {
+        tracing::subscriber::with_default(subscriber(LogLevel::Info, out).0, || {
             for number in 0..100 {
                 tracing::info!(target: "keygate", number, "a line with {KEY}");
             }

@@ -14,6 +14,7 @@ use crate::admin::AdminMetrics;
 use crate::imported::ImportedKeyMetrics;
 use crate::link::LinkMetrics;
 use crate::reading::{Readings, Row};
+use crate::reload::ReloadMetrics;
 use crate::route::{RouteFamilies, RouteMetrics};
 use crate::store::{StoreFamilies, StoreHealth, StoreOpMetrics};
 use crate::timing::{DecisionTimer, UPSTREAM_BUCKETS, UpstreamMetrics};
@@ -38,7 +39,7 @@ struct Families {
     keys: KeyMetrics,
     imported: ImportedKeyMetrics,
     link: LinkMetrics,
-    config_last_success: IntGauge,
+    reload: ReloadMetrics,
 }
 
 impl Metrics {
@@ -86,13 +87,7 @@ impl Metrics {
             keys: KeyMetrics::new(&registry),
             imported: ImportedKeyMetrics::new(&registry),
             link: LinkMetrics::new(&registry),
-            config_last_success: register(
-                &registry,
-                IntGauge::new(
-                    "keygate_config_last_success_timestamp_seconds",
-                    "When the running configuration was loaded.",
-                ),
-            ),
+            reload: ReloadMetrics::new(&registry),
             registry,
         }))
     }
@@ -179,8 +174,12 @@ impl Metrics {
 
     /// Says that the configuration was loaded at `at`.
     pub fn config_loaded(&self, at: UnixMillis) {
-        let seconds = i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX);
-        self.0.config_last_success.set(seconds);
+        self.0.reload.loaded(at);
+    }
+
+    #[must_use]
+    pub fn reload(&self) -> ReloadMetrics {
+        self.0.reload.clone()
     }
 
     /// A counter that somebody else keeps and that is read at each scrape. `name` ends in `_total`;
@@ -314,6 +313,8 @@ mod tests {
         for line in [
             r#"keygate_build_info{version="1.2.3"} 1"#,
             r#"keygate_config_last_success_timestamp_seconds 1700000000"#,
+            r#"keygate_config_reloads_total{result="success"} 0"#,
+            r#"keygate_config_reloads_total{result="failure"} 0"#,
             r#"keygate_inflight_requests 0"#,
             r#"keygate_requests_ended_total 1"#,
             r#"keygate_keys_created_total 0"#,

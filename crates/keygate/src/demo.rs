@@ -16,24 +16,23 @@ use crate::client::url_of;
 use crate::demo::cast::{Cast, DemoKey, Stage};
 use crate::demo::plan::Plan;
 use crate::failure::{Exit, Failure};
+use crate::reload::Origin;
 use crate::{clock, listen, output, sample, serve};
 
 /// Runs the demo until it is told to stop. Starting it again shows the same keys.
 pub(crate) fn run(path: &Path) -> Result<(), Failure> {
-    let mut config = serve::load(path)?;
-    let store = own_store(&mut config)?;
-    let config = Arc::new(config);
+    let origin = Origin { path: path.to_owned(), adjust: as_demo };
+    let config = Arc::new(origin.first()?);
+    let store = store_path(&config);
     let plan = Plan::of(&config).map_err(|why| Failure::new(Exit::Usage, why))?;
-    // What is to be pasted must not drown in log lines.
-    let level = quiet(config.log.level);
-    let log = logging::init(level).context("cannot start the log")?;
+    let log = logging::init(config.log.level).context("cannot start the log")?;
     serve::block_on(async {
         let upstream = listen::bind(plan.upstream, "`targets` of the upstream")?;
         sample::start(upstream)?;
-        let serving = serve::start(Arc::clone(&config), &log).await?;
+        let serving = serve::start(origin, Arc::clone(&config), &log).await?;
         let stage = Stage {
             keys: &serving.keys,
-            peppers: &serving.peppers,
+            peppers: &serving.live.peppers(),
             config: &config,
             now: clock::now(),
         };
@@ -41,6 +40,20 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
         output::print(&script(path, &config, &plan, &cast, &store))?;
         serving.until_stopped().await
     })
+}
+
+/// The configuration as the demo runs it.
+fn as_demo(config: &mut Config) -> Result<(), Failure> {
+    // What is to be pasted must not drown in log lines.
+    config.log.level = quiet(config.log.level);
+    own_store(config).map(drop)
+}
+
+fn store_path(config: &Config) -> PathBuf {
+    match &config.store {
+        Store::Embedded(settings) => settings.path.clone(),
+        Store::Redis(_) => PathBuf::new(),
+    }
 }
 
 /// Gives the demo a store of its own, beside the configured one: its keys are made from the pepper

@@ -77,7 +77,7 @@ pub(crate) fn load_or_make(
 }
 
 /// Whether the group or others may read the file. One that cannot be looked at was not read either.
-fn is_exposed(path: &Path) -> bool {
+pub(crate) fn is_exposed(path: &Path) -> bool {
     const READ_BY_GROUP_OR_OTHERS: u32 = 0o044;
     std::fs::metadata(path).is_ok_and(|file| file.mode() & READ_BY_GROUP_OR_OTHERS != 0)
 }

@@ -17,6 +17,8 @@ mod listen;
 mod manage;
 mod observe;
 mod output;
+mod pepper_watch;
+mod reload;
 mod sample;
 mod serve;
 mod shutdown;
@@ -28,6 +30,7 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::cli::{Cli, Mode};
+use crate::reload::Origin;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,7 +38,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     no_core_dumps();
     let outcome = match Cli::parse().mode {
-        Mode::Run(options) => serve::run(&options.config),
+        Mode::Run(options) => serve::run(Origin::file(&options.config)),
         Mode::Check { file } => check::run(&file),
         Mode::Demo(options) => demo::run(&options.config),
         Mode::Accounts(accounts) => manage::accounts(&accounts),

@@ -8,27 +8,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use keygate_admin::{AdminParts, Readiness, Registry, RegistryParts};
+use keygate_admin::{AdminParts, Registry, RegistryParts, Reloader};
 use keygate_config::live::Current;
 use keygate_config::{Config, Live};
-use keygate_core::Peppers;
-use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
 use keygate_proxy::{Gateway, GatewayParts, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
-use keygate_store::keys::{KeyStore, StoreError};
+use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
 use keygate_store::observed::Observed;
 use keygate_store::store::Store as AnyStore;
 use keygate_store::usage::Uses;
 use keygate_telemetry::Metrics;
 use keygate_telemetry::logging::{self, Log};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::control::Control;
 use crate::failure::{Exit, Failure};
 use crate::first_start::{self, Secrets};
+use crate::pepper_watch::{PepperState, peppers_in_use, readiness, watch_peppers};
+use crate::reload::{Files, Origin, reload_on};
 use crate::shutdown::{Signals, wait_until};
 use crate::stores::{self, Opener};
 use crate::{clock, listen, observe};
@@ -38,11 +38,6 @@ const CORE_THREADS: usize = 2;
 /// How long what still runs may take to finish, once no client is left.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
-/// How long a start waits for a store that others use as well.
-const STORE_WAIT: Duration = Duration::from_secs(2);
-const PEPPERS_ASKED_EVERY: Duration = Duration::from_secs(5);
-const PEPPERS_FIRST_ASKED_EVERY: Duration = Duration::from_millis(100);
-
 /// How often one client network may send a wrong admin token.
 const WRONG_TOKENS: Rate = Rate { count: 60, unit: Unit::Minute };
 const WRONG_TOKEN_ADDRESSES_MAX: u64 = 4_096;
@@ -51,22 +46,18 @@ const WRONG_TOKEN_ADDRESSES_MAX: u64 = 4_096;
 pub(crate) type Store = Observed<AnyStore>;
 
 /// Runs a gateway until it is told to stop.
-pub(crate) fn run(config: &Path) -> Result<(), Failure> {
-    let config = Arc::new(load(config)?);
+pub(crate) fn run(origin: Origin) -> Result<(), Failure> {
+    let config = Arc::new(origin.first()?);
     let log = logging::init(config.log.level).context("cannot start the log")?;
     block_on(async {
-        let serving = start(config, &log).await?;
+        let serving = start(origin, config, &log).await?;
         serving.until_stopped().await
     })
 }
 
 /// Reads a configuration, and says on standard error what may not be meant.
 pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
-    let config = keygate_config::load(path).map_err(Failure::Config)?;
-    for warning in &config.warnings {
-        eprintln!("warning: {warning}");
-    }
-    Ok(config)
+    Origin::file(path).first()
 }
 
 /// Runs `future` on the core runtime. Clients' requests have threads of their own.
@@ -84,9 +75,11 @@ pub(crate) fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Res
 
 /// A gateway that is up.
 pub(crate) struct Serving {
-    pub(crate) config: Arc<Config>,
+    /// What it began with.
+    config: Arc<Config>,
+    pub(crate) live: Live,
     pub(crate) keys: Arc<CachedKeys<Store>>,
-    pub(crate) peppers: Arc<Peppers>,
+    reloader: Reloader<Store>,
     limiter: Limiter,
     uses: Uses,
     proxy: Running,
@@ -95,8 +88,13 @@ pub(crate) struct Serving {
     signals: Signals,
 }
 
-/// Brings a gateway up. When this fails, nothing was served.
-pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Failure> {
+/// Brings a gateway up with the configuration that its origin holds now. When this fails, nothing was
+/// served.
+pub(crate) async fn start(
+    origin: Origin,
+    config: Arc<Config>,
+    log: &Log,
+) -> Result<Serving, Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let this = stores::this_gateway(clock::now())?;
@@ -109,11 +107,11 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     // Blocks, but nothing else runs yet.
     let store = stores::open(&config, opener)?;
     let limiter = stores::limiter(&config, &store)?;
+    let held = stores::held_peppers(&store);
     let in_use = peppers_in_use(&store).await?;
     let secrets = first_start::load_or_make(&config.keys, &config.admin, in_use.as_deref())?;
     log_secrets(&secrets);
     let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
-    let peppers = Arc::new(peppers);
 
     let listeners = Listeners::bind(&config)?;
 
@@ -131,7 +129,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     observe::publish_uses(&uses, &metrics);
     let failed_auth = &config.server.failed_auth;
     let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
-    let live = Live::new(Arc::clone(&config), Arc::clone(&peppers));
+    let live = Live::new(Arc::clone(&config), Arc::new(peppers));
     let gateway = Gateway::new(GatewayParts {
         current: Current::clone(&live.current()),
         keys: Arc::clone(&keys),
@@ -142,6 +140,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
         clock: clock::now,
     })
     .context("cannot set up the gateway")?;
+    let files = Files::new(origin, live.clone(), gateway.changer(), held, log.level());
 
     drop(tokio::spawn(limiter.clone().sweep()));
     drop(tokio::spawn(uses.clone().run(Arc::clone(&keys))));
@@ -149,18 +148,20 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
     // Only now, so that a gateway that answers `/readyz` is one that answers clients.
     let stopping = Arc::new(AtomicBool::new(false));
     let checked = if in_use.is_some() { PepperState::Fine } else { PepperState::Unchecked };
-    let pepper_states = watch_peppers(&keys, &peppers, checked);
+    let pepper_states = watch_peppers(&keys, &live, checked);
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
         limiter: limiter.clone(),
-        live,
+        live: live.clone(),
         metrics: metrics.keys(),
         clock: clock::now,
         gateway: this,
     });
     let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
+    let reloader = Reloader::new(registry.clone(), Arc::new(files), metrics.reload());
     let parts = AdminParts {
         registry,
+        reloader: reloader.clone(),
         token_sha256,
         failures: Arc::new(wrong_tokens),
         ready: readiness(&stopping, pepper_states),
@@ -170,7 +171,7 @@ pub(crate) async fn start(config: Arc<Config>, log: &Log) -> Result<Serving, Fai
 
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
-    Ok(Serving { config, keys, limiter, uses, peppers, proxy, admin, stopping, signals })
+    Ok(Serving { config, live, keys, reloader, limiter, uses, proxy, admin, stopping, signals })
 }
 
 fn log_secrets(secrets: &Secrets) {
@@ -195,106 +196,22 @@ impl Listeners {
     }
 }
 
-fn readiness(
-    stopping: &Arc<AtomicBool>,
-    peppers: watch::Receiver<PepperState>,
-) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
-    let stopping = Arc::clone(stopping);
-    Arc::new(move || {
-        if stopping.load(Ordering::Acquire) {
-            return Readiness::NotReady("the gateway is stopping".into());
-        }
-        match *peppers.borrow() {
-            PepperState::Fine => Readiness::Ready,
-            PepperState::Unchecked => Readiness::NotReady(
-                "the store was not reached yet, so nobody knows whether the pepper is the fleet's"
-                    .into(),
-            ),
-            PepperState::Foreign(pepper) => Readiness::NotReady(missing_pepper(pepper).into()),
-        }
-    })
-}
-
-/// The peppers that live keys were made under; nothing if a store that others use as well is out of
-/// reach: the gateway then starts without it, and [`watch_peppers`] asks later.
-async fn peppers_in_use(store: &AnyStore) -> Result<Option<Vec<PepperId>>, Failure> {
-    if let AnyStore::Redis(redis) = store
-        && !redis.reached(STORE_WAIT).await
-    {
-        tracing::warn!("starting without the store: no key can be looked up until it is reached");
-        return Ok(None);
-    }
-    match store.peppers(clock::now()).await {
-        Ok(in_use) => Ok(Some(in_use)),
-        Err(StoreError::Unavailable(_)) if matches!(store, AnyStore::Redis(_)) => Ok(None),
-        Err(error) => Err(anyhow::Error::new(error).context("cannot read the store").into()),
-    }
-}
-
-/// Whether this gateway can know the keys of its fleet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PepperState {
-    /// It started without the store.
-    Unchecked,
-    Fine,
-    /// No key of the fleet was made with a pepper of ours: all would be called invalid here.
-    Foreign(PepperId),
-}
-
-/// Goes on looking at the peppers of the fleet's keys. One that is not ours among others that are is
-/// an error to be seen to, and no reason to turn away the keys that do work.
-fn watch_peppers(
-    keys: &Arc<CachedKeys<Store>>,
-    peppers: &Arc<Peppers>,
-    state: PepperState,
-) -> watch::Receiver<PepperState> {
-    let (keys, peppers) = (Arc::clone(keys), Arc::clone(peppers));
-    let (sender, states) = watch::channel(state);
-    drop(tokio::spawn(async move {
-        let mut told = None;
-        while !sender.is_closed() {
-            if let Ok(in_use) = keys.store().peppers(clock::now()).await {
-                let is_ours = |id: &PepperId| peppers.iter().any(|ours| ours.id() == *id);
-                let foreign = in_use.iter().copied().find(|id| !is_ours(id));
-                if let Some(pepper) = foreign
-                    && told != foreign
-                {
-                    tracing::error!("{}", missing_pepper(pepper));
-                }
-                told = foreign;
-                sender.send_replace(match foreign {
-                    Some(pepper) if !in_use.iter().any(is_ours) => PepperState::Foreign(pepper),
-                    Some(_) | None => PepperState::Fine,
-                });
-            }
-            let is_unchecked = *sender.borrow() == PepperState::Unchecked;
-            let pause = if is_unchecked { PEPPERS_FIRST_ASKED_EVERY } else { PEPPERS_ASKED_EVERY };
-            tokio::time::sleep(pause).await;
-        }
-    }));
-    states
-}
-
-fn missing_pepper(pepper: PepperId) -> String {
-    format!(
-        "stored keys were made with a pepper (id {pepper}) that this gateway does not have: give all \
-         gateways of a fleet the same `pepper_file`, and restart this one"
-    )
-}
-
 impl Serving {
     /// Serves until a signal, then lets what runs finish. Returns once all is done or time is up.
     pub(crate) async fn until_stopped(mut self) -> Result<(), Failure> {
+        let hung_up = Notify::new();
         let signal = tokio::select! {
-            signal = self.signals.next() => Some(signal),
+            signal = self.signals.next(&hung_up) => Some(signal),
             () = ended(&self.proxy) => None,
+            never = reload_on(&hung_up, &self.reloader) => match never {},
         };
         self.stopping.store(true, Ordering::Release);
         if let Some(signal) = signal {
             tracing::info!(signal, "stopping");
+            let Self { signals, live, config, proxy, .. } = &mut self;
             tokio::select! {
-                () = drain(&self.config, &self.proxy) => {}
-                signal = self.signals.next() => tracing::warn!(signal, "told twice: stopping now"),
+                () = drain(live, config, proxy) => {}
+                signal = signals.next(&hung_up) => tracing::warn!(signal, "told twice: stopping now"),
             }
         }
         self.say_goodbye().await;
@@ -324,12 +241,12 @@ async fn ended(proxy: &Running) {
     }
 }
 
-async fn drain(config: &Config, proxy: &Running) {
+async fn drain(live: &Live, began_with: &Config, proxy: &Running) {
     // Load balancers still send requests until they have seen that we are not ready.
-    tokio::time::sleep(config.server.shutdown_delay).await;
+    tokio::time::sleep(live.config().server.shutdown_delay).await;
     proxy.stop();
     let drained = || proxy.open_connections() == 0;
-    if !wait_until(drained, config.server.drain_timeout).await {
+    if !wait_until(drained, began_with.server.drain_timeout).await {
         let open = proxy.open_connections();
         tracing::warn!(open, "the drain timeout is over: connections are cut");
     }

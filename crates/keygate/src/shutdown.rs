@@ -1,9 +1,10 @@
-//! The end of a gateway: what asks for it, and the wait for what still runs.
+//! The signals, the end of a gateway that they ask for, and the wait for what still runs.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How often the wait looks whether anything is left to wait for.
@@ -30,8 +31,8 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one that asks for the end.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    /// Waits for the next one that asks for the end. Notes on `hung_up` those that ask for a reload.
+    pub(crate) async fn next(&mut self, hung_up: &Notify) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
@@ -40,10 +41,7 @@ impl Signals {
                     if self.has_terminal {
                         return "SIGHUP";
                     }
-                    tracing::warn!(
-                        "SIGHUP changes nothing: reload comes with a later version; restart to \
-                         apply a changed configuration"
-                    );
+                    hung_up.notify_one();
                 }
             }
         }

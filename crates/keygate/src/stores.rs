@@ -10,7 +10,7 @@ use keygate_config::{Config, Store as StoreSettings};
 use keygate_core::UnixMillis;
 use keygate_store::coherence::Coherence;
 use keygate_store::embedded::{EmbeddedStore, OpenError};
-use keygate_store::fleet::{Gateway, LinkState};
+use keygate_store::fleet::{Gateway, HeldPeppers, LinkState};
 use keygate_store::limits::Limiter;
 use keygate_store::redis::{LinkObserver, RedisStore};
 use keygate_store::store::Store;
@@ -70,6 +70,14 @@ pub(crate) fn limiter(config: &Config, store: &Store) -> Result<Limiter, Failure
         (StoreSettings::Redis(_), Store::Embedded(_)) => {
             Err(Failure::new(Exit::Failed, "the store that is open is not the configured one"))
         }
+    }
+}
+
+/// What the fleet is told of this gateway's peppers; nobody, if there is none.
+pub(crate) fn held_peppers(store: &Store) -> HeldPeppers {
+    match store {
+        Store::Redis(redis) => redis.held_peppers(),
+        Store::Embedded(_) => HeldPeppers::default(),
     }
 }
 

@@ -39,6 +39,8 @@ texts! {
     KeyId: "^key_[0-9A-HJKMNP-TV-Z]{26}$";
     /// The id of an admin token.
     TokenId: "^tok_[0-9A-HJKMNP-TV-Z]{26}$";
+    /// The id of a pepper, which tells nothing of it.
+    PepperId: "^[0-9a-f]{16}$";
 }
 
 /// One of a few words.
@@ -70,6 +72,7 @@ words! {
     Role: "viewer", "issuer", "admin";
     StoreKind: "embedded", "redis";
     LinkState: "live", "polling", "down";
+    PepperUse: "current", "previous", "missing";
 }
 
 /// A moment, in UTC, to the second or finer.

@@ -33,6 +33,7 @@ problem_codes! {
     RequestTimeout: "request_timeout", REQUEST_TIMEOUT, "The request took too long to arrive";
     Conflict: "conflict", CONFLICT, "The change conflicts with another one";
     KeyRevoked: "key_revoked", CONFLICT, "The key is revoked";
+    PepperInUse: "pepper_in_use", CONFLICT, "Live keys depend on a pepper that would be dropped";
     NoLimits: "no_limits", CONFLICT, "The key has no limits";
     PayloadTooLarge: "payload_too_large", PAYLOAD_TOO_LARGE, "The request body is too large";
     UnsupportedMediaType: "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The request body is not declared as JSON";
@@ -40,6 +41,7 @@ problem_codes! {
     ScopeNotGranted: "scope_not_granted", UNPROCESSABLE_ENTITY, "The app does not grant a scope";
     UnknownTier: "unknown_tier", UNPROCESSABLE_ENTITY, "There is no such tier";
     TooManyLiveKeys: "too_many_live_keys", UNPROCESSABLE_ENTITY, "The app has too many live keys";
+    InvalidConfig: "invalid_config", UNPROCESSABLE_ENTITY, "The configuration cannot be used";
     TooManyFailures: "too_many_failures", TOO_MANY_REQUESTS, "Too many wrong admin tokens";
     Internal: "internal", INTERNAL_SERVER_ERROR, "The gateway failed";
     StoreUnavailable: "store_unavailable", SERVICE_UNAVAILABLE, "The store is unavailable";

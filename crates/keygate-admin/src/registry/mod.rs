@@ -7,6 +7,8 @@ mod apps;
 mod fleet;
 mod keys;
 mod limits;
+mod peppers;
+mod reload;
 mod roles;
 mod verify;
 
@@ -29,6 +31,8 @@ pub use apps::{AppChange, NewApp};
 pub use fleet::{FleetView, StoreKind};
 pub use keys::{CreatedKey, KeyChange, KeySwitch, NewKey};
 pub use limits::{LimitsChange, LimitsMerge};
+pub use peppers::{GatewayName, PepperRole, PepperView};
+pub use reload::{Fault, Force, ReloadError, Reloaded, Reloader, Source, Unusable};
 pub use verify::{Call, Question, Verdict};
 
 /// How often a change is tried against others that change the same record.

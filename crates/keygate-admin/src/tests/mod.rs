@@ -12,8 +12,10 @@ mod keys;
 mod limits;
 mod openapi;
 mod outage;
+mod peppers;
 mod readiness;
 mod records;
+mod reload;
 mod verify;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,8 +28,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use keygate_config::{Config, Live, Source};
+use keygate_core::UnixMillis;
 use keygate_core::key::sha256;
-use keygate_core::{Pepper, Peppers, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::embedded::EmbeddedStore;
@@ -39,7 +41,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::tests::faulty::FaultyStore;
-use crate::{AdminParts, Readiness, Registry, RegistryParts, router};
+use crate::{AdminParts, Readiness, Registry, RegistryParts, Reloader, router};
 
 const TOKEN: &str = "kga_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// 2030-01-01T00:00:00Z.
@@ -109,6 +111,9 @@ struct Api {
     limiter: Limiter,
     metrics: Metrics,
     failures: Arc<FailureLimiter>,
+    live: Live,
+    /// What a reload finds.
+    next: Arc<reload::Next>,
     /// What no answer may hold.
     secrets: Arc<Mutex<Vec<String>>>,
     _folder: Arc<TempDir>,
@@ -151,6 +156,8 @@ impl Api {
             metrics,
             // Most tests send more wrong tokens than anybody should.
             failures: limiter("1000000/s"),
+            live: Live::new(Arc::new(config()), Arc::new(peppers::of(&[9]))),
+            next: Arc::default(),
             secrets: Arc::new(Mutex::new(vec![TOKEN.to_owned()])),
             _folder: Arc::new(folder),
         };
@@ -181,6 +188,8 @@ impl Api {
             limiter: self.limiter.clone(),
             metrics: self.metrics.clone(),
             failures: Arc::clone(&self.failures),
+            live: self.live.clone(),
+            next: Arc::clone(&self.next),
             secrets: Arc::clone(&self.secrets),
             _folder: Arc::clone(&self._folder),
         }
@@ -190,10 +199,7 @@ impl Api {
         Registry::new(RegistryParts {
             keys: Arc::clone(&self.cache),
             limiter: self.limiter.clone(),
-            live: Live::new(
-                Arc::new(config()),
-                Arc::new(Peppers::new(Pepper::new(&[9; 32]), Vec::new())),
-            ),
+            live: self.live.clone(),
             metrics: self.metrics.keys(),
             clock,
             gateway: this_gateway(),
@@ -202,8 +208,12 @@ impl Api {
 
     /// Serves until the test's runtime ends.
     async fn serve(&self, clock: fn() -> UnixMillis, readiness: Readiness) -> SocketAddr {
+        let registry = self.registry(clock);
+        let files = reload::Files { next: Arc::clone(&self.next), live: self.live.clone() };
+        let reloader = Reloader::new(registry.clone(), Arc::new(files), self.metrics.reload());
         let router = router(AdminParts {
-            registry: self.registry(clock),
+            registry,
+            reloader,
             token_sha256: sha256(TOKEN.as_bytes()),
             failures: Arc::clone(&self.failures),
             ready: Arc::new(move || readiness.clone()),
