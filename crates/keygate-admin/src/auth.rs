@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, ORIGIN};
-use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use keygate_core::key::sha256;
@@ -26,7 +26,6 @@ use crate::registry::Actor;
 pub(crate) const OPEN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/openapi.json"];
 /// How the audit log names the token that the first start wrote.
 const TOKEN_ACTOR: &str = "token:bootstrap";
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A longer credential is no token of ours, and is not hashed.
 const TOKEN_LENGTH_MAX: usize = 512;
 
@@ -145,12 +144,6 @@ pub(crate) async fn guard(
     let from = peer.map(|ConnectInfo(address)| address.ip().to_canonical());
     if let Err(problem) = guard.check(request.headers(), from) {
         return problem.into_response();
-    }
-    if request.headers().contains_key(IDEMPOTENCY_KEY) {
-        // Who sends it will repeat the call and count on its being carried out once.
-        let detail = "`Idempotency-Key` is not supported yet: leave it out, and look before you \
-                      repeat a call.";
-        return Problem::new(ProblemCode::BadRequest, detail).into_response();
     }
     request.extensions_mut().insert(Actor {
         name: TOKEN_ACTOR.to_owned(),

@@ -24,6 +24,23 @@ pub(crate) fn name(text: String) -> Result<String, Problem> {
     line("name", text, NAME_LENGTH_MAX)
 }
 
+/// Who answers for something, such as a team or an address.
+pub(crate) fn owner(text: String) -> Result<String, Problem> {
+    line("owner", text, NAME_LENGTH_MAX)
+}
+
+pub(crate) fn purpose(text: String) -> Result<String, Problem> {
+    line("purpose", text, NAME_LENGTH_MAX)
+}
+
+/// For a field of a change, where `null` takes away what is there.
+pub(crate) fn or_null<T, U>(
+    given: Option<Option<T>>,
+    read: impl Fn(T) -> Result<U, Problem>,
+) -> Result<Option<Option<U>>, Problem> {
+    given.map(|value| value.map(read).transpose()).transpose()
+}
+
 pub(crate) fn reason(text: String) -> Result<String, Problem> {
     line("reason", text, REASON_LENGTH_MAX)
 }

@@ -4,12 +4,15 @@
 //! here decides about a request's key but by asking the core.
 
 mod accounts;
+mod all_keys;
 mod apps;
 mod audit;
 mod auth;
+mod etag;
 mod fields;
 mod fleet;
 mod health;
+mod idempotency;
 mod keys;
 mod limits;
 mod openapi;
@@ -20,6 +23,7 @@ pub mod registry;
 mod reload;
 mod request;
 mod times;
+mod usage;
 mod verify;
 
 use std::borrow::Cow;
@@ -89,6 +93,8 @@ fn managed<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
         .merge(accounts::routes())
         .merge(apps::routes())
         .merge(keys::routes())
+        .merge(all_keys::routes())
+        .merge(usage::routes())
         .merge(limits::routes())
         .merge(verify::routes())
         .merge(audit::routes())

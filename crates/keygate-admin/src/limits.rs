@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Extension, Json};
 use keygate_core::KeyId;
 use keygate_core::limit::overrides::{InvalidParts, Parts};
 use keygate_core::limit::policy::{Few, Policy, Use};
@@ -14,21 +13,28 @@ use keygate_store::keys::KeyStore;
 use keygate_store::records::Key;
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::etag::{IfMatch, Tagged, tagged};
 use crate::fields;
 use crate::keys::ShownAnswer;
+use crate::openapi::{self, Conflict};
 use crate::problem::{Problem, chain};
 use crate::registry::{Actor, LimitsChange, LimitsMerge, Registry};
 use crate::request::{BodyOrDefault, Id, given};
 
 pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
-    OpenApiRouter::default().route("/v1/keys/{id}/limits/reset", post(reset))
+    OpenApiRouter::default().routes(routes!(reset))
 }
 
-#[derive(Clone, Deserialize)]
+/// Instead of its tier's.
+#[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LimitsOfKey)]
 pub(crate) struct LimitsRequest {
+    /// Such as `100/s`.
     rate: Option<String>,
     burst: Option<u64>,
     quotas: Option<Vec<String>>,
@@ -36,8 +42,9 @@ pub(crate) struct LimitsRequest {
 }
 
 /// What is left out stays, and `null` is as the key's tier says again.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LimitsChange)]
 pub(crate) struct LimitsChangeRequest {
     #[serde(default, deserialize_with = "given")]
     rate: Option<Option<String>>,
@@ -93,7 +100,8 @@ pub(crate) fn field(error: InvalidParts) -> &'static str {
 }
 
 /// What is `null` is as the key's tier says.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Limits)]
 pub(crate) struct LimitsAnswer {
     rate: Option<String>,
     burst: Option<u64>,
@@ -113,14 +121,17 @@ impl LimitsAnswer {
 }
 
 /// How much of one policy is used.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LimitUse)]
 pub(crate) struct UseAnswer {
     policy: &'static str,
     limit: u64,
     remaining: u64,
     used: u64,
     /// Nothing for concurrency: it has no window.
+    #[schema(value_type = Option<f64>)]
     window_s: Option<Number>,
+    #[schema(value_type = Option<f64>)]
     resets_in_s: Option<Number>,
 }
 
@@ -165,21 +176,38 @@ pub(crate) async fn current_use<S: KeyStore>(
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LimitsReset)]
 struct ResetRequest {
     reason: Option<String>,
 }
 
+/// Forget what is used of a key's limits
+///
+/// By it, and by all who share them.
+#[utoipa::path(
+    post, path = "/v1/keys/{id}/limits/reset", operation_id = "keys.reset_limits", tag = "keys",
+    params(("id" = openapi::KeyId, Path), openapi::IfMatch),
+    request_body = Option<ResetRequest>,
+    responses(
+        (
+            status = 200, description = "The key's record", body = ShownAnswer,
+            headers(("ETag" = String)),
+        ),
+        Conflict,
+    ),
+)]
 async fn reset<S: KeyStore>(
     State(registry): State<Registry<S>>,
     Extension(by): Extension<Actor>,
     Id(id): Id<KeyId>,
+    IfMatch(expected): IfMatch,
     BodyOrDefault(request): BodyOrDefault<ResetRequest>,
-) -> Result<Json<ShownAnswer>, Problem> {
+) -> Result<Tagged<ShownAnswer>, Problem> {
     let reason = request.reason.map(fields::reason).transpose()?;
-    let key = registry.reset_limits(&by, id, reason.as_deref()).await?;
-    Ok(Json(ShownAnswer::new(&registry, key).await))
+    let key = registry.reset_limits(&by, id, reason.as_deref(), &expected).await?;
+    Ok(tagged(key.version, ShownAnswer::new(&registry, key).await))
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use keygate_store::keys::Page;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::problem::{Problem, ProblemCode};
 
-const LIMIT_DEFAULT: usize = 50;
+pub(crate) const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 200;
 
 /// Which part of a list is asked for.
@@ -27,13 +28,17 @@ struct PagingQuery {
 }
 
 /// A part of a list, and where the next one begins.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct List<A> {
     items: Vec<A>,
     next: Option<String>,
 }
 
 impl<A> List<A> {
+    pub(crate) fn new(items: Vec<A>, next: Option<String>) -> Self {
+        Self { items, next }
+    }
+
     /// One that nothing comes after.
     pub(crate) fn last(items: Vec<A>) -> Self {
         Self { items, next: None }

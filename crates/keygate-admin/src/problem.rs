@@ -24,7 +24,8 @@ pub(crate) use self::code::ProblemCode;
 
 use crate::auth::OPEN_PATHS;
 use crate::limits;
-use crate::registry::{Made, RegistryError, list};
+use crate::registry::{Made, RegistryError, Retire, list};
+use crate::times;
 
 /// The most of a detail that is sent, in characters: some of them quote the request.
 const DETAIL_LENGTH_MAX: usize = 400;
@@ -224,6 +225,44 @@ impl From<RegistryError> for Problem {
                 let detail = format!("Your token's role does not allow this: it needs `{needs}`.");
                 Self::new(C::Forbidden, detail).with("required_role", *needs)
             }
+            RegistryError::PreconditionFailed => Self::new(
+                C::PreconditionFailed,
+                "The record is at another version than `If-Match` says: somebody has changed it. Read it \
+                 again, see whether your change still fits, and send that with the new `ETag`.",
+            ),
+            RegistryError::RequestReused => Self::new(
+                C::IdempotencyKeyReused,
+                "Another request was sent with this `Idempotency-Key` within 24 hours. Send a new key with \
+                 each new request.",
+            ),
+            RegistryError::NeverShown => Self::new(
+                C::KeyNotShown,
+                "The first call with this `Idempotency-Key` made a key, but could not be sure that it lasts, \
+                 and revoked it. Send the call with another `Idempotency-Key`.",
+            ),
+            RegistryError::KeyNotActive { status } => Self::new(
+                C::KeyNotActive,
+                format!(
+                    "The key is {status}, and only an active one can be rotated. Create a new one."
+                ),
+            ),
+            RegistryError::KeyRotated { to } => Self::new(
+                C::KeyRotated,
+                format!("The key has a successor already: {to}. Rotate that one."),
+            )
+            .with("rotated_to", to.to_string()),
+            RegistryError::EndOnlyEarlier => Self::field(
+                "expires_at",
+                "the key has a successor: its end can only be moved earlier",
+            ),
+            RegistryError::BeyondMaxAge { latest, max_age } => {
+                let (age, latest) = (times::in_words(*max_age), times::rfc3339(*latest));
+                let why = format!(
+                    "by the `max_age` of its tier or app the key may get {age} old: write a time up to \
+                     {latest}"
+                );
+                Self::field("expires_at", why).with("latest", latest)
+            }
             RegistryError::KeyRevoked => {
                 Self::new(C::KeyRevoked, "A revoked key cannot be changed. Create a new one.")
             }
@@ -261,10 +300,9 @@ impl From<RegistryError> for Problem {
             RegistryError::OriginsNeedPublishableKey => {
                 Self::field("allowed_origins", "only publishable keys (kind pk) have origins")
             }
-            RegistryError::TooManyLiveKeys { live } => Self::new(
-                C::TooManyLiveKeys,
-                format!("The app has {live} live keys, the most it may have. Revoke one first."),
-            ),
+            RegistryError::TooManyLiveKeys { live, retire } => {
+                too_many_live_keys(*live, retire.as_deref())
+            }
             RegistryError::NotDurable { made, replicas, wanted } => {
                 not_durable(*made, *replicas, *wanted).caused_by(error)
             }
@@ -281,6 +319,23 @@ impl Problem {
         self.cause = Some(Arc::new(error));
         self
     }
+}
+
+/// Says which key to give up.
+fn too_many_live_keys(live: u32, retire: Option<&Retire>) -> Problem {
+    let most = format!("The app has {live} live keys, the most it may have. Revoke one first");
+    let Some(Retire { id, hint, name, last_used_at }) = retire else {
+        return Problem::new(ProblemCode::TooManyLiveKeys, format!("{most}."));
+    };
+    let since = match last_used_at {
+        Some(at) => format!("was last used at {}", times::rfc3339(*at)),
+        None => "was not used that anybody knows".to_owned(),
+    };
+    let detail = format!("{most}, such as {id} ({hint}…), which {since}.");
+    let last_used_at = last_used_at.map(times::rfc3339);
+    let retire =
+        json!({"id": id.to_string(), "hint": hint, "name": name, "last_used_at": last_used_at});
+    Problem::new(ProblemCode::TooManyLiveKeys, detail).with("retire", retire)
 }
 
 /// Says what is so now, and the call that is safe.
@@ -305,7 +360,8 @@ fn not_durable(made: Made, replicas: u64, wanted: u32) -> Problem {
         }
         Made::Key => problem(
             "The key",
-            "Nobody was shown it, so it was revoked. Send the same call again for another key.",
+            "Nobody was shown it, so it was revoked. Send the call again for another key, with another \
+             `Idempotency-Key` if it had one.",
         ),
     }
 }

@@ -29,10 +29,7 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            let detail = "Send JSON, with `Content-Type: application/json`.";
-            return Err(Problem::new(ProblemCode::UnsupportedMediaType, detail));
-        }
+        check_is_json(request.headers())?;
         parse(&read(request, state, KIB_MAX).await?).map(Self)
     }
 }
@@ -44,14 +41,29 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for BodyOrDef
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if request.headers().contains_key(CONTENT_TYPE) {
-            return <Body<T>>::from_request(request, state).await.map(|Body(body)| Self(body));
-        }
-        match read(request, state, BODY_LENGTH_MAX / 1024).await? {
-            body if body.is_empty() => Ok(Self(T::default())),
-            body => parse(&body).map(Self),
+        match json_or_nothing(request, state).await? {
+            Some(body) => parse(&body).map(Self),
+            None => Ok(Self(T::default())),
         }
     }
+}
+
+/// A body that says that it is JSON, as it was sent.
+pub(crate) async fn json<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    check_is_json(request.headers())?;
+    read(request, state, BODY_LENGTH_MAX / 1024).await
+}
+
+/// The same; nothing if there is no body, of which nothing needs to be said.
+pub(crate) async fn json_or_nothing<S: Send + Sync>(
+    request: Request,
+    state: &S,
+) -> Result<Option<Bytes>, Problem> {
+    if request.headers().contains_key(CONTENT_TYPE) {
+        return json(request, state).await.map(Some);
+    }
+    let body = read(request, state, BODY_LENGTH_MAX / 1024).await?;
+    Ok(Some(body).filter(|body| !body.is_empty()))
 }
 
 async fn read<S: Send + Sync>(
@@ -77,17 +89,21 @@ fn unread(rejection: BytesRejection, kib_max: usize) -> Problem {
 }
 
 /// The parser bounds how deep JSON may nest.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| Problem::new(ProblemCode::BadRequest, format!("The body: {error}.")))
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+fn check_is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let essence = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .map(|value| value.split_once(';').map_or(value, |(essence, _)| essence).trim());
-    essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
+    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    let detail = "Send JSON, with `Content-Type: application/json`.";
+    Err(Problem::new(ProblemCode::UnsupportedMediaType, detail))
 }
 
 /// The id in a path. What is no id names nothing, and so is not found.

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use keygate_core::UnixMillis;
 
 use crate::problem::Problem;
+use crate::registry::OVERLAP_MAX;
 
+/// As in the configuration's tiers.
+const AGE_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 /// The longest `ttl`: who wants more wants a key that does not expire.
 const TTL_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
@@ -20,15 +23,16 @@ pub(crate) fn rfc3339(at: UnixMillis) -> String {
 /// The text is no time with an offset, or one before 1970, or one after 9999-12-30T22:00Z: the
 /// last that every offset can show.
 pub(crate) fn expires_at(text: &str) -> Result<UnixMillis, Problem> {
-    let parsed = text.parse::<Timestamp>().ok();
-    parsed.and_then(|time| u64::try_from(time.as_millisecond()).ok()).map(UnixMillis).ok_or_else(
-        || {
-            Problem::field(
-                "expires_at",
-                "write a time as RFC 3339 has it, from 1970 to 9999-12-30: `2031-12-31T23:59:59Z`",
-            )
-        },
-    )
+    time(text).ok_or_else(|| Problem::field("expires_at", TIME_RULE))
+}
+
+/// What to write for a time.
+pub(crate) const TIME_RULE: &str =
+    "write a time as RFC 3339 has it, from 1970 to 9999-12-30: `2031-12-31T23:59:59Z`";
+
+pub(crate) fn time(text: &str) -> Option<UnixMillis> {
+    let parsed = text.parse::<Timestamp>().ok()?;
+    u64::try_from(parsed.as_millisecond()).ok().map(UnixMillis)
 }
 
 /// The moment that lies `text` after `now`.
@@ -43,6 +47,36 @@ pub(crate) fn ttl(text: &str, now: UnixMillis) -> Result<UnixMillis, Problem> {
         Ok(_) => Err(Problem::field("ttl", "write a span above 0 and of at most 100 years")),
         Err(_) => Err(Problem::field("ttl", "write a span with its unit: `12h` or `30d`")),
     }
+}
+
+/// How old an app's keys may get, to the second.
+pub(crate) fn max_age(text: &str) -> Result<Duration, Problem> {
+    let fits = |span: &Duration| {
+        (Duration::from_secs(1)..=AGE_MAX).contains(span) && span.subsec_nanos() == 0
+    };
+    span(text).filter(fits).ok_or_else(|| {
+        Problem::field("max_age", "write whole seconds or more, at most `3650d`: `12h` or `90d`")
+    })
+}
+
+/// How long a key goes on working that has a successor.
+pub(crate) fn overlap(text: &str) -> Result<Duration, Problem> {
+    span(text).filter(|span| *span <= OVERLAP_MAX).ok_or_else(|| {
+        Problem::field("overlap", "write a span from `0s` to `90d`: `24h`, or `0s` for none")
+    })
+}
+
+/// A span with its unit.
+pub(crate) fn span(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok()
+}
+
+/// Writes a span of whole seconds in the largest unit that leaves nothing over.
+pub(crate) fn in_words(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let unit = units.iter().find(|(_, unit)| seconds >= *unit && seconds.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 
 #[cfg(test)]
@@ -76,6 +110,25 @@ mod tests {
         assert_eq!(ttl("12h", now).unwrap(), UnixMillis(1_000 + 12 * 3_600_000));
         for text in ["", "30", "0s", "1ns", "-1h", "soon", "200y", "99999999999999999999d"] {
             assert!(ttl(text, now).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_age_and_an_overlap_are_read_as_they_are_written() {
+        for (text, seconds) in
+            [("90d", 90 * 86_400), ("36h", 36 * 3_600), ("90m", 5_400), ("61s", 61)]
+        {
+            assert_eq!(max_age(text).unwrap(), Duration::from_secs(seconds));
+            assert_eq!(in_words(max_age(text).unwrap()), text);
+        }
+        assert_eq!(in_words(max_age("24h").unwrap()), "1d");
+        for text in ["", "90", "0s", "999ms", "1s 1ms", "3651d", "-1d", "soon"] {
+            assert!(max_age(text).is_err(), "{text}");
+        }
+        assert_eq!(overlap("0s").unwrap(), Duration::ZERO);
+        assert_eq!(overlap("90d").unwrap(), OVERLAP_MAX);
+        for text in ["", "1", "91d", "-1s"] {
+            assert!(overlap(text).is_err(), "{text}");
         }
     }
 }

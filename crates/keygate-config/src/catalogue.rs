@@ -307,11 +307,17 @@ pub(crate) mod tier {
         Default("\"key\""),
         "who is counted together: one key, or all keys of one app or account",
     );
+    pub(crate) const MAX_AGE: Setting<Duration> = Setting::new(
+        "max_age",
+        Optional("none"),
+        "how old a key may get: a new one ends then, one that is older already is counted and listed",
+    )
+    .within(SECOND_MS, 3_650 * DAY_MS);
 
     pub(crate) static TABLE: Table = Table {
         header: "[tiers.NAME]",
         meaning: "A named set of limits. `NAME` is 1 to 64 of `a-z 0-9 . _ -`; at most 1000.",
-        settings: &[&RATE, &BURST, &QUOTAS, &CONCURRENCY, &SHARE],
+        settings: &[&RATE, &BURST, &QUOTAS, &CONCURRENCY, &SHARE, &MAX_AGE],
         tables: &[],
     };
 }

@@ -37,8 +37,18 @@ impl Config {
     /// The limits of the tier of this name, if there is such a tier.
     #[must_use]
     pub fn tier(&self, name: &str) -> Option<&Limits> {
+        self.tier_named(name).map(|tier| &tier.limits)
+    }
+
+    /// How old the keys of the tier of this name may get, if there is such a tier and it says so.
+    #[must_use]
+    pub fn tier_max_age(&self, name: &str) -> Option<Duration> {
+        self.tier_named(name)?.max_age
+    }
+
+    fn tier_named(&self, name: &str) -> Option<&Tier> {
         let at = self.tiers.binary_search_by(|tier| (*tier.name).cmp(name)).ok()?;
-        self.tiers.get(at).map(|tier| &tier.limits)
+        self.tiers.get(at)
     }
 }
 
@@ -221,6 +231,8 @@ pub struct LimitSettings {
 pub struct Tier {
     pub name: Box<str>,
     pub limits: Limits,
+    /// How old a key may get.
+    pub max_age: Option<Duration>,
 }
 
 /// `[upstreams.NAME]`: a service behind the gateway.

@@ -1,4 +1,5 @@
-//! Reads the limits: what each tier allows, how clients hear of it, and how a fleet counts.
+//! Reads the tiers: what each allows and how old its keys may get, how clients hear of limits, and how a
+//! fleet counts.
 
 use keygate_core::limit::Rate;
 use keygate_core::limit::bounds::rate_limit;
@@ -25,14 +26,16 @@ pub(crate) fn read_tiers(root: &Section<'_, '_>) -> Option<Vec<Tier>> {
     let tiers: Vec<Option<Tier>> = children
         .iter()
         .map(|child| {
-            let limits = read_tier(child.name, child.section.as_ref()?)?;
-            Some(Tier { name: child.name.into(), limits })
+            let section = child.section.as_ref()?;
+            let max_age = section.get(&tier::MAX_AGE);
+            let limits = read_limits_of(child.name, section)?;
+            Some(Tier { name: child.name.into(), limits, max_age })
         })
         .collect();
     tiers.into_iter().collect()
 }
 
-fn read_tier(name: &str, section: &Section<'_, '_>) -> Option<Limits> {
+fn read_limits_of(name: &str, section: &Section<'_, '_>) -> Option<Limits> {
     let rate = section.get(&tier::RATE);
     let burst = section.get(&tier::BURST);
     let quotas = read_quotas(section);

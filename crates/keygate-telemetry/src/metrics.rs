@@ -267,13 +267,15 @@ impl EndedRequests {
 pub struct KeyMetrics {
     created: IntCounter,
     revoked: IntCounter,
+    rotated: IntCounter,
 }
 
 impl KeyMetrics {
     fn new(registry: &Registry) -> Self {
         let counter = |name, help| register(registry, IntCounter::new(name, help));
         Self {
-            created: counter("keygate_keys_created_total", "Keys made."),
+            created: counter("keygate_keys_created_total", "Keys made, successors included."),
+            rotated: counter("keygate_keys_rotated_total", "Keys that were given a successor."),
             revoked: counter("keygate_keys_revoked_total", "Keys revoked."),
         }
     }
@@ -284,6 +286,10 @@ impl KeyMetrics {
 
     pub fn revoked(&self) {
         self.revoked.inc();
+    }
+
+    pub fn rotated(&self) {
+        self.rotated.inc();
     }
 }
 

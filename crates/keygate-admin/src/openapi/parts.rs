@@ -32,7 +32,7 @@ macro_rules! texts {
 
 texts! {
     /// The id of an account.
-    AccountId: "^acc_[0-9A-HJKMNP-TV-Z]{26}$";
+    AccountId: "^acct_[0-9A-HJKMNP-TV-Z]{26}$";
     /// The id of an app.
     AppId: "^app_[0-9A-HJKMNP-TV-Z]{26}$";
     /// The id of a key.
@@ -67,6 +67,7 @@ words! {
     AccountStatus: "active", "suspended";
     AppStatus: "active", "disabled";
     KeyStatus: "active", "disabled", "revoked", "expired";
+    KeySwitch: "active", "disabled";
     KeyKind: "sk", "pk", "rk";
     Environment: "live", "test";
     Role: "viewer", "issuer", "admin";

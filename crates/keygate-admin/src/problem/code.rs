@@ -32,6 +32,11 @@ problem_codes! {
     MethodNotAllowed: "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     RequestTimeout: "request_timeout", REQUEST_TIMEOUT, "The request took too long to arrive";
     Conflict: "conflict", CONFLICT, "The change conflicts with another one";
+    IdempotencyKeyReused: "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The idempotency key belongs to another request";
+    PreconditionFailed: "precondition_failed", PRECONDITION_FAILED, "The record has changed";
+    KeyNotShown: "key_not_shown", CONFLICT, "The key was revoked before anybody was shown it";
+    KeyNotActive: "key_not_active", CONFLICT, "The key is not active";
+    KeyRotated: "key_rotated", CONFLICT, "The key has a successor";
     KeyRevoked: "key_revoked", CONFLICT, "The key is revoked";
     PepperInUse: "pepper_in_use", CONFLICT, "Live keys depend on a pepper that would be dropped";
     NoLimits: "no_limits", CONFLICT, "The key has no limits";

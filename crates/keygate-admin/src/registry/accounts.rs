@@ -2,39 +2,49 @@
 
 use keygate_core::AccountId;
 use keygate_store::keys::{KeyStore, Page, Write};
-use keygate_store::records::{Account, AccountStatus, Metadata, Version};
+use keygate_store::records::{
+    Account, AccountStatus, AuditEntry, Metadata, Role, Version, changes,
+};
 
-use super::{Actor, Made, Registry, RegistryError, random, unopposed};
+use super::idempotency::Making;
+use super::{Actor, Asked, Created, Expected, Made, Registry, RegistryError, random};
 
 /// An account to be made.
 #[derive(Clone, Debug)]
 pub struct NewAccount {
     pub name: String,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
     pub metadata: Metadata,
 }
 
-/// What to change about an account; the rest stays.
+/// What to change about an account; the rest stays. `Some(None)` takes something away.
 #[derive(Clone, Debug, Default)]
 pub struct AccountChange {
     pub name: Option<String>,
+    pub owner: Option<Option<String>>,
+    pub purpose: Option<Option<String>>,
     pub status: Option<AccountStatus>,
     pub metadata: Option<Metadata>,
 }
 
 impl<S: KeyStore> Registry<S> {
     /// # Errors
-    /// [`RegistryError::NotDurable`], [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
+    /// [`RegistryError::Forbidden`], [`RegistryError::RequestReused`], [`RegistryError::NotDurable`],
+    /// [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_account(
         &self,
         by: &Actor,
         new: NewAccount,
-    ) -> Result<Account, RegistryError> {
+        asked: Option<&Asked>,
+    ) -> Result<Created<Account>, RegistryError> {
+        by.require_admin()?;
         let now = self.now();
         let account = Account {
             id: AccountId::new(now, random()?),
             name: new.name,
-            owner: None,
-            purpose: None,
+            owner: new.owner,
+            purpose: new.purpose,
             status: AccountStatus::Active,
             metadata: new.metadata,
             created_at: now,
@@ -42,35 +52,63 @@ impl<S: KeyStore> Registry<S> {
             version: Version::default(),
         };
         let audit = by.entry(now, "account.create", account.id.to_string());
-        let made = self.commit(Write::CreateAccount(account.clone()), audit).await;
-        made.map_err(|error| error.of(Made::Account(account.id)))?;
-        Ok(account)
+        let making = self.make(Write::CreateAccount(account.clone()), audit, asked).await;
+        Ok(match making.map_err(|error| error.of(Made::Account(account.id)))? {
+            Making::Now => Created { record: account, replayed: false },
+            Making::Before(record) => Created { record, replayed: true },
+        })
     }
 
     /// # Errors
     /// [`RegistryError::NotFound`] and [`RegistryError::Store`].
-    pub async fn account(&self, id: AccountId) -> Result<Account, RegistryError> {
-        self.store().account(id).await?.ok_or(RegistryError::NotFound("the account"))
+    pub async fn account(&self, by: &Actor, id: AccountId) -> Result<Account, RegistryError> {
+        const MISSING: RegistryError = RegistryError::NotFound("the account");
+        if !by.sees(id) {
+            return Err(MISSING);
+        }
+        self.store().account(id).await?.ok_or(MISSING)
     }
 
+    /// Those that the actor sees.
+    ///
     /// # Errors
     /// [`RegistryError::Store`].
-    pub async fn accounts(&self, page: Page<AccountId>) -> Result<Vec<Account>, RegistryError> {
-        Ok(self.store().accounts(page).await?)
+    pub async fn accounts(
+        &self,
+        by: &Actor,
+        page: Page<AccountId>,
+    ) -> Result<Vec<Account>, RegistryError> {
+        let mut named = match &by.role {
+            Role::Admin | Role::Viewer => return Ok(self.store().accounts(page).await?),
+            Role::Issuer(named) => named.clone(),
+        };
+        named.sort_unstable();
+        named.dedup();
+        let mut accounts = Vec::new();
+        for id in named.into_iter().filter(|id| page.after.is_none_or(|after| after < *id)) {
+            if accounts.len() == page.limit {
+                break;
+            }
+            accounts.extend(self.store().account(id).await?);
+        }
+        Ok(accounts)
     }
 
     /// Changes an account. Writes nothing if it is so already.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::Conflict`], [`RegistryError::NotDurable`] and
-    /// [`RegistryError::Store`].
+    /// [`RegistryError::Forbidden`], [`RegistryError::NotFound`],
+    /// [`RegistryError::PreconditionFailed`], [`RegistryError::Conflict`],
+    /// [`RegistryError::NotDurable`] and [`RegistryError::Store`].
     pub async fn change_account(
         &self,
         by: &Actor,
         id: AccountId,
         change: &AccountChange,
+        expected: &Expected,
     ) -> Result<Account, RegistryError> {
-        unopposed(|| self.try_change_account(by, id, change)).await
+        by.require_admin()?;
+        expected.carry_out(|| self.try_change_account(by, id, change, expected)).await
     }
 
     async fn try_change_account(
@@ -78,11 +116,15 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         id: AccountId,
         change: &AccountChange,
+        expected: &Expected,
     ) -> Result<Account, RegistryError> {
-        let before = self.account(id).await?;
+        let before = self.account(by, id).await?;
+        expected.check(before.version)?;
         let mut after = before.clone();
-        let AccountChange { name, status, metadata } = change.clone();
+        let AccountChange { name, owner, purpose, status, metadata } = change.clone();
         after.name = name.unwrap_or(after.name);
+        after.owner = owner.unwrap_or(after.owner);
+        after.purpose = purpose.unwrap_or(after.purpose);
         after.status = status.unwrap_or(after.status);
         after.metadata = metadata.unwrap_or(after.metadata);
         if after == before {
@@ -96,8 +138,12 @@ impl<S: KeyStore> Registry<S> {
             (AccountStatus::Active, AccountStatus::Active)
             | (AccountStatus::Suspended, AccountStatus::Suspended) => "account.update",
         };
-        let audit = by.entry(after.updated_at, action, id.to_string());
+        let audit = AuditEntry {
+            changes: changes(Some(&before), &after),
+            ..by.entry(after.updated_at, action, id.to_string())
+        };
         self.commit(Write::UpdateAccount(after.clone()), audit).await?;
+        after.version = after.version.next();
         Ok(after)
     }
 }

@@ -1,58 +1,85 @@
 //! What may be done to apps.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use keygate_core::{AccountId, AppId, Environment, Scope};
 use keygate_store::keys::{KeyStore, Page, Write};
-use keygate_store::records::{App, AppStatus, Metadata, Version};
+use keygate_store::records::{App, AppStatus, AuditEntry, Metadata, Version, changes};
 
-use super::{Actor, Made, Registry, RegistryError, random, unopposed};
+use super::idempotency::Making;
+use super::{Actor, Asked, Created, Expected, Made, Registry, RegistryError, random};
 
 /// An app to be made.
 #[derive(Clone, Debug)]
 pub struct NewApp {
     pub name: String,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
     pub environment: Environment,
     pub granted_scopes: Vec<Scope>,
     pub tier: Option<String>,
+    /// How old its keys may get, in whole seconds.
+    pub max_age: Option<Duration>,
     pub allowed_cidrs: Vec<IpNet>,
     pub metadata: Metadata,
 }
 
-/// What to change about an app; the rest stays. Its environment never changes: its keys carry it.
+/// What to change about an app; the rest stays. `Some(None)` takes something away. Its environment
+/// never changes: its keys carry it.
 #[derive(Clone, Debug, Default)]
 pub struct AppChange {
     pub name: Option<String>,
+    pub owner: Option<Option<String>>,
+    pub purpose: Option<Option<String>>,
     pub granted_scopes: Option<Vec<Scope>>,
-    /// `Some(None)` takes the tier away.
     pub tier: Option<Option<String>>,
+    pub max_age: Option<Option<Duration>>,
     pub allowed_cidrs: Option<Vec<IpNet>>,
     pub status: Option<AppStatus>,
     pub metadata: Option<Metadata>,
 }
 
+const MISSING: RegistryError = RegistryError::NotFound("the app");
+
 impl<S: KeyStore> Registry<S> {
     /// # Errors
-    /// [`RegistryError::NotFound`] (the account), [`RegistryError::UnknownTier`],
+    /// [`RegistryError::Forbidden`], [`RegistryError::NotFound`] (the account),
+    /// [`RegistryError::UnknownTier`], [`RegistryError::RequestReused`],
     /// [`RegistryError::NotDurable`], [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_app(
         &self,
         by: &Actor,
         account: AccountId,
         new: NewApp,
-    ) -> Result<App, RegistryError> {
+        asked: Option<&Asked>,
+    ) -> Result<Created<App>, RegistryError> {
+        by.require_admin()?;
+        let outcome = self.try_create_app(by, account, new, asked).await;
+        let replayed = |record| Created { record, replayed: true };
+        self.or_before(asked, outcome, replayed).await
+    }
+
+    async fn try_create_app(
+        &self,
+        by: &Actor,
+        account: AccountId,
+        new: NewApp,
+        asked: Option<&Asked>,
+    ) -> Result<Created<App>, RegistryError> {
         self.check_tier(new.tier.as_deref())?;
         let now = self.now();
         let app = App {
             id: AppId::new(now, random()?),
             account,
             name: new.name,
-            owner: None,
-            purpose: None,
+            owner: new.owner,
+            purpose: new.purpose,
             environment: new.environment,
             granted_scopes: new.granted_scopes,
             allowed_cidrs: new.allowed_cidrs,
             tier: new.tier,
-            max_age: None,
+            max_age: new.max_age,
             status: AppStatus::Active,
             metadata: new.metadata,
             created_at: now,
@@ -60,25 +87,34 @@ impl<S: KeyStore> Registry<S> {
             version: Version::default(),
         };
         let audit = by.entry(now, "app.create", app.id.to_string());
-        let made = self.commit(Write::CreateApp(app.clone()), audit).await;
-        made.map_err(|error| error.of(Made::App(app.id)))?;
-        Ok(app)
+        let making = self.make(Write::CreateApp(app.clone()), audit, asked).await;
+        Ok(match making.map_err(|error| error.of(Made::App(app.id)))? {
+            Making::Now => Created { record: app, replayed: false },
+            Making::Before(record) => Created { record, replayed: true },
+        })
     }
 
     /// # Errors
     /// [`RegistryError::NotFound`] and [`RegistryError::Store`].
-    pub async fn app(&self, id: AppId) -> Result<App, RegistryError> {
-        self.store().app(id).await?.ok_or(RegistryError::NotFound("the app"))
+    pub async fn app(&self, by: &Actor, id: AppId) -> Result<App, RegistryError> {
+        let app = self.app_of_any(id).await?;
+        if by.sees(app.account) { Ok(app) } else { Err(MISSING) }
+    }
+
+    /// Whoever asks.
+    pub(super) async fn app_of_any(&self, id: AppId) -> Result<App, RegistryError> {
+        self.store().app(id).await?.ok_or(MISSING)
     }
 
     /// # Errors
     /// [`RegistryError::NotFound`] (the account) and [`RegistryError::Store`].
     pub async fn apps(
         &self,
+        by: &Actor,
         account: AccountId,
         page: Page<AppId>,
     ) -> Result<Vec<App>, RegistryError> {
-        self.account(account).await?;
+        self.account(by, account).await?;
         Ok(self.store().apps(account, page).await?)
     }
 
@@ -86,18 +122,21 @@ impl<S: KeyStore> Registry<S> {
     /// lost to its keys at once, even where the keys name them.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::UnknownTier`], [`RegistryError::Conflict`],
+    /// [`RegistryError::Forbidden`], [`RegistryError::NotFound`], [`RegistryError::UnknownTier`],
+    /// [`RegistryError::PreconditionFailed`], [`RegistryError::Conflict`],
     /// [`RegistryError::NotDurable`] and [`RegistryError::Store`].
     pub async fn change_app(
         &self,
         by: &Actor,
         id: AppId,
         change: &AppChange,
+        expected: &Expected,
     ) -> Result<App, RegistryError> {
+        by.require_admin()?;
         if let Some(tier) = &change.tier {
             self.check_tier(tier.as_deref())?;
         }
-        unopposed(|| self.try_change_app(by, id, change)).await
+        expected.carry_out(|| self.try_change_app(by, id, change, expected)).await
     }
 
     async fn try_change_app(
@@ -105,17 +144,11 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         id: AppId,
         change: &AppChange,
+        expected: &Expected,
     ) -> Result<App, RegistryError> {
-        let before = self.app(id).await?;
-        let mut after = before.clone();
-        let AppChange { name, granted_scopes, tier, allowed_cidrs, status, metadata } =
-            change.clone();
-        after.name = name.unwrap_or(after.name);
-        after.granted_scopes = granted_scopes.unwrap_or(after.granted_scopes);
-        after.tier = tier.unwrap_or(after.tier);
-        after.allowed_cidrs = allowed_cidrs.unwrap_or(after.allowed_cidrs);
-        after.status = status.unwrap_or(after.status);
-        after.metadata = metadata.unwrap_or(after.metadata);
+        let before = self.app_of_any(id).await?;
+        expected.check(before.version)?;
+        let mut after = changed(&before, change);
         if after == before {
             self.settle().await?;
             return Ok(before);
@@ -128,8 +161,37 @@ impl<S: KeyStore> Registry<S> {
                 "app.update"
             }
         };
-        let audit = by.entry(after.updated_at, action, id.to_string());
+        let audit = AuditEntry {
+            changes: changes(Some(&before), &after),
+            ..by.entry(after.updated_at, action, id.to_string())
+        };
         self.commit(Write::UpdateApp(after.clone()), audit).await?;
+        after.version = after.version.next();
         Ok(after)
     }
+}
+
+fn changed(before: &App, change: &AppChange) -> App {
+    let mut app = before.clone();
+    let AppChange {
+        name,
+        owner,
+        purpose,
+        granted_scopes,
+        tier,
+        max_age,
+        allowed_cidrs,
+        status,
+        metadata,
+    } = change.clone();
+    app.name = name.unwrap_or(app.name);
+    app.owner = owner.unwrap_or(app.owner);
+    app.purpose = purpose.unwrap_or(app.purpose);
+    app.granted_scopes = granted_scopes.unwrap_or(app.granted_scopes);
+    app.tier = tier.unwrap_or(app.tier);
+    app.max_age = max_age.unwrap_or(app.max_age);
+    app.allowed_cidrs = allowed_cidrs.unwrap_or(app.allowed_cidrs);
+    app.status = status.unwrap_or(app.status);
+    app.metadata = metadata.unwrap_or(app.metadata);
+    app
 }

@@ -10,7 +10,7 @@ use keygate_store::keys::{KeyStore, Write};
 use keygate_store::records::{AuditEntry, Key, KeyStatus};
 
 use super::keys::entry;
-use super::{Actor, Registry, RegistryError, unopposed};
+use super::{Actor, Expected, Registry, RegistryError};
 
 /// What to change about a key's own limits.
 #[derive(Clone, Debug)]
@@ -75,19 +75,23 @@ impl<S: KeyStore> Registry<S> {
     /// go on to count as running.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`], [`RegistryError::KeyRevoked`], [`RegistryError::NoLimits`],
-    /// [`RegistryError::Conflict`], [`RegistryError::NotDurable`] and [`RegistryError::Store`]. After
+    /// [`RegistryError::NotFound`], [`RegistryError::Forbidden`],
+    /// [`RegistryError::PreconditionFailed`], [`RegistryError::KeyRevoked`],
+    /// [`RegistryError::NoLimits`], [`RegistryError::Conflict`], [`RegistryError::NotDurable`] and [`RegistryError::Store`]. After
     /// each of the last two, it may be in the log and not done: ask again.
     pub async fn reset_limits(
         &self,
         by: &Actor,
         id: KeyId,
         reason: Option<&str>,
+        expected: &Expected,
     ) -> Result<Key, RegistryError> {
-        let (key, tier) = unopposed(|| self.log_reset(by, id, reason)).await?;
+        let attempt = || self.log_reset(by, id, reason, expected);
+        let (mut key, tier) = expected.carry_out(attempt).await?;
         if let Some(terms) = Terms::of(tier.as_ref(), key.limits.as_deref()) {
             self.parts.limiter.reset(party(&key, &terms), &terms).await?;
         }
+        key.version = key.version.next();
         Ok(key)
     }
 
@@ -98,8 +102,9 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         id: KeyId,
         reason: Option<&str>,
+        expected: &Expected,
     ) -> Result<(Key, Option<Limits>), RegistryError> {
-        let key = self.key(id).await?;
+        let key = self.key_to_change(by, id, expected).await?;
         if matches!(key.status, KeyStatus::Revoked { .. }) {
             return Err(RegistryError::KeyRevoked);
         }
@@ -135,10 +140,10 @@ impl<S: KeyStore> Registry<S> {
     }
 
     /// The key's tier, or its app's.
-    pub(super) async fn tier_of(&self, key: &Key) -> Result<Option<String>, RegistryError> {
+    async fn tier_of(&self, key: &Key) -> Result<Option<String>, RegistryError> {
         match &key.tier {
             Some(tier) => Ok(Some(tier.clone())),
-            None => Ok(self.app(key.app).await?.tier),
+            None => Ok(self.app_of_any(key.app).await?.tier),
         }
     }
 

@@ -4,20 +4,33 @@
 
 mod accounts;
 mod apps;
+mod census;
+mod expected;
 mod fleet;
+mod idempotency;
+mod key_change;
 mod keys;
 mod limits;
+<<<<<<< ours
 mod peppers;
 mod reload;
+=======
+mod policy;
+mod retire;
+>>>>>>> theirs
 mod roles;
+mod rotate;
+mod search;
 mod verify;
+mod walk;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keygate_config::{Config, Live};
 use keygate_core::limit::overrides::InvalidParts;
-use keygate_core::{AccountId, AppId, Peppers, Scope, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyId, Peppers, Scope, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::fleet::Gateway;
@@ -28,12 +41,23 @@ use keygate_telemetry::KeyMetrics;
 
 pub use accounts::{AccountChange, NewAccount};
 pub use apps::{AppChange, NewApp};
+pub use census::Census;
+pub use expected::Expected;
 pub use fleet::{FleetView, StoreKind};
-pub use keys::{CreatedKey, KeyChange, KeySwitch, NewKey};
+pub use idempotency::{Asked, Created};
+pub use key_change::{KeyChange, KeySwitch};
+pub use keys::{CreatedKey, KeyUsage, NewKey};
 pub use limits::{LimitsChange, LimitsMerge};
+<<<<<<< ours
 pub use peppers::{GatewayName, PepperRole, PepperView};
 pub use reload::{Fault, Force, ReloadError, Reloaded, Reloader, Source, Unusable};
+=======
+pub use retire::Retire;
+pub use rotate::{OVERLAP_DEFAULT, OVERLAP_MAX};
+pub use search::{Found, FoundKey, KeyFilter, KeyState, Search};
+>>>>>>> theirs
 pub use verify::{Call, Question, Verdict};
+pub use walk::{Place, Within};
 
 /// How often a change is tried against others that change the same record.
 const WRITE_ATTEMPTS_MAX: usize = 8;
@@ -201,6 +225,13 @@ pub enum RegistryError {
     NotFound(&'static str),
     #[error("the record kept being changed by others")]
     Conflict,
+    #[error("the record is not at the version that was asked for")]
+    PreconditionFailed,
+    #[error("another request has been made under this name")]
+    RequestReused,
+    /// The same call made a key before, which was taken back.
+    #[error("the key was revoked before anybody was shown it")]
+    NeverShown,
     #[error("the record exists already")]
     AlreadyExists,
     #[error("the actor's role does not allow it")]
@@ -210,6 +241,12 @@ pub enum RegistryError {
     },
     #[error("the key is revoked")]
     KeyRevoked,
+    #[error("the key is {status}")]
+    KeyNotActive { status: &'static str },
+    #[error("the key has a successor")]
+    KeyRotated { to: KeyId },
+    #[error("the end of a key that has a successor can only be moved earlier")]
+    EndOnlyEarlier,
     #[error("the app does not grant {}", list(.0))]
     ScopeNotGranted(Vec<Scope>),
     #[error("the configuration has no such tier")]
@@ -223,10 +260,16 @@ pub enum RegistryError {
     SharedTier { tier: String },
     #[error("the end lies in the past")]
     ExpiryInPast,
+    #[error("the key would get older than it may")]
+    BeyondMaxAge {
+        /// The last moment at which it may end.
+        latest: UnixMillis,
+        max_age: Duration,
+    },
     #[error("only a publishable key can be bound to origins")]
     OriginsNeedPublishableKey,
     #[error("the app has {live} live keys, the most it may have")]
-    TooManyLiveKeys { live: u32 },
+    TooManyLiveKeys { live: u32, retire: Option<Box<Retire>> },
     /// The change was made, but may be lost yet.
     #[error("{replicas} of {wanted} replicas have the change")]
     NotDurable { made: Made, replicas: u64, wanted: u32 },
@@ -261,7 +304,7 @@ impl From<StoreError> for RegistryError {
             StoreError::NotFound(what) => Self::NotFound(what),
             StoreError::Conflict => Self::Conflict,
             StoreError::AlreadyExists => Self::AlreadyExists,
-            StoreError::TooManyLiveKeys { live } => Self::TooManyLiveKeys { live },
+            StoreError::TooManyLiveKeys { live } => Self::TooManyLiveKeys { live, retire: None },
             StoreError::NotDurable { replicas, wanted } => {
                 Self::NotDurable { made: Made::Change, replicas, wanted }
             }
@@ -277,6 +320,35 @@ impl RegistryError {
             return Self::NotDurable { made, replicas, wanted };
         }
         self
+    }
+
+    /// Whether it says that what was asked for cannot be done, to somebody who may ask for it.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Conflict
+            | Self::AlreadyExists
+            | Self::PreconditionFailed
+            | Self::KeyRevoked
+            | Self::KeyNotActive { .. }
+            | Self::KeyRotated { .. }
+            | Self::EndOnlyEarlier
+            | Self::ScopeNotGranted(_)
+            | Self::UnknownTier { .. }
+            | Self::InvalidLimits(_)
+            | Self::NoLimits
+            | Self::SharedTier { .. }
+            | Self::ExpiryInPast
+            | Self::BeyondMaxAge { .. }
+            | Self::OriginsNeedPublishableKey
+            | Self::TooManyLiveKeys { .. } => true,
+            Self::NotFound(_)
+            | Self::Forbidden { .. }
+            | Self::RequestReused
+            | Self::NeverShown
+            | Self::NotDurable { .. }
+            | Self::Store(_)
+            | Self::NoRandomness(_) => false,
+        }
     }
 }
 

@@ -45,7 +45,7 @@ async fn an_unknown_field_is_named_with_those_that_are_allowed() {
     let app = api.app().await;
     let key = id(&api.key(&app, json!({})).await);
     for (method, path, body, allowed) in [
-        ("POST", "/v1/accounts".into(), json!({ "nam": "a" }), "`name` or `metadata`"),
+        ("POST", "/v1/accounts".into(), json!({ "nam": "a" }), "`owner`"),
         ("PATCH", format!("/v1/apps/{app}"), json!({ "environment": "live" }), "`granted_scopes`"),
         ("POST", format!("/v1/apps/{app}/keys"), json!({ "scope": [] }), "`scopes`"),
         ("PATCH", format!("/v1/keys/{key}"), json!({ "kind": "sk" }), "`scopes`"),
@@ -121,6 +121,10 @@ async fn a_value_that_breaks_a_rule_is_422_and_names_its_field() {
     for (method, path, body, field) in [
         ("POST", "/v1/accounts", json!({ "name": "a\nb" }), "name"),
         ("POST", "/v1/accounts", json!({ "name": "a", "metadata": { "": "" } }), "metadata"),
+        ("POST", "/v1/accounts", json!({ "name": "a", "owner": "" }), "owner"),
+        ("PATCH", &account, json!({ "purpose": "x".repeat(101) }), "purpose"),
+        ("POST", &apps, with(&new_app, json!({ "max_age": "90" })), "max_age"),
+        ("POST", &format!("{key}/rotate"), json!({ "overlap": "91d" }), "overlap"),
         ("PATCH", &account, json!({ "status": "closed" }), "status"),
         ("POST", &apps, with(&new_app, json!({ "environment": "prod" })), "environment"),
         ("POST", &apps, with(&new_app, json!({ "granted_scopes": ["READ:a"] })), "granted_scopes"),

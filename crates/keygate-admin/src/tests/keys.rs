@@ -28,7 +28,9 @@ async fn a_key_is_shown_in_the_answer_that_makes_it_and_never_again() {
     let account = api.get(&format!("/v1/apps/{app}")).await.json()["account_id"].clone();
     let mut expected = json!({
         "id": created["id"], "key": key, "hint": &key[..12], "app_id": app, "account_id": account,
-        "kind": "pk", "environment": "live", "name": "browser", "scopes": ["read:orders"],
+        "kind": "pk", "environment": "live", "name": "browser", "owner": null, "purpose": null,
+        "scopes": ["read:orders"], "replayed": false, "imported": false, "rotated_from": null,
+        "rotated_to": null,
         "status": "active", "expires_at": "2031-01-01T00:00:00Z", "revoked_at": null,
         "revoke_reason": null, "tier": "free", "limits": null,
         "allowed_cidrs": ["203.0.113.0/24"],
@@ -36,11 +38,14 @@ async fn a_key_is_shown_in_the_answer_that_makes_it_and_never_again() {
         "created_at": "2030-01-01T00:00:00Z", "updated_at": "2030-01-01T00:00:00Z",
     });
     assert_eq!(created, expected);
-    expected.as_object_mut().unwrap().remove("key");
+    for member in ["key", "replayed"] {
+        expected.as_object_mut().unwrap().remove(member);
+    }
     let path = format!("/v1/keys/{}", id(&created));
     let mut shown = api.get(&path).await.json();
     assert_eq!(shown.as_object_mut().unwrap().remove("current_use").unwrap()[0]["policy"], "rate");
     assert_eq!(shown, expected);
+    expected["last_used_at"] = Value::Null;
     let list = api.get(&format!("/v1/apps/{app}/keys")).await.json();
     assert_eq!(list, json!({ "items": [expected], "next": null }));
     api.patch(&path, json!({ "name": "new" })).await;
@@ -263,6 +268,8 @@ async fn the_same_entropy_makes_the_same_key_and_only_once() {
     let new = NewKey {
         kind: KeyKind::Secret,
         name: None,
+        owner: None,
+        purpose: None,
         scopes: vec!["read:orders".parse().unwrap()],
         expires_at: None,
         tier: None,
@@ -271,10 +278,10 @@ async fn the_same_entropy_makes_the_same_key_and_only_once() {
         allowed_origins: Vec::new(),
         metadata: Default::default(),
     };
-    let made = registry.create_key_with_entropy(&by, app, new.clone(), &entropy).await;
+    let made = registry.create_key_with_entropy(&by, app, new.clone(), None, &entropy).await;
     let made = made.unwrap_or_else(|error| panic!("{error}"));
     let same = MintedKey::mint(KeyKind::Secret, Environment::Live, None, &pepper, &entropy);
-    assert!(made.record.digest == same.digest && *made.key == *same.reveal());
-    let again = registry.create_key_with_entropy(&by, app, new, &entropy).await;
+    assert!(made.record.digest == same.digest && *made.key.unwrap() == *same.reveal());
+    let again = registry.create_key_with_entropy(&by, app, new, None, &entropy).await;
     assert!(matches!(again, Err(RegistryError::AlreadyExists)));
 }

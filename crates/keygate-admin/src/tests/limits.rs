@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use keygate_core::KeyId;
 use keygate_core::limit::terms::Terms;
 use keygate_core::limit::{Moment, policy::Over};
+use keygate_store::keys::KeyStore;
 use keygate_store::limits::Charge;
 use serde_json::json;
 
@@ -13,8 +14,7 @@ use super::*;
 /// Charges as the gateway does, with what it knows of the key now.
 async fn charge(api: &Api, key: &str, cost: u64) -> Result<Charge, Over> {
     let id: KeyId = key.parse().unwrap();
-    let registry = api.registry(|| NOW);
-    let digest = registry.key(id).await.unwrap_or_else(|error| panic!("{error}")).digest;
+    let digest = api.cache.store().key(id).await.unwrap().unwrap().digest;
     let record = api.cache.load(digest).await.unwrap().unwrap();
     let config = config();
     let tier = record.tier.as_deref().and_then(|tier| config.tier(tier));

@@ -12,28 +12,37 @@ async fn an_account_is_made_shown_and_changed() {
     let body = json!({ "name": "Acme", "metadata": { "plan": "gold" } });
     let created = api.post("/v1/accounts", body).await;
     assert_eq!(created.status, 201);
-    let account = created.json();
+    let mut account = created.json();
+    assert_eq!(account.as_object_mut().unwrap().remove("replayed"), Some(json!(false)));
     assert_eq!(
         account,
         json!({
-            "id": account["id"], "name": "Acme", "status": "active",
-            "metadata": { "plan": "gold" },
+            "id": account["id"], "name": "Acme", "owner": null, "purpose": null,
+            "status": "active", "metadata": { "plan": "gold" },
             "created_at": "2030-01-01T00:00:00Z", "updated_at": "2030-01-01T00:00:00Z",
         })
     );
+    assert_eq!(created.header("location"), format!("/v1/accounts/{}", id(&account)));
     let path = format!("/v1/accounts/{}", id(&account));
     assert_eq!(api.get(&path).await.json(), account);
     let later = api.at(|| UnixMillis(NOW.0 + 1_500)).await;
-    let change = json!({ "name": "Acme Ltd", "status": "suspended", "metadata": {} });
+    let change = json!({
+        "name": "Acme Ltd", "owner": "billing@acme.example", "purpose": "resale",
+        "status": "suspended", "metadata": {},
+    });
     let changed = later.patch(&path, change).await;
     assert_eq!(changed.status, 200);
     let expected = json!({
-        "id": account["id"], "name": "Acme Ltd", "status": "suspended", "metadata": {},
+        "id": account["id"], "name": "Acme Ltd", "owner": "billing@acme.example",
+        "purpose": "resale", "status": "suspended", "metadata": {},
         "created_at": "2030-01-01T00:00:00Z", "updated_at": "2030-01-01T00:00:01.5Z",
     });
     assert_eq!(changed.json(), expected);
     assert_eq!(api.get(&path).await.json(), expected);
-    assert_eq!(api.patch(&path, json!({ "status": "active" })).await.json()["status"], "active");
+    let back = json!({ "status": "active", "owner": null });
+    let back = api.patch(&path, back).await.json();
+    assert_eq!([&back["status"], &back["purpose"]], ["active", "resale"]);
+    assert!(back["owner"].is_null());
     let actions = ["account.create", "account.suspend", "account.activate"];
     assert_eq!(api.actions().await, actions);
 }
@@ -43,15 +52,18 @@ async fn an_app_is_made_shown_and_changed() {
     let api = Api::start().await;
     let account = api.account().await;
     let body = json!({
-        "name": "web", "environment": "test", "granted_scopes": ["read:orders", "admin:*"],
+        "name": "web", "owner": "team web", "purpose": "the shop", "environment": "test",
+        "granted_scopes": ["read:orders", "admin:*"], "max_age": "2160h",
         "tier": "free", "allowed_cidrs": ["203.0.113.7", "2001:db8::/32"], "metadata": { "a": "b" },
     });
     let created = api.post(&format!("/v1/accounts/{account}/apps"), body).await;
     assert_eq!(created.status, 201, "{}", created.text);
-    let app = created.json();
+    let mut app = created.json();
+    assert_eq!(app.as_object_mut().unwrap().remove("replayed"), Some(json!(false)));
     let expected = json!({
-        "id": app["id"], "account_id": account, "name": "web", "environment": "test",
-        "granted_scopes": ["read:orders", "admin:*"], "tier": "free",
+        "id": app["id"], "account_id": account, "name": "web", "owner": "team web",
+        "purpose": "the shop", "environment": "test",
+        "granted_scopes": ["read:orders", "admin:*"], "tier": "free", "max_age": "90d",
         "allowed_cidrs": ["203.0.113.7/32", "2001:db8::/32"], "status": "active",
         "metadata": { "a": "b" },
         "created_at": "2030-01-01T00:00:00Z", "updated_at": "2030-01-01T00:00:00Z",
@@ -60,13 +72,17 @@ async fn an_app_is_made_shown_and_changed() {
     let path = format!("/v1/apps/{}", id(&app));
     assert_eq!(api.get(&path).await.json(), app);
     let change = json!({
-        "name": "shop", "granted_scopes": ["read:orders"], "tier": null, "allowed_cidrs": [],
+        "name": "shop", "owner": null, "purpose": null, "max_age": null,
+        "granted_scopes": ["read:orders"], "tier": null, "allowed_cidrs": [],
         "status": "disabled", "metadata": {},
     });
     let changed = api.patch(&path, change).await.json();
     assert_eq!(changed["environment"], "test");
     assert_eq!([&changed["name"], &changed["status"]], ["shop", "disabled"]);
-    assert!(changed["tier"].is_null() && changed["allowed_cidrs"] == json!([]));
+    for taken_away in ["tier", "owner", "purpose", "max_age"] {
+        assert!(changed[taken_away].is_null(), "{taken_away}");
+    }
+    assert_eq!(changed["allowed_cidrs"], json!([]));
     assert_eq!(changed["granted_scopes"], json!(["read:orders"]));
     assert_eq!(api.get(&path).await.json(), changed);
     let enabled = api.patch(&path, json!({ "status": "active" })).await.json();

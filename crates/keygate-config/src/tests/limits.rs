@@ -1,5 +1,7 @@
 //! Guarantees about limits: tiers, a route's cost against them, and `[limits]`.
 
+use std::time::Duration;
+
 use keygate_core::limit::Unit;
 use keygate_core::limit::terms::{Limits, Pool, Share};
 
@@ -40,6 +42,17 @@ fn a_tiers_limits_arrive_under_its_name() {
     assert_eq!(config.tier("open"), Some(&open));
     for none in ["", "fre", "freee", "Free", "zzz"] {
         assert_eq!(config.tier(none), None, "{none}");
+    }
+}
+
+#[test]
+fn a_tier_may_say_how_old_its_keys_may_get() {
+    let config = settings_of("[tiers.short]\nmax_age = \"90d\"\n[tiers.open]\n");
+    assert_eq!(config.tier_max_age("short"), Some(Duration::from_secs(90 * 86_400)));
+    assert_eq!([config.tier_max_age("open"), config.tier_max_age("other")], [None; 2]);
+    for wrong in ["\"999ms\"", "\"3651d\"", "\"0s\"", "90", "\"soon\""] {
+        let text = format!("{HEAD}[tiers.short]\nmax_age = {wrong}\n");
+        assert!(parsed(&text).is_err(), "{wrong}");
     }
 }
 
