@@ -11,13 +11,10 @@ mod idempotency;
 mod key_change;
 mod keys;
 mod limits;
-<<<<<<< ours
 mod peppers;
-mod reload;
-=======
 mod policy;
+mod reload;
 mod retire;
->>>>>>> theirs
 mod roles;
 mod rotate;
 mod search;
@@ -48,14 +45,11 @@ pub use idempotency::{Asked, Created};
 pub use key_change::{KeyChange, KeySwitch};
 pub use keys::{CreatedKey, KeyUsage, NewKey};
 pub use limits::{LimitsChange, LimitsMerge};
-<<<<<<< ours
 pub use peppers::{GatewayName, PepperRole, PepperView};
 pub use reload::{Fault, Force, ReloadError, Reloaded, Reloader, Source, Unusable};
-=======
 pub use retire::Retire;
 pub use rotate::{OVERLAP_DEFAULT, OVERLAP_MAX};
 pub use search::{Found, FoundKey, KeyFilter, KeyState, Search};
->>>>>>> theirs
 pub use verify::{Call, Question, Verdict};
 pub use walk::{Place, Within};
 
