@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use keygate_config::secrets;
 use serde_json::Value;
-use ureq::http::{Method, Request, Uri};
+use ureq::http::{HeaderValue, Method, Request, Uri};
 use zeroize::Zeroizing;
 
 use crate::cli::{AdminOptions, DEFAULT_CONFIG};
@@ -40,6 +40,33 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) query: Vec<(&'static str, String)>,
     pub(crate) body: Option<Value>,
+    pub(crate) headers: Vec<(&'static str, String)>,
+}
+
+impl Call {
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        let (query, headers) = (Vec::new(), Vec::new());
+        Self { method: Method::GET, path: path.into(), query, body: None, headers }
+    }
+
+    pub(crate) fn post(path: impl Into<String>, body: Value) -> Self {
+        Self { method: Method::POST, body: Some(body), ..Self::get(path) }
+    }
+
+    pub(crate) fn patch(path: impl Into<String>, body: Value) -> Self {
+        Self { method: Method::PATCH, body: Some(body), ..Self::get(path) }
+    }
+
+    /// Asks for less, or for another part.
+    pub(crate) fn with(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
+        self.query.extend(value.map(|value| (name, value.to_string())));
+        self
+    }
+
+    pub(crate) fn with_header(mut self, name: &'static str, value: Option<&str>) -> Self {
+        self.headers.extend(value.map(|value| (name, value.to_owned())));
+        self
+    }
 }
 
 impl Client {
@@ -78,6 +105,12 @@ impl Client {
             .header("authorization", format!("Bearer {}", *self.token));
         if call.body.is_some() {
             request = request.header("content-type", "application/json");
+        }
+        for (name, value) in &call.headers {
+            let value = HeaderValue::from_str(value).map_err(|_| {
+                Failure::new(Exit::Usage, format!("{name} takes visible characters of ASCII only"))
+            })?;
+            request = request.header(*name, value);
         }
         let request = request.body(body).map_err(|_| self.unusable())?;
         let mut answer = self.agent.run(request).map_err(|error| self.unanswered(error))?;
@@ -174,7 +207,34 @@ fn refusal(status: u16, problem: &Value) -> Failure {
     };
     let detail = member("detail").map(|detail| format!(": {detail}")).unwrap_or_default();
     let code = member("code").map(|code| format!(" ({code})")).unwrap_or_default();
-    Failure::new(exit, printable(&format!("{title}{detail}{code}")))
+    let mut text = printable(&format!("{title}{detail}{code}"));
+    for line in what_helps(problem) {
+        text.push_str("\n  ");
+        text.push_str(&printable(&line));
+    }
+    Failure::new(exit, text)
+}
+
+/// What a problem says besides, as what to do next.
+fn what_helps(problem: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(role) = problem.get("required_role").and_then(Value::as_str) {
+        lines.push(format!("set KEYGATE_ADMIN_TOKEN to a token with the role `{role}`"));
+    }
+    if let Some(key) = problem.get("retire") {
+        let text = |name| key.get(name).and_then(Value::as_str);
+        let id = text("id").unwrap_or_default();
+        let called = text("name").or_else(|| text("hint")).unwrap_or("no name");
+        let used = text("last_used_at").map_or("never used".into(), |at| format!("last used {at}"));
+        lines.push(format!("to make room: keygate keys revoke {id}  ({called}, {used})"));
+    }
+    let problems = problem.get("problems").and_then(Value::as_array);
+    for one in problems.into_iter().flatten() {
+        let text = |name| one.get(name).and_then(Value::as_str);
+        let said = one.as_str().or_else(|| text("message")).or_else(|| text("detail"));
+        lines.extend(said.map(str::to_owned));
+    }
+    lines
 }
 
 /// What the configuration on this machine says of the admin API.
@@ -272,6 +332,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_problem_says_besides_is_what_to_do_next() {
+        let problem = json!({
+            "title": "Too many", "code": "too_many_live_keys",
+            "retire": { "id": "key_1", "hint": "sk_live_abcd", "name": null, "last_used_at": null },
+        });
+        let text = problem.to_string();
+        check(422, &text, Exit::Refused, "keys revoke key_1  (sk_live_abcd, never used)");
+        let problem = json!({ "title": "Forbidden", "required_role": "admin" });
+        check(403, &problem.to_string(), Exit::Refused, "a token with the role `admin`");
+        let problem = json!({ "title": "Invalid", "problems": ["line 3: x", { "message": "y" }] });
+        check(422, &problem.to_string(), Exit::Refused, "Invalid\n  line 3: x\n  y");
+    }
+
+    #[test]
     fn only_this_machine_is_loopback() {
         for url in [
             "http://127.0.0.1:9901",
@@ -305,6 +379,7 @@ mod tests {
             path: "/v1/audit".into(),
             query: vec![("limit", "5".into()), ("after", "a b&c=d%é".into())],
             body: None,
+            headers: vec![],
         };
         assert_eq!(target(&call), "/v1/audit?limit=5&after=a%20b%26c%3Dd%25%C3%A9");
     }

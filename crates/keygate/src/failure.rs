@@ -34,6 +34,14 @@ impl Failure {
         Self::Other(exit, anyhow::Error::msg(text.to_string()))
     }
 
+    /// The same, after so much was done.
+    pub(crate) fn after(self, done: &str) -> Self {
+        match self {
+            Self::Config(_) => self,
+            Self::Other(exit, error) => Self::Other(exit, error.context(done.to_owned())),
+        }
+    }
+
     /// Tells the user, and gives the process its exit code.
     pub(crate) fn report(&self) -> ExitCode {
         eprintln!("{}", self.text(colours()).trim_end());
@@ -64,8 +72,12 @@ impl From<anyhow::Error> for Failure {
 
 /// Colours on a terminal, unless the user asked for none (<https://no-color.org>).
 fn colours() -> Colours {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if std::io::stderr().is_terminal() && !unwanted { Colours::On } else { Colours::Off }
+    if std::io::stderr().is_terminal() && !no_colours() { Colours::On } else { Colours::Off }
+}
+
+/// Whether the user asked for no colours anywhere.
+pub(crate) fn no_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 #[cfg(test)]

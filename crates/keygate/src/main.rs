@@ -13,6 +13,7 @@ mod control;
 mod demo;
 mod failure;
 mod first_start;
+mod import;
 mod listen;
 mod manage;
 mod observe;

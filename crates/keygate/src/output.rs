@@ -10,6 +10,7 @@ use anyhow::Context;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde_json::Value;
 
+use crate::cli::AdminOptions;
 use crate::failure::Failure;
 
 /// What an answer holds, and so which of its members make a table.
@@ -30,6 +31,16 @@ pub(crate) enum Style {
     Table,
     Json,
     Ids,
+}
+
+impl Style {
+    pub(crate) fn of(options: &AdminOptions) -> Self {
+        match (options.json, options.quiet) {
+            (true, _) => Self::Json,
+            (false, true) => Self::Ids,
+            (false, false) => Self::Table,
+        }
+    }
 }
 
 /// Whether a person is looking, who wants lines that fit the window.

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use keygate_core::limit::Rate;
 use keygate_core::{AppId, KeyId, KeyKind, Scope};
 
-use super::{AdminOptions, PageOptions};
+use super::{AdminOptions, ImportKeys, PageOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct Keys {
@@ -44,6 +44,13 @@ pub(crate) enum KeysCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Import keys that another system made, from a file; may be run again with the same file
+    ///
+    /// Keys are hashed here and sent as hashes. The file is read as CSV with a header row (key or
+    /// sha256, app, scopes, expires_at, name, owner, purpose, tier, enabled), the same as JSON lines,
+    /// Kong's declarative file, Tyk's session objects, or a body of Unkey's keys.migrateKeys. What is
+    /// there already stays as it is; if some could not be imported or differ, the exit code is 6.
+    Import(Box<ImportKeys>),
     /// Refuse a key until it is enabled again
     Disable { id: KeyId },
     /// Let a disabled key work again

@@ -3,6 +3,7 @@
 mod accounts;
 mod ask;
 mod audit;
+mod import;
 mod keys;
 mod store;
 
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use accounts::{Accounts, AccountsCommand, Apps, AppsCommand};
 pub(crate) use ask::Verify;
 pub(crate) use audit::Audit;
+pub(crate) use import::ImportKeys;
 pub(crate) use keys::{CreateKey, Keys, KeysCommand, LimitOptions, UpdateKey};
 pub(crate) use store::{Store, StoreCommand};
 

@@ -14,6 +14,7 @@ use crate::cli::{
 };
 use crate::client::{Call, Client};
 use crate::failure::{Exit, Failure};
+use crate::import;
 use crate::output::{self, Shape, Style};
 
 /// The longest text that is read as a key; the gateway refuses far shorter ones.
@@ -65,6 +66,7 @@ pub(crate) fn keys(keys: &Keys) -> Result<(), Failure> {
     let (call, shape) = match &keys.command {
         KeysCommand::Create(create) => return create_key(&keys.admin, create),
         KeysCommand::Update(update) => return update_key(&keys.admin, update),
+        KeysCommand::Import(options) => return import::run(&keys.admin, options),
         KeysCommand::List { app, page } => {
             (list(format!("/v1/apps/{app}/keys"), page), Shape::Keys)
         }
@@ -243,15 +245,11 @@ fn run(admin: &AdminOptions, call: &Call, shape: Shape) -> Result<(), Failure> {
 }
 
 fn style(admin: &AdminOptions) -> Style {
-    match (admin.json, admin.quiet) {
-        (true, _) => Style::Json,
-        (false, true) => Style::Ids,
-        (false, false) => Style::Table,
-    }
+    Style::of(admin)
 }
 
 fn get(path: impl Into<String>) -> Call {
-    Call { method: Method::GET, path: path.into(), query: Vec::new(), body: None }
+    Call::get(path)
 }
 
 fn list(path: impl Into<String>, page: &PageOptions) -> Call {
