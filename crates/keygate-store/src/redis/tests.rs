@@ -3,6 +3,8 @@
 mod damage;
 mod leases;
 mod limits;
+mod once;
+mod sealed;
 mod server;
 mod shared;
 
