@@ -13,6 +13,7 @@ mod fields;
 mod fleet;
 mod health;
 mod idempotency;
+mod import;
 mod keys;
 mod limits;
 mod openapi;
@@ -93,6 +94,7 @@ fn managed<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
         .merge(accounts::routes())
         .merge(apps::routes())
         .merge(keys::routes())
+        .merge(import::routes())
         .merge(all_keys::routes())
         .merge(usage::routes())
         .merge(limits::routes())

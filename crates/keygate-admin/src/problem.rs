@@ -62,6 +62,15 @@ impl Problem {
         Self::new(ProblemCode::InvalidField, format!("`{field}`: {rule}.")).with("field", field)
     }
 
+    /// For an answer that tells of several.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code.row().0
+    }
+
+    pub(crate) fn detail(&self) -> String {
+        mask(&self.detail).chars().take(DETAIL_LENGTH_MAX).collect()
+    }
+
     pub(crate) fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
         self.members.insert(member.to_owned(), value.into());
         self
@@ -81,13 +90,11 @@ impl Problem {
 
     fn body(&self, request_id: &str) -> String {
         let (code, status, title) = self.code.row();
-        let detail = mask(&self.detail);
         let mut body = Map::new();
         body.insert("type".into(), format!("urn:keygate:problem:{code}").into());
         body.insert("title".into(), title.into());
         body.insert("status".into(), status.as_u16().into());
-        let detail: String = detail.chars().take(DETAIL_LENGTH_MAX).collect();
-        body.insert("detail".into(), detail.into());
+        body.insert("detail".into(), self.detail().into());
         body.insert("code".into(), code.into());
         body.insert("request_id".into(), request_id.into());
         body.extend(self.members.clone());

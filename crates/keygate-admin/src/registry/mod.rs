@@ -8,6 +8,7 @@ mod census;
 mod expected;
 mod fleet;
 mod idempotency;
+mod import;
 mod key_change;
 mod keys;
 mod limits;
@@ -42,6 +43,10 @@ pub use census::Census;
 pub use expected::Expected;
 pub use fleet::{FleetView, StoreKind};
 pub use idempotency::{Asked, Created};
+pub use import::{
+    Import, ImportAccount, ImportApp, ImportEnd, ImportKey, ImportMode, ImportOutcome, Landed, Landing,
+    Whose,
+};
 pub use key_change::{KeyChange, KeySwitch};
 pub use keys::{CreatedKey, KeyUsage, NewKey};
 pub use limits::{LimitsChange, LimitsMerge};

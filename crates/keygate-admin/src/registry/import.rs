@@ -1,0 +1,495 @@
+//! Keys that another system made, with the apps and accounts for them. Of such a key only its SHA-256
+//! comes here, and what is stored is a digest of that.
+//!
+//! Ids follow from what is imported, so the same import again, whole or in part, finds what is there
+//! and leaves it as it is.
+
+use std::collections::BTreeMap;
+
+use keygate_core::key::sha256;
+use keygate_core::limit::terms::Overrides;
+use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, UnixMillis};
+use keygate_store::keys::{KeyStore, StoredRecord};
+use keygate_store::records::{
+    Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, Version,
+};
+
+use super::keys::{check_expiry, check_granted};
+use super::{Actor, Registry, RegistryError};
+
+/// Keys to be imported, and what they need.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// Names of what is imported belong to this, such as `kong`.
+    pub source: &'static str,
+    pub mode: ImportMode,
+    pub accounts: Vec<ImportAccount>,
+    pub apps: Vec<ImportApp>,
+    pub keys: Vec<ImportKey>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImportMode {
+    /// Say what would happen.
+    DryRun,
+    Write,
+}
+
+#[derive(Clone, Debug)]
+pub struct ImportAccount {
+    /// What the import calls it. The same name is the same account, another time too.
+    pub name_here: String,
+    pub name: String,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ImportApp {
+    /// What the import calls it. The same name in the same account and environment is the same app.
+    pub name_here: String,
+    pub account: Whose<AccountId>,
+    pub name: String,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub environment: Environment,
+    /// Nothing is all that its keys in this import have.
+    pub granted_scopes: Option<Vec<Scope>>,
+}
+
+/// A record that is there already, or one of this import by what that calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose<I> {
+    Id(I),
+    Here(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct ImportKey {
+    pub sha256: [u8; 32],
+    pub app: Whose<AppId>,
+    pub kind: KeyKind,
+    pub name: Option<String>,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub scopes: Vec<Scope>,
+    pub end: ImportEnd,
+    pub tier: Option<String>,
+    pub limits: Option<Box<Overrides>>,
+    pub metadata: Metadata,
+    /// A disabled key is refused until it is enabled.
+    pub status: KeyStatus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImportEnd {
+    Never,
+    At(UnixMillis),
+    /// Counted from now on, and so another one at each import: no difference from what is there.
+    After(UnixMillis),
+}
+
+/// What became of an import: for each record, in the order given.
+#[derive(Debug)]
+pub struct ImportOutcome {
+    pub accounts: Vec<Result<Landed<AccountId>, RegistryError>>,
+    pub apps: Vec<Result<Landed<AppId>, RegistryError>>,
+    pub keys: Vec<Result<Landed<KeyId>, RegistryError>>,
+}
+
+/// A record that is there now, or after a dry run would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Landed<I> {
+    pub id: I,
+    pub how: Landing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landing {
+    Created,
+    Existing,
+    /// It is there, with other grants or another end, and was left so.
+    Differs,
+}
+
+impl<S: KeyStore> Registry<S> {
+    /// Adds keys that another system made. What cannot be added fails alone. All that can be is
+    /// written in one step, with one entry in the audit log, and without a cap on live keys.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`], [`RegistryError::NotDurable`] and [`RegistryError::Store`].
+    pub async fn import_keys(
+        &self,
+        by: &Actor,
+        import: &Import,
+    ) -> Result<ImportOutcome, RegistryError> {
+        by.require_admin()?;
+        let mut batch = Batch::new(self, import);
+        for account in &import.accounts {
+            batch.add_account(account).await?;
+        }
+        for app in &import.apps {
+            batch.add_app(app).await?;
+        }
+        for key in &import.keys {
+            batch.add_key(key).await?;
+        }
+        let Batch { records, mut outcome, now, .. } = batch;
+        if import.mode == ImportMode::DryRun {
+            return Ok(outcome);
+        }
+        if outcome.has_found() {
+            // It may be from a try before this one that was not durable.
+            self.settle().await?;
+        }
+        if records.is_empty() {
+            return Ok(outcome);
+        }
+        let imported = self.parts.keys.import(records, entry(by, now, import, &outcome)).await?;
+        // Somebody else made these since they were looked for.
+        outcome.found_late(&imported.different);
+        for _ in 0..outcome.created_keys() {
+            self.parts.metrics.created();
+        }
+        Ok(outcome)
+    }
+}
+
+impl<S: KeyStore> Registry<S> {
+    /// Whether keys that other systems made are let in at all.
+    #[must_use]
+    pub fn accepts_imported(&self) -> bool {
+        self.config().keys.credentials.imported.is_some()
+    }
+}
+
+/// An import on its way: what is there is known, what is not is to be written.
+struct Batch<'a, S: KeyStore> {
+    registry: &'a Registry<S>,
+    import: &'a Import,
+    now: UnixMillis,
+    accounts: BTreeMap<&'a str, AccountId>,
+    apps: BTreeMap<&'a str, AppId>,
+    /// As they are or will be; nothing for one that does not exist.
+    known_apps: BTreeMap<AppId, Option<App>>,
+    keys: BTreeMap<KeyId, Key>,
+    /// Parents before children.
+    records: Vec<StoredRecord>,
+    outcome: ImportOutcome,
+}
+
+impl<'a, S: KeyStore> Batch<'a, S> {
+    fn new(registry: &'a Registry<S>, import: &'a Import) -> Self {
+        Self {
+            registry,
+            import,
+            now: registry.now(),
+            accounts: BTreeMap::new(),
+            apps: BTreeMap::new(),
+            known_apps: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            records: Vec::new(),
+            outcome: ImportOutcome { accounts: vec![], apps: vec![], keys: vec![] },
+        }
+    }
+
+    async fn add_account(&mut self, new: &'a ImportAccount) -> Result<(), RegistryError> {
+        let id = AccountId::new(
+            START,
+            name(&[b"account", self.import.source.as_bytes(), new.name_here.as_bytes()]),
+        );
+        let seen = self.accounts.insert(&new.name_here, id).is_some();
+        if seen || self.registry.store().account(id).await?.is_some() {
+            self.outcome.accounts.push(Ok(Landed { id, how: Landing::Existing }));
+            return Ok(());
+        }
+        self.records.push(StoredRecord::Account(Account {
+            id,
+            name: new.name.clone(),
+            owner: new.owner.clone(),
+            purpose: new.purpose.clone(),
+            status: AccountStatus::Active,
+            metadata: Metadata::new(),
+            created_at: self.now,
+            updated_at: self.now,
+            version: Version::default(),
+        }));
+        self.outcome.accounts.push(Ok(Landed { id, how: Landing::Created }));
+        Ok(())
+    }
+
+    async fn add_app(&mut self, new: &'a ImportApp) -> Result<(), RegistryError> {
+        let landed = self.landed_app(new).await;
+        if let Ok(landed) = &landed {
+            self.apps.insert(&new.name_here, landed.id);
+        }
+        self.outcome.apps.push(only_this(landed)?);
+        Ok(())
+    }
+
+    async fn landed_app(&mut self, new: &'a ImportApp) -> Result<Landed<AppId>, RegistryError> {
+        let account = self.account_of(new).await?;
+        let id = AppId::new(
+            START,
+            name(&[
+                b"app",
+                self.import.source.as_bytes(),
+                account.to_string().as_bytes(),
+                new.environment.as_str().as_bytes(),
+                new.name_here.as_bytes(),
+            ]),
+        );
+        if self.known_app(id).await?.is_some() {
+            return Ok(Landed { id, how: Landing::Existing });
+        }
+        let app = App {
+            id,
+            account,
+            name: new.name.clone(),
+            owner: new.owner.clone(),
+            purpose: new.purpose.clone(),
+            environment: new.environment,
+            granted_scopes: self.granted(new),
+            allowed_cidrs: Vec::new(),
+            tier: None,
+            max_age: None,
+            status: AppStatus::Active,
+            metadata: Metadata::new(),
+            created_at: self.now,
+            updated_at: self.now,
+            version: Version::default(),
+        };
+        self.known_apps.insert(id, Some(app.clone()));
+        self.records.push(StoredRecord::App(app));
+        Ok(Landed { id, how: Landing::Created })
+    }
+
+    async fn account_of(&self, app: &ImportApp) -> Result<AccountId, RegistryError> {
+        let missing = RegistryError::NotFound("the account");
+        match &app.account {
+            Whose::Here(name) => self.accounts.get(&**name).copied().ok_or(missing),
+            Whose::Id(id) => match self.registry.store().account(*id).await? {
+                Some(account) => Ok(account.id),
+                None => Err(missing),
+            },
+        }
+    }
+
+    fn granted(&self, app: &ImportApp) -> Vec<Scope> {
+        if let Some(scopes) = &app.granted_scopes {
+            return scopes.clone();
+        }
+        let mut all = Vec::new();
+        let keys = self.import.keys.iter();
+        for key in keys.filter(|key| key.app == Whose::Here(app.name_here.clone())) {
+            for scope in &key.scopes {
+                if !all.contains(scope) {
+                    all.push(scope.clone());
+                }
+            }
+        }
+        all
+    }
+
+    async fn known_app(&mut self, id: AppId) -> Result<Option<&App>, RegistryError> {
+        if !self.known_apps.contains_key(&id) {
+            let app = self.registry.store().app(id).await?;
+            self.known_apps.insert(id, app);
+        }
+        Ok(self.known_apps.get(&id).and_then(Option::as_ref))
+    }
+
+    async fn add_key(&mut self, new: &ImportKey) -> Result<(), RegistryError> {
+        let landed = self.landed_key(new).await;
+        self.outcome.keys.push(only_this(landed)?);
+        Ok(())
+    }
+
+    async fn landed_key(&mut self, new: &ImportKey) -> Result<Landed<KeyId>, RegistryError> {
+        let digest = KeyDigest::of_imported(&new.sha256);
+        let id = KeyId::new(START, first_bytes(digest.as_bytes()));
+        let app_id = match &new.app {
+            Whose::Id(id) => *id,
+            Whose::Here(name) => {
+                *self.apps.get(&**name).ok_or(RegistryError::NotFound("the app"))?
+            }
+        };
+        let before = match self.keys.get(&id) {
+            Some(key) => Some(key.clone()),
+            None => self.registry.store().find(digest).await?.map(|owned| owned.key),
+        };
+        if let Some(before) = before {
+            let how =
+                if is_as(&before, new, app_id) { Landing::Existing } else { Landing::Differs };
+            return Ok(Landed { id: before.id, how });
+        }
+        let now = self.now;
+        let app = self.known_app(app_id).await?.ok_or(RegistryError::NotFound("the app"))?.clone();
+        let key = record(new, id, digest, &app, now);
+        self.check(new, &key, &app)?;
+        self.keys.insert(id, key.clone());
+        self.records.push(StoredRecord::Key(key));
+        Ok(Landed { id, how: Landing::Created })
+    }
+
+    fn check(&self, new: &ImportKey, key: &Key, app: &App) -> Result<(), RegistryError> {
+        let tier = new.tier.as_deref();
+        self.registry.check_tier(tier)?;
+        self.registry.check_own_limits(tier.or(app.tier.as_deref()), new.limits.as_deref())?;
+        check_granted(app, &new.scopes)?;
+        check_expiry(key.expires_at, self.now)
+    }
+}
+
+/// The time in ids that follow from what is imported.
+const START: UnixMillis = UnixMillis(0);
+
+/// What an id follows from. The parts may hold anything, so each comes with its length.
+fn name(parts: &[&[u8]]) -> [u8; 10] {
+    let mut all = b"keygate import v1".to_vec();
+    for part in parts {
+        all.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        all.extend_from_slice(part);
+    }
+    first_bytes(&sha256(&all))
+}
+
+fn first_bytes(digest: &[u8; 32]) -> [u8; 10] {
+    let [a, b, c, d, e, f, g, h, i, j, ..] = *digest;
+    [a, b, c, d, e, f, g, h, i, j]
+}
+
+fn record(new: &ImportKey, id: KeyId, digest: KeyDigest, app: &App, now: UnixMillis) -> Key {
+    Key {
+        id,
+        digest,
+        pepper: None,
+        app: app.id,
+        account: app.account,
+        kind: new.kind,
+        environment: app.environment,
+        name: new.name.clone(),
+        owner: new.owner.clone(),
+        purpose: new.purpose.clone(),
+        hint: hint(&digest),
+        scopes: new.scopes.clone(),
+        expires_at: new.end.at(),
+        tier: new.tier.clone(),
+        limits: new.limits.clone(),
+        allowed_cidrs: Vec::new(),
+        allowed_origins: Vec::new(),
+        metadata: new.metadata.clone(),
+        rotated_from: None,
+        rotated_to: None,
+        status: new.status.clone(),
+        created_at: now,
+        updated_at: now,
+        version: Version::default(),
+    }
+}
+
+/// Tells imported keys apart and says nothing about them: not one character of the key.
+fn hint(digest: &KeyDigest) -> String {
+    let [a, b, c, ..] = sha256(digest.as_bytes());
+    format!("imported_{a:02x}{b:02x}{c:02x}")
+}
+
+impl ImportEnd {
+    fn at(self) -> Option<UnixMillis> {
+        match self {
+            Self::Never => None,
+            Self::At(end) | Self::After(end) => Some(end),
+        }
+    }
+}
+
+/// Whether the key that is there may do what the import says, for as long. What people call it, and
+/// what has been done to it since, is theirs.
+fn is_as(before: &Key, new: &ImportKey, app: AppId) -> bool {
+    let same_end = match new.end {
+        ImportEnd::After(_) => before.expires_at.is_some(),
+        ImportEnd::At(_) | ImportEnd::Never => before.expires_at == new.end.at(),
+    };
+    let same_scopes = before.scopes.len() == new.scopes.len()
+        && new.scopes.iter().all(|scope| before.scopes.contains(scope));
+    same_end && same_scopes && before.app == app
+}
+
+/// What is wrong with one record fails that one; a store that fails, all.
+fn only_this<T>(
+    landed: Result<T, RegistryError>,
+) -> Result<Result<T, RegistryError>, RegistryError> {
+    match landed {
+        Err(error @ (RegistryError::Store(_) | RegistryError::NotDurable { .. })) => Err(error),
+        landed => Ok(landed),
+    }
+}
+
+fn entry(by: &Actor, at: UnixMillis, import: &Import, outcome: &ImportOutcome) -> AuditEntry {
+    let counts = [
+        ("accounts_created", created(&outcome.accounts)),
+        ("apps_created", created(&outcome.apps)),
+        ("keys_created", created(&outcome.keys)),
+    ];
+    let change = |(name, count): (&str, usize)| {
+        (count > 0).then(|| (name.to_owned(), serde_json::json!([null, count])))
+    };
+    AuditEntry {
+        reason: Some(format!("from {}", import.source)),
+        changes: counts.into_iter().filter_map(change).collect(),
+        ..by.entry(at, "keys.import", "keys".to_owned())
+    }
+}
+
+fn created<I>(all: &[Result<Landed<I>, RegistryError>]) -> usize {
+    all.iter().flatten().filter(|landed| landed.how == Landing::Created).count()
+}
+
+impl ImportOutcome {
+    fn created_keys(&self) -> usize {
+        created(&self.keys)
+    }
+
+    fn has_found(&self) -> bool {
+        fn found<I>(all: &[Result<Landed<I>, RegistryError>]) -> bool {
+            all.iter().flatten().any(|landed| landed.how != Landing::Created)
+        }
+        found(&self.accounts) || found(&self.apps) || found(&self.keys)
+    }
+
+    fn found_late(&mut self, ids: &[String]) {
+        fn mark<I: ToString>(all: &mut [Result<Landed<I>, RegistryError>], ids: &[String]) {
+            for landed in all.iter_mut().flatten() {
+                if landed.how == Landing::Created && ids.contains(&landed.id.to_string()) {
+                    landed.how = Landing::Existing;
+                }
+            }
+        }
+        if !ids.is_empty() {
+            mark(&mut self.accounts, ids);
+            mark(&mut self.apps, ids);
+            mark(&mut self.keys, ids);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_follow_from_names_that_cannot_be_confused() {
+        assert_eq!(name(&[b"app", b"kong"]), name(&[b"app", b"kong"]));
+        assert_ne!(name(&[b"app", b"kong"]), name(&[b"appk", b"ong"]));
+        assert_ne!(name(&[b"app", b"kong"]), name(&[b"app", b"kong", b""]));
+    }
+
+    #[test]
+    fn a_hint_holds_nothing_of_the_digest_or_the_key() {
+        let digest = KeyDigest::of_imported(&sha256(b"my-key"));
+        let hint = hint(&digest);
+        assert!(hint.starts_with("imported_") && hint.len() == 15, "{hint}");
+        let hex: String = digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!hex.contains(&hint[9..]), "{hint}");
+    }
+}
