@@ -17,6 +17,8 @@ const DESCRIPTION: &str = "Manages accounts, apps and keys, and asks about them.
     problems (RFC 9457), each with a `code` that never changes its meaning. Lists are pages: send \
     `next` as `cursor` until it is null.";
 
+const SCHEMAS: &str = "#/components/schemas/";
+
 const TAGS: [(&str, &str); 7] = [
     ("accounts", "Who the keys are for"),
     ("apps", "An account's integrations, and what their keys may do"),
@@ -53,19 +55,23 @@ fn members(value: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
     value.as_object_mut().into_iter().flatten()
 }
 
-/// `List_Key` becomes `KeyList`.
+/// `List_Key` becomes `KeyList`, and says by its name what it is a list of.
 fn rename_lists(document: &mut Value) {
     let rename = |name: &str| name.strip_prefix("List_").map(|of| format!("{of}List"));
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        let all = std::mem::take(schemas);
-        schemas.extend(all.into_iter().map(|(name, s)| (rename(&name).unwrap_or(name), s)));
+        for (name, mut schema) in std::mem::take(schemas) {
+            if let Some(of) = name.strip_prefix("List_") {
+                schema["properties"]["items"]["items"] = json!({"$ref": format!("{SCHEMAS}{of}")});
+            }
+            schemas.insert(rename(&name).unwrap_or(name), schema);
+        }
     }
     each(document, &mut |value| {
+        // Names in JSON are always texts.
+        value.as_object_mut().and_then(|members| members.remove("propertyNames"));
         let Some(Value::String(target)) = value.get_mut("$ref") else { return };
-        if let Some((place, name)) = target.rsplit_once('/')
-            && let Some(name) = rename(name)
-        {
-            *target = format!("{place}/{name}");
+        if let Some(name) = target.strip_prefix(SCHEMAS).and_then(rename) {
+            *target = format!("{SCHEMAS}{name}");
         }
     });
 }
@@ -82,9 +88,9 @@ fn each(value: &mut Value, visit: &mut impl FnMut(&mut Value)) {
 
 fn complete(path: &str, operation: &mut Value) {
     use StatusCode as S;
+    let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
     let has = |place: &str, name: Option<&str>| {
-        let all = operation["parameters"].as_array().into_iter().flatten();
-        all.into_iter().any(|p| p["in"] == place && name.is_none_or(|name| p["name"] == name))
+        parameters.iter().any(|p| p["in"] == place && name.is_none_or(|name| p["name"] == name))
     };
     let mut refusals = Vec::new();
     let guarded = path.starts_with("/v1/");
@@ -92,7 +98,8 @@ fn complete(path: &str, operation: &mut Value) {
         refusals.extend([S::UNAUTHORIZED, S::FORBIDDEN, S::TOO_MANY_REQUESTS]);
         refusals.extend([S::INTERNAL_SERVER_ERROR, S::SERVICE_UNAVAILABLE]);
     }
-    if operation.get("requestBody").is_some() {
+    if let Some(body) = operation.get_mut("requestBody") {
+        require_body(body);
         refusals.extend([S::BAD_REQUEST, S::REQUEST_TIMEOUT, S::PAYLOAD_TOO_LARGE]);
         refusals.extend([S::UNSUPPORTED_MEDIA_TYPE, S::UNPROCESSABLE_ENTITY]);
     }
@@ -118,6 +125,19 @@ fn complete(path: &str, operation: &mut Value) {
             add_headers(response);
         }
     }
+}
+
+/// A body that may be left out is documented as one that may be `null`, which it may not.
+fn require_body(body: &mut Value) {
+    let schema = &mut body["content"]["application/json"]["schema"];
+    let may_be_left_out = is_nullable(schema);
+    if let Some(choices) = schema["oneOf"].as_array_mut() {
+        choices.retain(|choice| choice["type"] != "null");
+        if let [only] = choices.as_slice() {
+            *schema = only.clone();
+        }
+    }
+    body["required"] = json!(!may_be_left_out);
 }
 
 /// Names the headers that all answers have, and writes those that have a common meaning by name.
@@ -182,9 +202,7 @@ fn close_answers(document: &mut Value) {
 fn targets(value: &Value, names: &mut BTreeSet<String>) {
     each(&mut value.clone(), &mut |value| {
         let target = value.get("$ref").and_then(Value::as_str);
-        names.extend(
-            target.and_then(|t| t.strip_prefix("#/components/schemas/")).map(str::to_owned),
-        );
+        names.extend(target.and_then(|t| t.strip_prefix(SCHEMAS)).map(str::to_owned));
     });
 }
 
@@ -196,7 +214,7 @@ fn flatten(schema: &Value, schemas: &Value) -> Option<Value> {
         flat["description"] = about.clone();
     }
     for part in parts {
-        let name = part["$ref"].as_str().and_then(|t| t.strip_prefix("#/components/schemas/"));
+        let name = part["$ref"].as_str().and_then(|t| t.strip_prefix(SCHEMAS));
         let part = name.map_or(part, |name| &schemas[name]);
         let inner = flatten(part, schemas);
         let part = inner.as_ref().unwrap_or(part);
