@@ -8,6 +8,7 @@ mod bad_input;
 mod durability;
 mod faulty;
 mod fleet;
+mod import;
 mod keys;
 mod limits;
 mod openapi;
