@@ -9,6 +9,7 @@ mod apps;
 mod audit;
 mod auth;
 mod etag;
+mod explain;
 mod fields;
 mod fleet;
 mod health;
@@ -99,6 +100,7 @@ fn managed<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
         .merge(usage::routes())
         .merge(limits::routes())
         .merge(verify::routes())
+        .merge(explain::routes())
         .merge(audit::routes())
         .merge(fleet::routes())
         .merge(peppers::routes())

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keygate_core::limit::Moment;
-use keygate_core::limit::leased::Take;
+use keygate_core::limit::leased::{Leased, Take};
 use keygate_core::limit::meter::{Counters, Meter};
 use keygate_core::limit::policy::{Few, Over, Use};
 use keygate_core::limit::tally::{Charged, Tally};
@@ -186,6 +186,21 @@ impl Limiter {
         // Nobody has come by since the start: then what is on record counts.
         let untouched = || self.0.new_tally(party).uses(terms, now);
         Ok(meter.map_or_else(untouched, tally))
+    }
+
+    /// How much of each policy a request could take that came here now: of what nobody has used, and of
+    /// what is lent to this gateway. Charges nothing. While a fleet's store is away, as far as this
+    /// gateway knows.
+    pub async fn room(&self, party: Party, terms: &Terms<'_>) -> Few<Use> {
+        let uses = self.uses(party, terms).await;
+        let now = self.0.clock.now();
+        let meter = self.0.meters.find(party);
+        match (uses, meter.as_deref().map(Meter::lock).as_deref()) {
+            (Ok(uses), Some(Counters::Leased(leased))) => leased.with_held(uses, now),
+            (Ok(uses), Some(Counters::Local(_)) | None) => uses,
+            (Err(_), Some(Counters::Leased(leased))) => leased.uses(terms, now),
+            (Err(_), Some(Counters::Local(_)) | None) => Leased::default().uses(terms, now),
+        }
     }
 
     /// Forgets what a party has used. What runs goes on and holds its slot.

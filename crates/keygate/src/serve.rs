@@ -141,6 +141,7 @@ pub(crate) async fn start(
     })
     .context("cannot set up the gateway")?;
     let files = Files::new(origin, live.clone(), gateway.changer(), held, log.level());
+    let blocked = Arc::new(gateway.blocked());
 
     drop(tokio::spawn(limiter.clone().sweep()));
     drop(tokio::spawn(uses.clone().run(Arc::clone(&keys))));
@@ -152,6 +153,7 @@ pub(crate) async fn start(
     let registry = Registry::new(RegistryParts {
         keys: Arc::clone(&keys),
         limiter: limiter.clone(),
+        blocked,
         live: live.clone(),
         metrics: metrics.keys(),
         clock: clock::now,

@@ -74,6 +74,9 @@ words! {
     StoreKind: "embedded", "redis";
     LinkState: "live", "polling", "down";
     PepperUse: "current", "previous", "missing";
+    StepName: "request", "route", "failed_auth", "credential", "lookup", "status", "expiry", "environment",
+        "network", "origin", "scopes", "concurrency", "rate", "quota", "upstream";
+    StepResult: "pass", "fail", "skip";
 }
 
 /// A moment, in UTC, to the second or finer.
@@ -141,6 +144,7 @@ macro_rules! refusals {
 }
 
 refusals! {
+    NotFound: "404";
     Conflict: "409";
     UnprocessableEntity: "422";
     ServiceUnavailable: "503";

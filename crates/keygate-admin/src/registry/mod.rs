@@ -4,8 +4,10 @@
 
 mod accounts;
 mod apps;
+mod call;
 mod census;
 mod expected;
+mod explain;
 mod fleet;
 mod idempotency;
 mod import;
@@ -39,8 +41,10 @@ use keygate_telemetry::KeyMetrics;
 
 pub use accounts::{AccountChange, NewAccount};
 pub use apps::{AppChange, NewApp};
+pub use call::Call;
 pub use census::Census;
 pub use expected::Expected;
+pub use explain::{About, Explanation, Inquiry, Step, StepResult};
 pub use fleet::{FleetView, StoreKind};
 pub use idempotency::{Asked, Created};
 pub use import::{
@@ -55,7 +59,7 @@ pub use reload::{Fault, Force, ReloadError, Reloaded, Reloader, Source, Unusable
 pub use retire::Retire;
 pub use rotate::{OVERLAP_DEFAULT, OVERLAP_MAX};
 pub use search::{Found, FoundKey, KeyFilter, KeyState, Search};
-pub use verify::{Call, Question, Verdict};
+pub use verify::{Question, Verdict};
 pub use walk::{Place, Within};
 
 /// How often a change is tried against others that change the same record.
@@ -77,6 +81,8 @@ pub struct RegistryParts<S: KeyStore> {
     pub keys: Arc<CachedKeys<S>>,
     /// The gateway's own, so that what is shown is what requests are charged.
     pub limiter: Limiter,
+    /// The gateway's own, too: how long an address must wait that has failed to authenticate too often.
+    pub blocked: Arc<dyn Fn(IpAddr) -> Option<Duration> + Send + Sync>,
     pub live: Live,
     pub metrics: KeyMetrics,
     pub clock: fn() -> UnixMillis,

@@ -6,6 +6,7 @@
 mod access;
 mod bad_input;
 mod durability;
+mod explain;
 mod faulty;
 mod fleet;
 mod import;
@@ -19,7 +20,7 @@ mod records;
 mod reload;
 mod verify;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -99,6 +100,14 @@ fn config() -> Config {
 fn this_gateway() -> Gateway {
     Gateway { id: "gw_1".into(), name: "edge-1".into(), version: "1.2.3".into(), started_at: NOW }
 }
+
+/// Which addresses have failed too often, as the gateway would say.
+fn blocked(client: IpAddr) -> Option<std::time::Duration> {
+    let is_blocked = client.to_canonical() == BLOCKED.parse::<IpAddr>().unwrap();
+    is_blocked.then_some(std::time::Duration::from_millis(1_500))
+}
+
+const BLOCKED: &str = "203.0.113.66";
 
 fn limiter(rate: &str) -> Arc<FailureLimiter> {
     Arc::new(FailureLimiter::new(rate.parse().unwrap(), 100))
@@ -200,6 +209,7 @@ impl Api {
         Registry::new(RegistryParts {
             keys: Arc::clone(&self.cache),
             limiter: self.limiter.clone(),
+            blocked: Arc::new(blocked),
             live: self.live.clone(),
             metrics: self.metrics.keys(),
             clock,

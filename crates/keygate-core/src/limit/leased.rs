@@ -384,6 +384,32 @@ impl Leased {
     }
 }
 
+impl Leased {
+    /// What the store has left, and what may be used here besides.
+    #[must_use]
+    pub fn with_held(&self, left: Few<Use>, now: Moment) -> Few<Use> {
+        let mut all = Few::default();
+        for left in left.iter() {
+            let remaining = left.remaining.saturating_add(self.held(left.policy, left.limit, now));
+            all.push(Use { remaining: remaining.min(left.limit), ..left });
+        }
+        all
+    }
+
+    fn held(&self, policy: Policy, limit: u64, now: Moment) -> u64 {
+        let is_lent = now.mono_ns < self.lease_ends_ns;
+        let purse = |unit| self.quotas.iter().find(|purse: &&QuotaPurse| purse.unit == unit);
+        match policy {
+            Policy::Concurrency if is_lent => self.slots.spare(limit),
+            Policy::Rate if is_lent => self.rate.units,
+            Policy::Quota(unit) => purse(unit)
+                .filter(|purse| now.mono_ns < purse.ends_ns)
+                .map_or(0, |purse| purse.units),
+            Policy::Concurrency | Policy::Rate => 0,
+        }
+    }
+}
+
 /// A request that costs more than a whole limit.
 fn never(terms: &Terms<'_>, cost: u64) -> Option<Over> {
     let mut over = None;
