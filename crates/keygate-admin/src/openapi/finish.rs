@@ -37,7 +37,7 @@ pub(crate) fn finish(mut api: OpenApi) -> Value {
     api.info.contact = None;
     api.info.license = None;
     let mut document = serde_json::to_value(&api).unwrap_or_default();
-    rename_lists(&mut document);
+    rename(&mut document);
     document["tags"] =
         TAGS.iter().map(|(name, about)| json!({"name": name, "description": about})).collect();
     for (path, item) in members(&mut document["paths"]) {
@@ -55,22 +55,26 @@ fn members(value: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
     value.as_object_mut().into_iter().flatten()
 }
 
-/// `List_Key` becomes `KeyList`, and says by its name what it is a list of.
-fn rename_lists(document: &mut Value) {
-    let rename = |name: &str| name.strip_prefix("List_").map(|of| format!("{of}List"));
+/// `List_Key` becomes `KeyList`, and says by its name what it is a list of. The one map, whose own
+/// name the derivation of schemas does not see, gets it back.
+fn rename(document: &mut Value) {
+    let new_name = |name: &str| match name {
+        "BTreeMap" => Some("Metadata".to_owned()),
+        name => name.strip_prefix("List_").map(|of| format!("{of}List")),
+    };
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         for (name, mut schema) in std::mem::take(schemas) {
             if let Some(of) = name.strip_prefix("List_") {
                 schema["properties"]["items"]["items"] = json!({"$ref": format!("{SCHEMAS}{of}")});
             }
-            schemas.insert(rename(&name).unwrap_or(name), schema);
+            schemas.insert(new_name(&name).unwrap_or(name), schema);
         }
     }
     each(document, &mut |value| {
         // Names in JSON are always texts.
         value.as_object_mut().and_then(|members| members.remove("propertyNames"));
         let Some(Value::String(target)) = value.get_mut("$ref") else { return };
-        if let Some(name) = target.strip_prefix(SCHEMAS).and_then(rename) {
+        if let Some(name) = target.strip_prefix(SCHEMAS).and_then(new_name) {
             *target = format!("{SCHEMAS}{name}");
         }
     });
