@@ -43,6 +43,7 @@ mod limits_last;
 mod limits_slots;
 mod operators;
 mod readme;
+mod reload;
 mod robust;
 mod running;
 mod secrets;

@@ -83,6 +83,7 @@ pub struct Setup {
     pub(super) upstream: Option<Arc<Record>>,
     server: String,
     failed_auth: String,
+    pepper_file: &'static str,
     keys: String,
     cache: String,
     upstream_settings: String,
@@ -111,6 +112,7 @@ impl Setup {
             server: String::new(),
             // Most tests fail to authenticate more often than a client should.
             failed_auth: "rate = \"1000000/s\"".into(),
+            pepper_file: "data/pepper",
             keys: String::new(),
             cache: String::new(),
             upstream_settings: String::new(),
@@ -133,6 +135,16 @@ impl Setup {
     /// Says what `[server.failed_auth]` is.
     pub fn failed_auth(self, lines: &str) -> Self {
         Self { failed_auth: lines.into(), ..self }
+    }
+
+    /// In front of another address.
+    pub fn target(self, target: SocketAddr) -> Self {
+        Self { target, ..self }
+    }
+
+    /// Names another file than `data/pepper`.
+    pub fn pepper_file(self, pepper_file: &'static str) -> Self {
+        Self { pepper_file, ..self }
     }
 
     /// Adds lines to `[keys]`.
@@ -213,6 +225,7 @@ impl Setup {
 
     pub fn toml(&self, proxy: SocketAddr, admin: SocketAddr) -> String {
         let Self { target, server, failed_auth, keys, cache, upstream_settings, .. } = self;
+        let pepper_file = self.pepper_file;
         let (routes, tables, log_level) = (&self.routes, &self.tables, self.log_level);
         let store = &self.store;
         format!(
@@ -225,7 +238,7 @@ listen = ["{proxy}"]
 [admin]
 listen = "{admin}"
 [keys]
-pepper_file = "data/pepper"
+pepper_file = "{pepper_file}"
 {keys}
 [store]
 {store}

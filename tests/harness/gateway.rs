@@ -16,8 +16,8 @@ use super::config::Setup;
 use super::h1::{Broken, Connection};
 use super::leaks::Leaks;
 use super::process::{Process, free_address};
-use super::request::{Request, Wire, get};
-use super::wait::eventually_within;
+use super::request::{Request, Wire, get, post};
+use super::wait::{eventually, eventually_within};
 use super::{h2c, wait::patience};
 
 pub struct Gateway {
@@ -201,6 +201,37 @@ impl Gateway {
     /// Changes the settings of the next start.
     pub fn change(&mut self, change: impl FnOnce(Setup) -> Setup) {
         self.setup = change(self.setup.clone());
+    }
+
+    /// Changes the settings in the file of the running gateway, and tells it nothing.
+    pub fn rewrite(&mut self, change: impl FnOnce(Setup) -> Setup) {
+        self.change(change);
+        self.write(&self.setup.toml(self.proxy, self.admin_address));
+    }
+
+    /// The same by its text.
+    pub fn write(&self, toml: &str) {
+        fs::write(self.path("gateway.toml"), toml).unwrap();
+    }
+
+    /// Asks for a reload through the admin API.
+    #[track_caller]
+    pub fn reload(&self) -> Answer {
+        self.admin().send(&post("/v1/reload", "{}"))
+    }
+
+    /// Asks for a reload by SIGHUP, and waits until it has ended. Says whether it succeeded.
+    #[track_caller]
+    pub fn hang_up(&self) -> bool {
+        let count = |result: &str| {
+            self.metric(&format!("keygate_config_reloads_total{{result=\"{result}\"}}"))
+        };
+        let before = (count("success"), count("failure"));
+        self.process.signal("HUP");
+        eventually("a reload", || {
+            let after = (count("success"), count("failure"));
+            (after != before).then_some(after.0 > before.0)
+        })
     }
 
     /// Starts again in the same folder, after the process has ended.

@@ -7,9 +7,7 @@ use keygate_core::key::PepperId;
 use keygate_core::{KeyDigest, TokenId};
 
 use super::*;
-use crate::records::{
-    AccountStatus, AppStatus, KeyStatus, Metadata, Role, TokenStatus, Version,
-};
+use crate::records::{AccountStatus, AppStatus, KeyStatus, Metadata, Role, TokenStatus, Version};
 use crate::testing::{NOW, account, app, audit, key, key_id, limits, revoked, token};
 
 fn check_round_trip<R: Record + PartialEq + std::fmt::Debug>(record: &R) {
