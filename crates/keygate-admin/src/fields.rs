@@ -122,7 +122,7 @@ pub(crate) fn cidrs(texts: &[String]) -> Result<Vec<IpNet>, Problem> {
 }
 
 /// What the texts say, without repetitions, in the order given. The lists are short.
-fn once_each<T: PartialEq>(
+pub(crate) fn once_each<T: PartialEq>(
     texts: &[String],
     read: impl Fn(&str) -> Result<T, Problem>,
 ) -> Result<Vec<T>, Problem> {

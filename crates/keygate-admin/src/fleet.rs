@@ -1,7 +1,7 @@
 //! `/v1/fleet`: the gateways that share the store, and how far each is behind its newest change.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use keygate_store::fleet::{Gateway, Member};
 use keygate_store::keys::{ChangeNumber, KeyStore};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use crate::openapi::{LinkState, StoreKind, Time};
 use crate::problem::Problem;
-use crate::registry::{FleetView, Registry};
+use crate::registry::{Actor, FleetView, Registry};
 use crate::times::rfc3339;
 
 pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
@@ -72,8 +72,11 @@ impl GatewayAnswer {
     get, path = "/v1/fleet", operation_id = "fleet.show", tag = "watch",
     responses((status = 200, description = "The gateways", body = Answer)),
 )]
-async fn all<S: KeyStore>(State(registry): State<Registry<S>>) -> Result<Json<Answer>, Problem> {
-    let FleetView { store, fleet, this } = registry.fleet().await?;
+async fn all<S: KeyStore>(
+    State(registry): State<Registry<S>>,
+    Extension(by): Extension<Actor>,
+) -> Result<Json<Answer>, Problem> {
+    let FleetView { store, fleet, this } = registry.fleet(&by).await?;
     let newest = fleet.newest;
     let show = |member| GatewayAnswer::new(member, newest, &this);
     let gateways = fleet.members.into_iter().map(show).collect();

@@ -21,10 +21,12 @@ mod openapi;
 mod page;
 mod peppers;
 mod problem;
+mod refused;
 pub mod registry;
 mod reload;
 mod request;
 mod times;
+mod tokens;
 mod usage;
 mod verify;
 
@@ -32,12 +34,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::Metrics;
 use utoipa_axum::router::OpenApiRouter;
 
+pub use audit::AuditLine;
 pub use registry::{Actor, Registry, RegistryError, RegistryParts, Reloader};
 
 use crate::openapi::Document;
@@ -50,7 +53,7 @@ const BODY_LENGTH_MAX: usize = 64 * 1024;
 pub struct AdminParts<S: KeyStore> {
     pub registry: Registry<S>,
     pub reloader: Reloader<S>,
-    /// Of the one token that is accepted.
+    /// Of the token that the first start made, which the store does not know.
     pub token_sha256: [u8; 32],
     /// How often a client may send a wrong token.
     pub failures: Arc<FailureLimiter>,
@@ -68,16 +71,25 @@ pub enum Readiness {
 }
 
 /// The admin API. To be served with `into_make_service_with_connect_info::<SocketAddr>()`, so that
-/// the audit log can say where a change came from.
+/// the audit log can say where a change came from. To be called on a runtime: attempts that are refused
+/// are written by a task.
 pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
     let AdminParts { registry, reloader, token_sha256, failures, ready, metrics } = parts;
-    let guard = auth::Guard::new(token_sha256, failures);
+    let refusals = refused::Refusals::start(registry.clone());
+    metrics.counter_fn(
+        "keygate_audit_dropped_total",
+        "Refused attempts that are not in the audit log because the store did not take them.",
+        refusals.dropped(),
+    );
+    let guard = auth::Guard::new(token_sha256, failures, registry.clone(), refusals);
+    let waiting = Arc::new(audit::Waiting::new(Arc::clone(&ready)));
     let counts = metrics.admin();
     let probe = health::Probe::new(ready, registry.clone());
     let health = health::Health { metrics, probe: Arc::new(probe) };
     let document = Document::new(openapi::api::<S>());
     let open = health::routes().with_state(health).merge(openapi::routes().with_state(document));
-    let managed = managed().with_state(registry).merge(reload::routes().with_state(reloader));
+    let managed = managed().layer(Extension(waiting)).with_state(registry);
+    let managed = managed.merge(reload::routes().with_state(reloader));
     // The layers see every request, those that match no route included.
     Router::from(open.merge(managed))
         .fallback(async || Problem::new(ProblemCode::NotFound, "Check the path."))
@@ -85,7 +97,7 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
             Problem::new(ProblemCode::MethodNotAllowed, "Use one of the methods in `Allow`.")
         })
         .layer(DefaultBodyLimit::max(BODY_LENGTH_MAX))
-        .layer(middleware::from_fn_with_state(guard, auth::guard))
+        .layer(middleware::from_fn_with_state(guard, auth::guard::<S>))
         .layer(middleware::from_fn_with_state(counts, problem::finish))
 }
 
@@ -102,6 +114,7 @@ fn managed<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
         .merge(verify::routes())
         .merge(explain::routes())
         .merge(audit::routes())
+        .merge(tokens::routes())
         .merge(fleet::routes())
         .merge(peppers::routes())
 }

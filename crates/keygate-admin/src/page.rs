@@ -54,6 +54,15 @@ pub(crate) fn check_limit(name: &str, limit: usize) -> Result<(), Problem> {
     Err(Problem::new(ProblemCode::BadRequest, format!("`{name}` is from 1 to {LIMIT_MAX}.")))
 }
 
+/// How many items a page is to hold.
+///
+/// # Errors
+/// As [`check_limit`].
+pub(crate) fn read_limit(limit: Option<usize>) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(LIMIT_DEFAULT);
+    check_limit("limit", limit).map(|()| limit)
+}
+
 impl<T: Copy> Paging<T> {
     /// What to ask the store for: one item more than is shown, to know whether there are more.
     pub(crate) fn page(&self) -> Page<T> {
@@ -83,8 +92,7 @@ impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Paging<T> {
             Query::from_request_parts(parts, state).await.map_err(|error| {
                 wrong(format!("The query takes `limit` and `cursor`: {}.", error.body_text()))
             })?;
-        let limit = limit.unwrap_or(LIMIT_DEFAULT);
-        check_limit("limit", limit)?;
+        let limit = read_limit(limit)?;
         let after = cursor
             .map(|cursor| cursor.parse())
             .transpose()

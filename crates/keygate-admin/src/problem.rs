@@ -175,7 +175,7 @@ pub(crate) async fn finish(
 }
 
 /// A method is any word that the caller likes.
-fn method_name(method: &Method) -> &'static str {
+pub(crate) fn method_name(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",
@@ -301,6 +301,9 @@ impl From<RegistryError> for Problem {
                 );
                 Self::field("limits", why)
             }
+            RegistryError::UnknownAccount(id) => {
+                Self::field("accounts", format!("{id} does not exist"))
+            }
             RegistryError::ExpiryInPast => {
                 Self::field("expires_at", "write a time to come; to end a key now, revoke it")
             }
@@ -368,6 +371,11 @@ fn not_durable(made: Made, replicas: u64, wanted: u32) -> Problem {
         Made::Key => problem(
             "The key",
             "Nobody was shown it, so it was revoked. Send the call again for another key, with another \
+             `Idempotency-Key` if it had one.",
+        ),
+        Made::Token => problem(
+            "The admin token",
+            "Nobody was shown it, so it was revoked. Send the call again for another one, with another \
              `Idempotency-Key` if it had one.",
         ),
     }

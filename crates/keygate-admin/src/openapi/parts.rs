@@ -71,7 +71,9 @@ words! {
     KeyKind: "sk", "pk", "rk";
     Environment: "live", "test";
     Role: "viewer", "issuer", "admin";
+    TokenStatus: "active", "revoked", "expired";
     StoreKind: "embedded", "redis";
+    FindingKind: "missing", "out_of_order", "altered", "not_its_text", "unsealed", "not_as_kept";
     LinkState: "live", "polling", "down";
     PepperUse: "current", "previous", "missing";
     StepName: "request", "route", "failed_auth", "credential", "lookup", "status", "expiry", "environment",

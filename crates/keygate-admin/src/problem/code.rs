@@ -50,6 +50,7 @@ problem_codes! {
     TooManyFailures: "too_many_failures", TOO_MANY_REQUESTS, "Too many wrong admin tokens";
     Internal: "internal", INTERNAL_SERVER_ERROR, "The gateway failed";
     StoreUnavailable: "store_unavailable", SERVICE_UNAVAILABLE, "The store is unavailable";
+    TooManyWaiters: "too_many_waiters", SERVICE_UNAVAILABLE, "Too many calls wait for an entry";
     NotDurable: "not_durable", SERVICE_UNAVAILABLE, "The change was made but may be lost yet";
     NotReady: "not_ready", SERVICE_UNAVAILABLE, "The gateway cannot decide about requests";
 }

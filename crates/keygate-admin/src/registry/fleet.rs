@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use keygate_core::Pepper;
 use keygate_store::fleet::{Fleet, LinkState, Member};
-use keygate_store::keys::{ChangeNumber, KeyStore};
+use keygate_store::keys::KeyStore;
 
-use super::{Registry, RegistryError};
+use super::{Actor, Registry, RegistryError};
 
 /// A gateway that has not reported for so long is not there, whatever it said last: each reports
 /// several times in this span.
@@ -44,8 +44,9 @@ impl<S: KeyStore> Registry<S> {
     /// one.
     ///
     /// # Errors
-    /// [`RegistryError::Store`].
-    pub async fn fleet(&self) -> Result<FleetView, RegistryError> {
+    /// [`RegistryError::Forbidden`] and [`RegistryError::Store`].
+    pub async fn fleet(&self, by: &Actor) -> Result<FleetView, RegistryError> {
+        by.require_viewer()?;
         let this = self.parts.gateway.id.clone();
         let (store, fleet) = match self.store().fleet().await? {
             Some(fleet) => (StoreKind::Redis, without_the_silent(fleet)),
@@ -55,8 +56,7 @@ impl<S: KeyStore> Registry<S> {
     }
 
     async fn alone(&self) -> Result<Fleet, RegistryError> {
-        let newest =
-            self.audit_tail(1).await?.first().map_or(ChangeNumber(0), |logged| logged.number);
+        let newest = self.newest().await?;
         let (now, gateway) = (self.now(), self.parts.gateway.clone());
         let peppers = Some(self.peppers().iter().map(Pepper::id).collect());
         let link = LinkState::Live;

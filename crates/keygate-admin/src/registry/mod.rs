@@ -4,6 +4,7 @@
 
 mod accounts;
 mod apps;
+mod audit;
 mod call;
 mod census;
 mod expected;
@@ -21,6 +22,7 @@ mod retire;
 mod roles;
 mod rotate;
 mod search;
+pub(crate) mod tokens;
 mod verify;
 mod walk;
 
@@ -34,13 +36,14 @@ use keygate_core::{AccountId, AppId, KeyId, Peppers, Scope, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::fleet::Gateway;
-use keygate_store::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
+use keygate_store::keys::{KeyStore, StoreError, Write};
 use keygate_store::limits::Limiter;
-use keygate_store::records::{AuditEntry, Logged, Role};
+use keygate_store::records::{AuditEntry, Role};
 use keygate_telemetry::KeyMetrics;
 
 pub use accounts::{AccountChange, NewAccount};
 pub use apps::{AppChange, NewApp};
+pub use audit::{ActionFilter, AuditFilter, AuditPart, Verified};
 pub use call::Call;
 pub use census::Census;
 pub use expected::Expected;
@@ -48,8 +51,8 @@ pub use explain::{About, Explanation, Inquiry, Step, StepResult};
 pub use fleet::{FleetView, StoreKind};
 pub use idempotency::{Asked, Created};
 pub use import::{
-    Import, ImportAccount, ImportApp, ImportEnd, ImportKey, ImportMode, ImportOutcome, Landed, Landing,
-    Whose,
+    Import, ImportAccount, ImportApp, ImportEnd, ImportKey, ImportMode, ImportOutcome, Landed,
+    Landing, Whose,
 };
 pub use key_change::{KeyChange, KeySwitch};
 pub use keys::{CreatedKey, KeyUsage, NewKey};
@@ -59,6 +62,7 @@ pub use reload::{Fault, Force, ReloadError, Reloaded, Reloader, Source, Unusable
 pub use retire::Retire;
 pub use rotate::{OVERLAP_DEFAULT, OVERLAP_MAX};
 pub use search::{Found, FoundKey, KeyFilter, KeyState, Search};
+pub use tokens::{CreatedToken, NewToken};
 pub use verify::{Question, Verdict};
 pub use walk::{Place, Within};
 
@@ -108,47 +112,6 @@ impl<S: KeyStore> Registry<S> {
     #[must_use]
     pub fn now(&self) -> UnixMillis {
         (self.parts.clock)()
-    }
-
-    /// Audit entries, oldest first.
-    ///
-    /// # Errors
-    /// [`RegistryError::Store`].
-    pub async fn audit(&self, page: Page<ChangeNumber>) -> Result<Vec<Logged>, RegistryError> {
-        Ok(self.store().audit(page).await?)
-    }
-
-    /// The newest audit entries, at most `count`, newest first.
-    ///
-    /// The store lists upwards only, so the log's end is searched for: each step asks whether there
-    /// is anything after a number, and doubles or halves, so that even a long log takes few.
-    ///
-    /// # Errors
-    /// [`RegistryError::Store`].
-    pub async fn audit_tail(&self, count: usize) -> Result<Vec<Logged>, RegistryError> {
-        let mut step: u64 = 1;
-        while self.has_entry_after(step).await? && step < u64::MAX / 2 {
-            step *= 2;
-        }
-        // Nothing comes after `end`; something does after whatever is below `low`.
-        let (mut low, mut end) = (0, step);
-        while low < end {
-            let middle = low + (end - low) / 2;
-            match self.has_entry_after(middle).await? {
-                true => low = middle + 1,
-                false => end = middle,
-            }
-        }
-        let before = end.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
-        let page = Page { after: Some(ChangeNumber(before)), limit: count };
-        let mut entries = self.audit(page).await?;
-        entries.reverse();
-        Ok(entries)
-    }
-
-    async fn has_entry_after(&self, number: u64) -> Result<bool, RegistryError> {
-        let page = Page { after: Some(ChangeNumber(number)), limit: 1 };
-        Ok(!self.audit(page).await?.is_empty())
     }
 
     /// Asks the store for something cheap, to see whether it answers at all.
@@ -263,6 +226,9 @@ pub enum RegistryError {
     /// A key in this tier cannot have limits of its own.
     #[error("the tier shares its limits")]
     SharedTier { tier: String },
+    /// An issuer would be for this account.
+    #[error("{0} does not exist")]
+    UnknownAccount(AccountId),
     #[error("the end lies in the past")]
     ExpiryInPast,
     #[error("the key would get older than it may")]
@@ -296,6 +262,8 @@ pub enum Made {
     App(AppId),
     /// A key that nobody was shown. It was revoked again, as far as that was possible.
     Key,
+    /// The same of an admin token.
+    Token,
 }
 
 /// Scopes as one text.
@@ -342,6 +310,7 @@ impl RegistryError {
             | Self::InvalidLimits(_)
             | Self::NoLimits
             | Self::SharedTier { .. }
+            | Self::UnknownAccount(_)
             | Self::ExpiryInPast
             | Self::BeyondMaxAge { .. }
             | Self::OriginsNeedPublishableKey

@@ -338,9 +338,9 @@ impl Api {
         tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap()
     }
 
-    /// The actions in the audit log, oldest first.
+    /// The changes in the audit log, oldest first.
     async fn actions(&self) -> Vec<String> {
-        let audit = self.get("/v1/audit?limit=200").await.json();
+        let audit = self.get("/v1/audit?limit=200&refused=false").await.json();
         let entries = audit["items"].as_array().unwrap().iter();
         entries.map(|entry| entry["action"].as_str().unwrap().to_owned()).collect()
     }
