@@ -99,7 +99,7 @@ impl<S: KeyStore> Registry<S> {
     ) -> Result<CreatedKey, RegistryError> {
         let now = self.now();
         let expires_at = self.check_new(app, &new, now)?;
-        let minted = self.mint(new.kind, app.environment, entropy);
+        let minted = self.mint(new.kind, app.environment, entropy).await?;
         let record = Key {
             id: KeyId::new(now, random()?),
             digest: minted.digest,
@@ -159,15 +159,16 @@ impl<S: KeyStore> Registry<S> {
         self.policy(app, new.tier.as_deref()).end_of_new(new.expires_at, now)
     }
 
-    pub(super) fn mint(
+    pub(super) async fn mint(
         &self,
         kind: KeyKind,
         environment: Environment,
         entropy: &[u8; ENTROPY_LENGTH],
-    ) -> MintedKey {
+    ) -> Result<MintedKey, RegistryError> {
         let (config, peppers) = (self.config(), self.peppers());
         let brand = config.keys.credentials.brand.as_ref();
-        MintedKey::mint(kind, environment, brand, peppers.current(), entropy)
+        let pepper = self.mint_with(&peppers).await?;
+        Ok(MintedKey::mint(kind, environment, brand, pepper, entropy))
     }
 
     /// Revokes a key that was made and that nobody will be shown, so that it neither lives on nor

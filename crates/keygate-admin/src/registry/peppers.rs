@@ -88,7 +88,6 @@ impl<S: KeyStore> Registry<S> {
     ///
     /// # Errors
     /// [`RegistryError::Store`].
-    #[expect(dead_code, reason = "until keys are made with it")]
     pub(super) async fn mint_with<'p>(
         &self,
         peppers: &'p Peppers,

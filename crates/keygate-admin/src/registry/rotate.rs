@@ -59,7 +59,7 @@ impl<S: KeyStore> Registry<S> {
         let lifetime = before.expires_at.map(|end| since(before.created_at, end));
         let end = self.policy(&app, before.tier.as_deref()).end_of_successor(lifetime, now);
         let entropy = Zeroizing::new(random::<ENTROPY_LENGTH>()?);
-        let minted = self.mint(before.kind, before.environment, &entropy);
+        let minted = self.mint(before.kind, before.environment, &entropy).await?;
         let new = Key {
             id: KeyId::new(now, random()?),
             digest: minted.digest,

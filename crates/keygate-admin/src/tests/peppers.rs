@@ -80,8 +80,18 @@ async fn a_pepper_that_is_lacking_is_shown_if_live_keys_depend_on_it() {
 #[tokio::test]
 async fn keys_are_made_under_the_first_pepper_that_every_gateway_has() {
     let api = Api::start().await;
+    let app = api.app().await;
     let made_under = async |pepper: u8| {
         assert_eq!(api.minting().await, name(pepper));
+        let counts = async || {
+            let shown = api.get("/v1/peppers").await.json();
+            let all = shown["peppers"].as_array().unwrap().clone();
+            let of = all.iter().find(|one| one["id"] == name(pepper)).cloned();
+            of.map_or(0, |one| one["live_keys"].as_u64().unwrap())
+        };
+        let before = counts().await;
+        api.key(&app, json!({})).await;
+        assert_eq!(counts().await, before + 1);
     };
     api.has(&[2, 1]);
     // A store of its own: there is nobody else.
