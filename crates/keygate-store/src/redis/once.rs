@@ -27,7 +27,7 @@ enum Kept {
     Nothing,
     /// What is no longer remembered.
     Over(Vec<u8>),
-    Still(Remembered),
+    Still(Box<Remembered>),
 }
 
 pub(super) async fn commit_once(
@@ -53,7 +53,7 @@ pub(super) async fn commit_once(
         };
         // Another try with this name may have been faster, and have made what is in the way now.
         kept = match (look(primary, &name, once.now).await?, refusal) {
-            (Kept::Still(remembered), _) => return before(primary, remembered).await,
+            (Kept::Still(remembered), _) => return before(primary, *remembered).await,
             (Kept::Nothing | Kept::Over(_), Some(refusal)) => return Err(refusal),
             (Kept::Over(value), None) => Some(value),
             (Kept::Nothing, None) => None,
@@ -73,7 +73,7 @@ pub(super) async fn remembered(
         return Ok(None);
     };
     primary.settle().await?;
-    Ok(Some(remembered))
+    Ok(Some(*remembered))
 }
 
 /// Begins a transaction: takes the name, unless it is taken by anything but what is over.
@@ -100,7 +100,11 @@ async fn look(primary: &Primary, name: &[u8], now: UnixMillis) -> Result<Kept, S
     let value = primary.read(async |to| command.query_async(to).await).await?;
     let Some(value) = reply::into_bytes(value)? else { return Ok(Kept::Nothing) };
     let DoneOnce { request, until, made } = DoneOnce::decode(&value).map_err(reply::unreadable)?;
-    Ok(if until > now { Kept::Still(Remembered { request, made }) } else { Kept::Over(value) })
+    Ok(if until > now {
+        Kept::Still(Box::new(Remembered { request, made }))
+    } else {
+        Kept::Over(value)
+    })
 }
 
 /// The try that carried it out may have ended before replicas had it.

@@ -12,7 +12,7 @@ use super::reply;
 use super::script::Call;
 use crate::keys::StoreError;
 
-/// So many keys a command at most: look-ups wait for as long as one takes, below a millisecond.
+/// So many keys a command at most: look-ups wait for as long as one takes, about a millisecond.
 const PART: usize = 1_000;
 
 static USED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("used.lua")));
