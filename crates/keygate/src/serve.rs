@@ -159,6 +159,7 @@ pub(crate) async fn start(
         clock: clock::now,
         gateway: this,
     });
+    drop(tokio::spawn(registry.clone().count_keys_for_ever(metrics.clone())));
     let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
     let reloader = Reloader::new(registry.clone(), Arc::new(files), metrics.reload());
     let parts = AdminParts {
