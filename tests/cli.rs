@@ -71,7 +71,7 @@ fn an_account_an_app_and_a_key_are_three_commands_away() {
     let shown = keygate(&gateway, &format!("keys show {id}")).success();
     assert!(shown.contains(&key[..12]), "the hint is shown: {shown}");
 
-    keygate(&gateway, &format!("keys revoke {id} --reason leaked")).success();
+    keygate(&gateway, &format!("keys revoke {id} --reason leaked --yes")).success();
     assert_refused(&gateway.send(&get("/v1/orders").bearer(&key)), 401, "api_key_invalid");
     let shown = keygate(&gateway, &format!("keys show {id}")).success();
     assert!(shown.contains("revoked") && shown.contains("leaked"), "{shown}");
@@ -102,9 +102,9 @@ fn suspending_and_disabling_take_effect_at_once_and_can_be_undone() {
     let status = || gateway.send(&get("/v1/orders").bearer(&key)).status;
     assert_eq!(status(), 200);
     for (off, on) in [
-        (format!("accounts suspend {account}"), format!("accounts activate {account}")),
-        (format!("apps disable {app}"), format!("apps enable {app}")),
-        (format!("keys disable {id}"), format!("keys enable {id}")),
+        (format!("accounts suspend {account} --yes"), format!("accounts activate {account}")),
+        (format!("apps disable {app} --yes"), format!("apps enable {app}")),
+        (format!("keys disable {id} --yes"), format!("keys enable {id}")),
     ] {
         keygate(&gateway, &off).success();
         assert_eq!(status(), 401, "{off}");

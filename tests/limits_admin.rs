@@ -197,7 +197,7 @@ fn limits_are_set_shown_and_reset_from_the_command_line() {
     for line in [["used.concurrency", "0/7"], ["used.rate", "2/3"], ["used.month", "2/100"]] {
         assert!(lines.iter().any(|shown| *shown == line), "{line:?}: {}", show(""));
     }
-    let reset = format!("keys reset-limits {} --reason alarm", key.id);
+    let reset = format!("keys reset-limits {} --reason alarm --yes", key.id);
     assert!(keygate(&gateway, &reset).success().contains("0/3"));
     pass(&gateway, &key, 3);
     assert!(keygate(&gateway, "audit -n 1").success().contains("key.limits.reset"));

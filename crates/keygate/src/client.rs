@@ -34,7 +34,7 @@ pub(crate) struct Client {
 }
 
 /// One call. The path holds ids that were parsed, so it needs no escaping.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) path: String,
@@ -115,13 +115,20 @@ impl Client {
         let request = request.body(body).map_err(|_| self.unusable())?;
         let mut answer = self.agent.run(request).map_err(|error| self.unanswered(error))?;
         let status = answer.status().as_u16();
+        let etag = answer.headers().get("etag").and_then(|etag| etag.to_str().ok());
+        let etag = etag.map(str::to_owned);
         let text = answer
             .body_mut()
             .with_config()
             .limit(ANSWER_BYTES_MAX)
             .read_to_vec()
             .map_err(|error| self.unanswered(error))?;
-        read_answer(status, &text)
+        let mut answer = read_answer(status, &text)?;
+        // For `--if-match`: nobody who uses the command line sees headers.
+        if let (Some(etag), Some(members)) = (etag, answer.as_object_mut()) {
+            members.insert("etag".into(), etag.into());
+        }
+        Ok(answer)
     }
 
     fn unusable(&self) -> Failure {
@@ -232,7 +239,8 @@ fn what_helps(problem: &Value) -> Vec<String> {
     for one in problems.into_iter().flatten() {
         let text = |name| one.get(name).and_then(Value::as_str);
         let said = one.as_str().or_else(|| text("message")).or_else(|| text("detail"));
-        lines.extend(said.map(str::to_owned));
+        let at = one.get("line").and_then(Value::as_u64).map(|line| format!("line {line}: "));
+        lines.extend(said.map(|said| format!("{}{said}", at.unwrap_or_default())));
     }
     lines
 }

@@ -122,7 +122,7 @@ fn script(path: &Path, config: &Config, plan: &Plan<'_>, cast: &Cast, store: &Pa
     }
     text.push_str(&format!(
         "# Revoke the first key; from then on its call is a 401\n{}\n\n",
-        command(path, &format!("keys revoke {}", cast.may.id))
+        command(path, &format!("keys revoke {} --yes", cast.may.id))
     ));
     text.push_str(
         "# For keys of your own: stop the demo, start `keygate run`, and then\n\

@@ -46,9 +46,12 @@ fn main() -> ExitCode {
         Mode::Apps(apps) => manage::apps(&apps),
         Mode::Keys(keys) => manage::keys(&keys),
         Mode::Verify(verify) => manage::verify(&verify),
+        Mode::Explain(explain) => manage::explain(&explain),
+        Mode::Tokens(tokens) => manage::tokens(&tokens),
         Mode::Audit(audit) => manage::audit(&audit),
         Mode::Fleet(fleet) => manage::fleet(&fleet),
         Mode::Store(store) => backup::run(&store),
+        Mode::Completions { shell } => cli::completions(shell),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

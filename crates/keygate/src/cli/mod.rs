@@ -3,20 +3,30 @@
 mod accounts;
 mod ask;
 mod audit;
+mod common;
 mod import;
 mod keys;
 mod store;
+mod tokens;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
-pub(crate) use accounts::{Accounts, AccountsCommand, Apps, AppsCommand};
-pub(crate) use ask::Verify;
-pub(crate) use audit::Audit;
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) use accounts::{
+    Accounts, AccountsCommand, Apps, AppsCommand, CreateAccount, CreateApp, UpdateAccount,
+    UpdateApp,
+};
+pub(crate) use ask::{Explain, KeyFromInput, Verify};
+pub(crate) use audit::{Audit, AuditCommand, ListAudit};
+pub(crate) use common::{About, AdminOptions, IfMatch, NewRecord, PageOptions, Sure};
 pub(crate) use import::ImportKeys;
-pub(crate) use keys::{CreateKey, Keys, KeysCommand, LimitOptions, UpdateKey};
+pub(crate) use keys::{CreateKey, Keys, KeysCommand, LimitOptions, ListKeys, RotateKey, UpdateKey};
 pub(crate) use store::{Store, StoreCommand};
+pub(crate) use tokens::{CreateToken, Tokens, TokensCommand};
 
 /// An edge proxy that enforces API keys in front of your HTTP APIs.
 #[derive(Debug, Parser)]
@@ -28,7 +38,7 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, \
     3 not found, 4 refused, 5 the admin API or the store cannot be reached, \
-    6 imported but for records that differ";
+    6 imported but for records that differ or failed";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mode {
@@ -49,12 +59,21 @@ pub(crate) enum Mode {
     Keys(Keys),
     /// Ask whether a key may make a call; the key is read from standard input
     Verify(Verify),
+    /// Explain what would become of a call, step by step; nothing is charged for it
+    Explain(Explain),
+    /// Manage the tokens of the admin API
+    Tokens(Tokens),
     /// List what was changed, when and by whom
     Audit(Audit),
     /// List the gateways that share the store; fails (1) unless each follows its changes live
     Fleet(Fleet),
     /// Write all accounts, apps and keys to a file, or read them from one; no gateway is asked
     Store(Store),
+    /// Print what a shell needs to complete these commands
+    Completions {
+        /// Such as bash: source <(keygate completions bash)
+        shell: clap_complete::Shell,
+    },
 }
 
 pub(crate) const DEFAULT_CONFIG: &str = "gateway.toml";
@@ -66,53 +85,21 @@ pub(crate) struct RunOptions {
     pub(crate) config: PathBuf,
 }
 
-/// Where the admin API is, and how its answers are shown.
-///
-/// The token has no option here: a command line is in every process list.
-#[derive(Debug, Args)]
-pub(crate) struct AdminOptions {
-    /// The admin API [default: `admin.listen` of the configuration]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "KEYGATE_ADMIN_URL",
-        hide_env_values = true
-    )]
-    pub(crate) url: Option<String>,
-    /// The configuration that names the admin API and its token file, unless KEYGATE_ADMIN_URL
-    /// and KEYGATE_ADMIN_TOKEN do [default: gateway.toml, if it is there]
-    #[arg(short, long, global = true, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Print the API's JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Print ids only (for a new key: the key only)
-    #[arg(short, long, global = true, conflicts_with = "json")]
-    pub(crate) quiet: bool,
-}
-
-/// Which part of a list.
-#[derive(Debug, Args)]
-pub(crate) struct PageOptions {
-    /// The most that are shown [default: the API's]
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) limit: Option<u32>,
-    /// Go on after this place, which the part before ended with
-    #[arg(long, value_name = "PLACE")]
-    pub(crate) cursor: Option<String>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Fleet {
     #[command(flatten)]
     pub(crate) admin: AdminOptions,
 }
 
+/// Prints what a shell needs to complete the commands.
+pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "keygate", &mut script);
+    output::print(&String::from_utf8_lossy(&script))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

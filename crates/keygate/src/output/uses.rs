@@ -26,7 +26,7 @@ fn row(one: &Value, reader: Reader) -> [String; 2] {
     let (used, limit) = (number("used"), number("limit"));
     let text = match reader {
         Reader::Program => format!("{used}/{limit}"),
-        Reader::Person => {
+        Reader::Person | Reader::PersonInColour => {
             let ends = one.get("resets_in_s").and_then(Value::as_f64);
             let ends =
                 ends.filter(|_| used > 0).map(|seconds| format!(", all back in {}", span(seconds)));

@@ -1,0 +1,185 @@
+//! `keygate keys rotate`: makes the new key, and waits until the old one has gone quiet.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use keygate_core::KeyId;
+use serde_json::Value;
+
+use super::body::Body;
+use super::keys::show_new;
+use crate::cli::{AdminOptions, RotateKey};
+use crate::client::{Call, Client};
+use crate::failure::{Exit, Failure};
+use crate::output::Style;
+
+/// How long a use may take to be seen: it is noted in the gateway first, and told to the store later.
+const SEEN_AFTER: Duration = Duration::from_secs(10);
+const LOOK_EVERY_MIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(15);
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+pub(super) fn rotate(admin: &AdminOptions, options: &RotateKey) -> Result<(), Failure> {
+    let client = Client::new(admin)?;
+    let answer = client.send(&rotate_call(options))?;
+    show_new(&answer, Style::of(admin))?;
+    match options.wait_idle {
+        Some(idle) => wait(&client, options.id, idle, options.timeout),
+        None => Ok(()),
+    }
+}
+
+fn rotate_call(options: &RotateKey) -> Call {
+    let body = Body::default().text("overlap", options.overlap.as_deref());
+    Call::post(format!("/v1/keys/{}/rotate", options.id), body.done())
+        .with_header("if-match", options.expected.if_match.as_deref())
+        .with_header("idempotency-key", options.new.idempotency_key.as_deref())
+}
+
+fn wait(
+    client: &Client,
+    old: KeyId,
+    idle: Duration,
+    timeout: Option<Duration>,
+) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut told = None;
+    eprintln!("Waiting until {old} has not been used for {}.", humantime::format_duration(idle));
+    loop {
+        let look = Look::new(
+            &client.send(&Call::get(format!("/v1/keys/{old}/usage")))?,
+            &client.send(&Call::get(format!("/v1/keys/{old}")))?,
+        );
+        let waited = begun.elapsed();
+        match look.verdict(idle, waited, timeout) {
+            Verdict::Done(word) => {
+                eprintln!("{word}");
+                return Ok(());
+            }
+            Verdict::InUse(why) => return Err(Failure::new(Exit::Failed, why)),
+            Verdict::Wait(pause) => {
+                if told.is_none_or(|told| waited >= told + TOLD_EVERY) {
+                    eprintln!("{}", look.words());
+                    told = Some(waited);
+                }
+                std::thread::sleep(pause);
+            }
+        }
+    }
+}
+
+/// What is seen of the old key at one moment.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    /// Nothing if it was never used.
+    last_used: Option<Duration>,
+    status: String,
+    /// To the end of the overlap.
+    left: Option<Duration>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Done(String),
+    InUse(String),
+    Wait(Duration),
+}
+
+impl Look {
+    fn new(usage: &Value, key: &Value) -> Self {
+        let time = |of: &Value, name: &str| of.get(name)?.as_str()?.parse::<Timestamp>().ok();
+        let between = |from: Timestamp, to: Timestamp| {
+            Duration::try_from(to.duration_since(from)).unwrap_or_default()
+        };
+        let idle = usage.get("idle_s").and_then(Value::as_u64);
+        let (as_of, end) = (time(usage, "as_of"), time(key, "expires_at"));
+        Self {
+            last_used: idle.map(Duration::from_secs),
+            status: key.get("status").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            left: as_of.zip(end).map(|(now, end)| between(now, end)),
+        }
+    }
+
+    /// `waited` since the rotation: a use before that may not be seen yet.
+    fn verdict(&self, idle: Duration, waited: Duration, timeout: Option<Duration>) -> Verdict {
+        let is_quiet = self.last_used.is_none_or(|since| since >= idle);
+        let words = self.words();
+        if self.status != "active" {
+            let over = format!("The old key is {}", self.status);
+            return match is_quiet || self.status == "revoked" {
+                true => Verdict::Done(format!("{over}. {words}")),
+                false => Verdict::InUse(format!("{over}, and was still in use. {words}")),
+            };
+        }
+        if is_quiet && waited >= SEEN_AFTER {
+            return Verdict::Done(format!("{words} It can be revoked."));
+        }
+        if timeout.is_some_and(|timeout| waited >= timeout) {
+            return Verdict::InUse(format!("the old key is still in use. {words}"));
+        }
+        let to_go = match is_quiet {
+            true => SEEN_AFTER.saturating_sub(waited),
+            false => idle.saturating_sub(self.last_used.unwrap_or_default()),
+        };
+        let to_go = timeout.map_or(to_go, |timeout| to_go.min(timeout.saturating_sub(waited)));
+        let to_go = self.left.map_or(to_go, |left| to_go.min(left));
+        Verdict::Wait(to_go.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX))
+    }
+
+    fn words(&self) -> String {
+        let used = match self.last_used {
+            None => "It was never used".to_owned(),
+            Some(since) => format!("It was last used {} ago", humantime::format_duration(since)),
+        };
+        let left = self.left.filter(|left| !left.is_zero()).map(|left| {
+            let left = Duration::from_secs(left.as_secs());
+            format!("; its overlap ends in {}", humantime::format_duration(left))
+        });
+        format!("{used}{}.", left.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn look(idle_s: Option<u64>, status: &str) -> Look {
+        Look::new(
+            &json!({ "idle_s": idle_s, "as_of": "2030-01-01T00:00:00Z" }),
+            &json!({ "status": status, "expires_at": "2030-01-01T01:00:00Z" }),
+        )
+    }
+
+    fn verdict(idle_s: Option<u64>, status: &str, waited_s: u64) -> Verdict {
+        let waited = Duration::from_secs(waited_s);
+        look(idle_s, status).verdict(10 * MINUTE, waited, Some(5 * MINUTE))
+    }
+
+    #[test]
+    fn the_wait_ends_when_the_old_key_has_gone_quiet() {
+        assert_eq!(verdict(Some(3), "active", 20), Verdict::Wait(LOOK_EVERY_MAX));
+        assert_eq!(verdict(Some(598), "active", 20), Verdict::Wait(Duration::from_secs(2)));
+        let Verdict::Done(word) = verdict(Some(600), "active", 20) else { panic!() };
+        assert_eq!(word, "It was last used 10m ago; its overlap ends in 1h. It can be revoked.");
+        assert!(matches!(verdict(None, "active", 20), Verdict::Done(_)));
+    }
+
+    #[test]
+    fn a_use_just_before_the_rotation_has_time_to_be_seen() {
+        assert_eq!(verdict(None, "active", 0), Verdict::Wait(SEEN_AFTER));
+        assert_eq!(verdict(Some(600), "active", 9), Verdict::Wait(LOOK_EVERY_MIN));
+    }
+
+    #[test]
+    fn the_wait_fails_if_the_old_key_is_in_use_to_the_end() {
+        let Verdict::InUse(why) = verdict(Some(3), "expired", 20) else { panic!() };
+        assert!(why.contains("expired") && why.contains("3s ago"), "{why}");
+        assert!(matches!(verdict(Some(3), "active", 300), Verdict::InUse(_)));
+        assert!(matches!(verdict(Some(600), "expired", 20), Verdict::Done(_)));
+        assert!(matches!(verdict(Some(3), "revoked", 20), Verdict::Done(_)));
+    }
+}
