@@ -36,6 +36,7 @@ mod forwarding;
 mod framing;
 mod hostile;
 mod keyring;
+mod lifecycle;
 mod limits;
 mod limits_admin;
 mod limits_crash;
