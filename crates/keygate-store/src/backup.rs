@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::records::Metadata;
-    use crate::testing::{account, app, digest, key, limits, revoked};
+    use crate::testing::{account, app, digest, key, key_id, limits, revoked};
 
     fn text(line: &Line) -> String {
         String::from_utf8(line.encode().unwrap()).unwrap()
@@ -155,10 +155,22 @@ mod tests {
         let key = key(1, &app);
         check_round_trip(&Line::Start { at: UnixMillis(u64::MAX) });
         check_round_trip(&Line::Record(StoredRecord::Account(account)));
+        let max_age = Some(std::time::Duration::from_secs(90 * 86_400));
+        check_round_trip(&Line::Record(StoredRecord::App(App { max_age, ..app.clone() })));
         check_round_trip(&Line::Record(StoredRecord::App(app)));
         check_round_trip(&Line::Record(StoredRecord::Key(revoked(&key))));
         check_round_trip(&Line::Record(StoredRecord::Key(key.clone())));
-        check_round_trip(&Line::Record(StoredRecord::Key(Key { limits: limits(), ..key })));
+        check_round_trip(&Line::Record(StoredRecord::Key(Key { limits: limits(), ..key.clone() })));
+        // A key of another system that was rotated since.
+        let imported = Key {
+            pepper: None,
+            owner: Some("team".to_owned()),
+            purpose: Some("tests".to_owned()),
+            rotated_from: Some(key_id(2)),
+            rotated_to: Some(key_id(3)),
+            ..key
+        };
+        check_round_trip(&Line::Record(StoredRecord::Key(imported)));
         check_round_trip(&Line::End(Counts { accounts: 1, apps: 2, keys: u64::MAX }));
     }
 

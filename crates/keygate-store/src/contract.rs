@@ -12,8 +12,8 @@ mod uses;
 
 use std::sync::Arc;
 
-use keygate_core::UnixMillis;
 use keygate_core::key::PepperId;
+use keygate_core::{KeyId, UnixMillis};
 
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{

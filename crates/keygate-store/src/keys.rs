@@ -29,7 +29,8 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Carries out a change that makes a record, unless one with this name was carried out already:
     /// then nothing is written, and what that one made is returned. However often and from wherever
-    /// the same is sent at one time, it is done once.
+    /// the same is sent at one time, it is done once. A change that makes no record is
+    /// [`StoreError::NotFound`]. One that is refused is not remembered.
     fn commit_once(
         &self,
         write: Write,
@@ -43,10 +44,7 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         name: [u8; 32],
         now: UnixMillis,
-    ) -> impl Future<Output = Result<Option<Remembered>, StoreError>> + Send {
-        let _ = (name, now);
-        async { Err(not_yet()) }
-    }
+    ) -> impl Future<Output = Result<Option<Remembered>, StoreError>> + Send;
 
     fn account(
         &self,
@@ -153,6 +151,7 @@ pub trait KeyStore: Send + Sync + 'static {
 
 /// A record to be written as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are keys, which are the largest")]
 pub enum StoredRecord {
     Account(Account),
     App(App),
@@ -175,6 +174,7 @@ pub struct ChangeNumber(pub u64);
 
 /// One change to one record.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "an operator's change: few at a time")]
 pub enum Write {
     CreateAccount(Account),
     CreateApp(App),
@@ -224,6 +224,7 @@ pub struct Once {
 
 /// What became of a change that is to be carried out once.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an operator's change: few at a time")]
 pub enum Done {
     Now(ChangeNumber),
     /// It was carried out before.
@@ -241,6 +242,7 @@ pub struct Remembered {
 
 /// A record that a change makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an operator's change: few at a time")]
 pub enum MadeRecord {
     Account(Account),
     App(App),
@@ -325,9 +327,4 @@ pub enum StoreError {
     /// Written by a newer version, or damaged. The record is left as it is.
     #[error("a stored record cannot be read")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// A stub, until the stores do it.
-pub(crate) fn not_yet() -> StoreError {
-    StoreError::Unavailable("not built yet".into())
 }

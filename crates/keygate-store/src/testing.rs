@@ -153,9 +153,10 @@ pub(crate) fn rotate(old: &Key, new: &Key, live_max: u32) -> Write {
     Write::RotateKey { old, new, live_max, now: NOW }
 }
 
-/// A name for a change that is done once. Remembered for 100 ms.
+/// A name for a change that is done once, which is remembered for 100 s.
 pub(crate) fn once(name: u8, request: u8) -> Once {
-    Once { name: [name; 32], request: [request; 32], now: NOW, until: UnixMillis(NOW.0 + 100) }
+    let until = UnixMillis(NOW.0 + 100_000);
+    Once { name: [name; 32], request: [request; 32], now: NOW, until }
 }
 
 pub(crate) fn audit(action: &str) -> AuditEntry {

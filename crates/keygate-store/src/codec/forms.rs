@@ -229,6 +229,7 @@ pub(super) struct DoneOnceForm {
 
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "MadeRecord", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "it is the form of another type, and never made")]
 enum MadeForm {
     Account(#[serde(with = "AccountForm")] Account),
     App(#[serde(with = "AppForm")] App),

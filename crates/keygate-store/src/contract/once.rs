@@ -101,16 +101,22 @@ pub(crate) fn a_name_is_forgotten_after_its_time<S: KeyStore>(make: impl AsyncFn
         let create = |n| Write::CreateAccount(account(n));
         let once = once(1, 1);
         store.commit_once(create(1), audit("create"), once).await.unwrap();
-        let in_time = later(once, 99);
+        let in_time = later(once, 99_999);
         let done = store.commit_once(create(2), audit("create"), in_time).await.unwrap();
         assert_eq!(done, before(1, MadeRecord::Account(account(1))));
         // It is remembered from its first time on, however often it is asked for.
-        let too_late = later(once, 100);
+        let too_late = later(once, 100_000);
         let done = store.commit_once(create(2), audit("create"), too_late).await.unwrap();
         assert_eq!(done, Done::Now(ChangeNumber(2)));
-        let again = later(once, 199);
+        let again = later(once, 199_999);
         let done = store.commit_once(create(3), audit("create"), again).await.unwrap();
-        assert_eq!(done, before(1, MadeRecord::Account(account(2))));
+        let second = Remembered { request: [1; 32], made: MadeRecord::Account(account(2)) };
+        assert_eq!(done, Done::Before(second.clone()));
+        // To ask what was made says the same.
+        let remembered = async |once: Once| store.remembered(once.name, once.now).await.unwrap();
+        assert_eq!(remembered(again).await, Some(second));
+        assert_eq!(remembered(later(once, 200_000)).await, None);
+        assert_eq!(remembered(self::once(2, 1)).await, None);
     });
 }
 
@@ -122,10 +128,10 @@ pub(crate) fn many_names_that_are_over_make_room_for_new_ones<S: KeyStore>(
         let create = |n: u64| Write::CreateAccount(account(n));
         for (n, name) in (0..100).zip(0..) {
             // Ends one after another, so that some names are over and some are not.
-            let once = Once { until: UnixMillis(NOW.0 + n), ..once(name, 1) };
+            let once = Once { until: UnixMillis(NOW.0 + n * 1_000), ..once(name, 1) };
             store.commit_once(create(n), audit("create"), once).await.unwrap();
         }
-        let half = UnixMillis(NOW.0 + 50);
+        let half = UnixMillis(NOW.0 + 50_000);
         for (n, name) in (0..100).zip(0..) {
             let once = Once { now: half, ..once(name, 1) };
             let done = store.commit_once(create(n + 100), audit("create"), once).await.unwrap();

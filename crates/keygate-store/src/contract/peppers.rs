@@ -51,7 +51,7 @@ pub(crate) fn a_pepper_that_no_live_key_needs_can_be_retired<S: KeyStore>(
     });
 }
 
-async fn counts<S: KeyStore>(store: &S, now: u64) -> Vec<(PepperId, u64)> {
+pub(super) async fn counts<S: KeyStore>(store: &S, now: u64) -> Vec<(PepperId, u64)> {
     let counts = store.pepper_counts(UnixMillis(now)).await.unwrap();
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }

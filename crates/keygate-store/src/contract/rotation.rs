@@ -5,10 +5,10 @@ use crate::testing::rotate;
 
 /// The key as a rotation leaves it.
 fn rotated(old: &Key, new: &Key, live_max: u32) -> (Key, Key) {
-    match rotate(old, new, live_max) {
-        Write::RotateKey { old, new, .. } => (Key { version: old.version.next(), ..old }, new),
-        other => unreachable!("{other:?}"),
-    }
+    let Write::RotateKey { old, new, .. } = rotate(old, new, live_max) else {
+        unreachable!("it is a rotation")
+    };
+    (Key { version: old.version.next(), ..old }, new)
 }
 
 pub(crate) fn a_rotation_makes_the_successor_and_keeps_the_old_key_to_the_end_of_the_overlap<

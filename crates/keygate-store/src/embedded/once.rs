@@ -22,13 +22,13 @@ pub(super) fn commit(
     audit: &AuditEntry,
     once: &Once,
 ) -> Result<Done, StoreError> {
-    let made = write.made().ok_or(StoreError::NotFound("a record that the change makes"))?;
     let transaction = begin(db)?;
     let before: Option<DoneOnce> = get(&records(&transaction, ONCE)?, &once.name)?;
     if let Some(before) = before.as_ref().and_then(|before| still(before, once.now)) {
         // The transaction ends here, with nothing to keep.
         return Ok(Done::Before(before));
     }
+    let made = write.made().ok_or(StoreError::NotFound("a record that the change makes"))?;
     if let Some(before) = before {
         forget(&transaction, before.until, &once.name)?;
     }
@@ -91,4 +91,44 @@ fn forget(
     let mut ends = transaction.open_table(ONCE_ENDS).map_err(failed)?;
     ends.remove((until.0, name)).map_err(failed)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::ReadableTableMetadata;
+
+    use super::*;
+    use crate::contract::run;
+    use crate::embedded::EmbeddedStore;
+    use crate::keys::KeyStore;
+    use crate::testing::{NOW, account, audit, once};
+
+    #[test]
+    fn what_was_done_once_is_forgotten_a_few_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(&folder.path().join("keygate.db")).unwrap();
+        let kept = || {
+            let count = |db: &Database| {
+                let moment = db.begin_read().unwrap();
+                let names = moment.open_table(ONCE).unwrap().len().unwrap();
+                assert_eq!(moment.open_table(ONCE_ENDS).unwrap().len().unwrap(), names);
+                Ok(names)
+            };
+            store.slot.with(count).unwrap()
+        };
+        run(async {
+            let create = |n| Write::CreateAccount(account(n));
+            for (n, name) in (0..80).zip(0..) {
+                store.commit_once(create(n), audit("create"), once(name, 1)).await.unwrap();
+            }
+            assert_eq!(kept(), 80);
+            let now = UnixMillis(NOW.0 + 100_000);
+            let later = |name| Once { now, until: UnixMillis(now.0 + 1), ..once(name, 2) };
+            for (name, expected) in [(100, 49), (101, 18), (102, 3), (103, 4)] {
+                let write = create(name.into());
+                store.commit_once(write, audit("create"), later(name)).await.unwrap();
+                assert_eq!(kept(), expected);
+            }
+        });
+    }
 }

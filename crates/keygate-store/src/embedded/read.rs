@@ -57,7 +57,9 @@ pub(super) fn token_by_hash(
     let moment = begin(db)?;
     let hashes = moment.open_table(TOKEN_HASHES).map_err(failed)?;
     let Some(id) = hashes.get(sha256).map_err(failed)? else { return Ok(None) };
-    named(&records(&moment, TOKENS)?, id.value()).map(Some)
+    let token: AdminToken = named(&records(&moment, TOKENS)?, id.value())?;
+    // The index has no checksum of its own.
+    if token.sha256 == *sha256 { Ok(Some(token)) } else { Err(dangling::<AdminToken>()) }
 }
 
 pub(super) fn tokens(db: &Database, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
@@ -129,8 +131,8 @@ pub(super) fn peppers(db: &Database, now: UnixMillis) -> Result<Vec<PepperId>, S
     Ok(live.into_iter().map(PepperId::from_bytes).collect())
 }
 
-/// Walks the part of the index that is about live keys, and no records: with a million keys about a
-/// tenth of a second.
+/// Walks the part of the index that is about live keys, and no records: half a second with a million
+/// keys on a small virtual machine.
 pub(super) fn pepper_counts(
     db: &Database,
     now: UnixMillis,

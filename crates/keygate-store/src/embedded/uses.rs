@@ -8,7 +8,8 @@ use super::write::begin;
 use crate::keys::StoreError;
 
 /// How many uses one transaction notes at most. A change of a record, such as a revocation, may have
-/// to wait for one of them.
+/// to wait for one of them: 30 to 40 ms where 30,000 uses among a million keys took 0.3 s, on a small
+/// virtual machine.
 pub(super) const NOTED_MAX: usize = 4_096;
 
 /// Keeps the later time of each key. Costs one write of the disk, however many keys, and none if no

@@ -57,11 +57,11 @@ impl Tables {
         audit: AuditEntry,
         once: Once,
     ) -> Result<Done, StoreError> {
-        let made = write.made().ok_or(StoreError::NotFound("a record that the change makes"))?;
         self.once.retain(|_, (until, _)| *until > once.now);
         if let Some((_, remembered)) = self.once.get(&once.name) {
             return Ok(Done::Before(remembered.clone()));
         }
+        let made = write.made().ok_or(StoreError::NotFound("a record that the change makes"))?;
         let number = self.commit(write, audit)?;
         let remembered = Remembered { request: once.request, made };
         self.once.insert(once.name, (once.until, remembered));

@@ -27,6 +27,11 @@ fn link(logged: &Logged) -> Link {
     logged.seal.as_ref().unwrap().link
 }
 
+/// Where the entry of this number is in a whole log.
+fn place(number: u64) -> usize {
+    usize::try_from(number).unwrap() - 1
+}
+
 fn at(number: u64) -> ChangeNumber {
     ChangeNumber(number)
 }
@@ -67,7 +72,7 @@ fn a_log_as_it_was_written_has_no_findings() {
 fn an_edited_entry_is_one_finding() {
     for number in 1..=9 {
         let mut log = log(9);
-        edit(&mut log[number as usize - 1]);
+        edit(&mut log[place(number)]);
         check(&log, 9, &[Finding::Altered { number: at(number) }]);
     }
 }
@@ -84,7 +89,7 @@ fn an_edited_entry_with_a_fitting_link_shows_at_the_next() {
 fn a_deleted_entry_is_one_finding_wherever_it_was() {
     for number in [1, 5, 9] {
         let mut log = log(9);
-        log.remove(number as usize - 1);
+        log.remove(place(number));
         check(&log, 9, &[Finding::Missing { from: at(number), to: at(number) }]);
     }
     let mut log = log(9);
@@ -173,7 +178,7 @@ fn a_chain_that_was_made_anew_is_told_by_a_link_that_was_kept() {
     let kept = link(&log(9)[8]);
     let mut made_anew = log(1);
     for number in 2..=12 {
-        let before = link(&made_anew[number as usize - 2]);
+        let before = link(&made_anew[place(number - 1)]);
         made_anew.push(seal(at(number), audit("another"), before));
     }
     check(&made_anew, 12, &[]);
@@ -248,14 +253,14 @@ proptest! {
     #[test]
     fn any_single_change_to_a_sealed_log_is_found(
         length in 1u64..12,
-        place: prop::sample::Index,
+        which: prop::sample::Index,
         tampering in any_tampering(),
     ) {
         let written = log(length);
         let mut tampered = written.clone();
-        tamper(&mut tampered, place.index(length as usize), tampering);
+        tamper(&mut tampered, which.index(written.len()), tampering);
         // Its newest link was kept, as somebody does who wants to know about the newest entry too.
-        let newest = link(&written[length as usize - 1]);
+        let newest = link(&written[place(length)]);
         let verifier = Verifier::from_start().expecting(at(length), newest);
         let found = findings(verifier, &tampered, length);
         prop_assert_eq!(found.is_empty(), tampered == written, "{:?}", found);

@@ -8,7 +8,7 @@ use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use tokio::sync::{Semaphore, watch};
 
 use crate::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 use crate::testing::MemoryStore;
@@ -96,6 +96,14 @@ impl KeyStore for Gated {
         once: Once,
     ) -> Result<Done, StoreError> {
         self.store.commit_once(write, audit, once).await
+    }
+
+    async fn remembered(
+        &self,
+        name: [u8; 32],
+        now: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
+        self.store.remembered(name, now).await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<AdminToken>, StoreError> {

@@ -1,20 +1,23 @@
 //! A file that cannot be used is refused with one clear line and left as it was; one that can be
 //! used holds all that was acknowledged.
 
+mod older;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use keygate_core::UnixMillis;
+use keygate_core::{KeyId, UnixMillis};
 use redb::TableDefinition;
 use tempfile::TempDir;
 
 use super::*;
+use crate::audit::Verifier;
 use crate::contract::run;
 use crate::embedded::EmbeddedStore;
 use crate::embedded::slot::Slot;
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{Account, Key};
-use crate::testing::{account, audit, key, seed};
+use crate::testing::{NOW, account, audit, key, once, rotate, seed, token};
 
 fn place(folder: &TempDir) -> PathBuf {
     folder.path().join("data").join("keygate.db")
@@ -114,6 +117,63 @@ fn a_killed_process_loses_nothing_acknowledged_wherever_it_was() {
         let accounts = run(reopened.accounts(Page { after: None, limit: 100 })).unwrap();
         assert_eq!(accounts, (0..=n).map(account).collect::<Vec<Account>>());
     }
+}
+
+/// Each write of its own, with all that it touches: the killed file holds the whole of it.
+#[test]
+fn a_killed_process_loses_no_part_of_a_change() {
+    let folder = folder();
+    let path = place(&folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    run(async {
+        let (_, app, old) = seed(&store).await;
+        let write = |n: u64| match n {
+            0 => rotate(&old, &key(2, &app), 5),
+            1 => Write::CreateToken(token(1)),
+            2 => Write::Note,
+            _ => Write::CreateAccount(account(n)),
+        };
+        for (n, name) in (0..6).zip(0..) {
+            let once = once(name, 1);
+            match n {
+                2 => drop(store.commit(write(n), audit("note")).await.unwrap()),
+                _ => drop(store.commit_once(write(n), audit("once"), once).await.unwrap()),
+            }
+            store.mark_used(vec![(old.id, UnixMillis(n)), (app_key(n), NOW)]).await.unwrap();
+            // What a kill at this moment would leave.
+            let as_killed = folder.path().join("killed.db");
+            fs::copy(&path, &as_killed).unwrap();
+            let reopened = EmbeddedStore::open(&as_killed).unwrap();
+            check_same(&store, &reopened).await;
+            let ids = vec![old.id, app_key(n)];
+            let used = [Some(UnixMillis(n)), Some(NOW)];
+            assert_eq!(reopened.last_used(ids).await.unwrap(), used);
+            let remembered = reopened.remembered([name; 32], NOW).await.unwrap();
+            assert_eq!(remembered.map(|remembered| remembered.made), write(n).made());
+        }
+    });
+}
+
+fn app_key(n: u64) -> KeyId {
+    crate::testing::key_id(100 + n)
+}
+
+async fn check_same(store: &EmbeddedStore, other: &EmbeddedStore) {
+    let app = crate::testing::app(1, &account(1));
+    fn all<T>() -> Page<T> {
+        Page { after: None, limit: 1_000 }
+    }
+    let keys = store.keys(app.id, all()).await.unwrap();
+    assert_eq!(other.keys(app.id, all()).await.unwrap(), keys);
+    for key in keys {
+        assert_eq!(other.find(key.digest).await.unwrap().unwrap().key, key);
+    }
+    assert_eq!(other.tokens(all()).await.unwrap(), store.tokens(all()).await.unwrap());
+    assert_eq!(other.accounts(all()).await.unwrap(), store.accounts(all()).await.unwrap());
+    let log = other.audit(all()).await.unwrap();
+    assert_eq!(log, store.audit(all()).await.unwrap());
+    let mut verifier = Verifier::from_start();
+    assert!(log.iter().all(|logged| verifier.check(logged).is_empty()));
 }
 
 #[test]
