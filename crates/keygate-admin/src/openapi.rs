@@ -2,13 +2,12 @@
 //! 1. `routes()` says `.routes(routes!(all, create))`: the handlers of one path. No other paths.
 //! 2. `#[utoipa::path(get, path = "/v1/x/{id}", operation_id = "xs.show", tag = "xs", …)]`: success
 //!    answers in `responses`, bodies as `request_body = XCreate`, and of refusals only `Conflict` (409)
-//!    or `Unprocessable` (422 without a body). `finish` knows all others, and says which.
+//!    or `UnprocessableEntity` (422 without a body). `finish` knows all others, and says which.
 //! 3. Requests and answers derive `ToSchema` with `#[schema(as = XCreate)]`; ids, times and words
 //!    are `#[schema(value_type = KeyId)]` of `parts.rs`. An `Option` of an answer is always there.
 //! 4. `KEYGATE_WRITE_OPENAPI=1 cargo test -p keygate-admin openapi` writes `deploy/openapi.json`.
 
 mod finish;
-#[allow(dead_code, reason = "until all handlers are documented")]
 mod parts;
 
 use axum::extract::State;

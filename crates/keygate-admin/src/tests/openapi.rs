@@ -28,7 +28,7 @@ fn each<'a>(name: &'a str, value: &'a Value, visit: &mut impl FnMut(&'a str, &'a
     match value {
         Value::Array(items) => items.iter().for_each(|item| each(name, item, visit)),
         Value::Object(members) => members.iter().for_each(|(name, item)| each(name, item, visit)),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
