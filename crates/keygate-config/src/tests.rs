@@ -9,6 +9,7 @@ use keygate_core::Access;
 mod any_input;
 mod clashes;
 mod confidential;
+mod imported;
 mod limits;
 mod redis;
 

@@ -1,5 +1,7 @@
 //! Where a key is found, and where it is not.
 
+mod imported;
+
 use super::*;
 use crate::key::{Environment, KeyKind, MintedKey, Pepper};
 
