@@ -35,6 +35,7 @@ mod flood;
 mod forwarding;
 mod framing;
 mod hostile;
+mod imported;
 mod keyring;
 mod lifecycle;
 mod limits;
