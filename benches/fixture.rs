@@ -21,7 +21,7 @@ use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::{
-    ChangeNumber, Done, Imported, KeyStore, Once, Page, StoreError, StoredRecord, Write,
+    ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use keygate_store::limits::Limiter;
 use keygate_store::records::{
@@ -223,6 +223,13 @@ impl KeyStore for KeyRing {
         refused()
     }
     async fn commit_once(&self, _: Write, _: AuditEntry, _: Once) -> Result<Done, StoreError> {
+        refused()
+    }
+    async fn remembered(
+        &self,
+        _: [u8; 32],
+        _: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
         refused()
     }
     async fn token(&self, _: TokenId) -> Result<Option<AdminToken>, StoreError> {

@@ -188,15 +188,15 @@ impl Limiter {
         Ok(meter.map_or_else(untouched, tally))
     }
 
-    /// How much of each policy a request could take that came here now: of what nobody has used, and of
-    /// what is lent to this gateway. Charges nothing. While a fleet's store is away, as far as this
-    /// gateway knows.
-    pub async fn room(&self, party: Party, terms: &Terms<'_>) -> Few<Use> {
+    /// How much of each policy a request of this cost could take that came here now: of what nobody has
+    /// used, and of what is lent to this gateway. Charges nothing. While a fleet's store is away, as far
+    /// as this gateway knows.
+    pub async fn room(&self, party: Party, terms: &Terms<'_>, cost: u64) -> Few<Use> {
         let uses = self.uses(party, terms).await;
         let now = self.0.clock.now();
         let meter = self.0.meters.find(party);
         match (uses, meter.as_deref().map(Meter::lock).as_deref()) {
-            (Ok(uses), Some(Counters::Leased(leased))) => leased.with_held(uses, now),
+            (Ok(uses), Some(Counters::Leased(leased))) => leased.room(uses, cost, now),
             (Ok(uses), Some(Counters::Local(_)) | None) => uses,
             (Err(_), Some(Counters::Leased(leased))) => leased.uses(terms, now),
             (Err(_), Some(Counters::Local(_)) | None) => Leased::default().uses(terms, now),

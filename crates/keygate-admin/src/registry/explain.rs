@@ -216,7 +216,7 @@ impl<S: KeyStore> Registry<S> {
         };
         let uses: Vec<Use> = match Terms::of(limits, key.overrides.as_deref()) {
             Some(terms) => {
-                let room = self.parts.limiter.room(terms.party(key), &terms).await;
+                let room = self.parts.limiter.room(terms.party(key), &terms, cost).await;
                 room.iter().collect()
             }
             None => Vec::new(),

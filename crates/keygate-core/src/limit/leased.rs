@@ -8,6 +8,7 @@
 mod ask;
 mod away;
 mod demand;
+mod room;
 
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ struct RatePurse {
     returned: u64,
     /// Used while the store was away.
     debt: u64,
-    empty_until_ns: u64,
+    empty: Empty,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +101,22 @@ struct QuotaPurse {
     granted: u64,
     /// What the store had left.
     remaining: Option<u64>,
-    empty_until_ns: u64,
+    empty: Empty,
+}
+
+/// What the store had too little for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Empty {
+    /// Until when it is not asked for as much again.
+    until_ns: u64,
+    /// So many units, or more.
+    units: u64,
+}
+
+impl Empty {
+    fn is_for(self, units: u64, now_ns: u64) -> bool {
+        now_ns < self.until_ns && units >= self.units
+    }
 }
 
 #[derive(Debug, Default)]
@@ -166,7 +182,7 @@ impl Leased {
             && self.rate.units < cost
         {
             lacks = true;
-            if now_ns < self.rate.empty_until_ns {
+            if self.rate.empty.is_for(cost - self.rate.units, now_ns) {
                 let interval = limit.gcra().interval_ns();
                 let wait = self.rate.wait_ns(cost, interval, now_ns);
                 over = add(over, Policy::Rate, RetryAfter::In(Duration::from_nanos(wait)));
@@ -178,7 +194,8 @@ impl Leased {
                 continue;
             }
             lacks = true;
-            if let Some(purse) = purse.filter(|purse| now_ns < purse.empty_until_ns) {
+            let is_empty = |purse: &&QuotaPurse| purse.empty.is_for(cost - purse.units, now_ns);
+            if let Some(purse) = purse.filter(is_empty) {
                 let wait = Duration::from_nanos(purse.ends_ns.saturating_sub(now_ns));
                 over = add(over, Policy::Quota(quota.unit), RetryAfter::In(wait));
             }
@@ -279,10 +296,10 @@ impl Leased {
 
     /// What was refused may be asked for again at once: an operator has reset the limits.
     pub fn forget_refusals(&mut self) {
-        self.rate.empty_until_ns = 0;
+        self.rate.empty = Empty::default();
         self.slots.empty_until_ns = 0;
         for purse in &mut self.quotas {
-            purse.empty_until_ns = 0;
+            purse.empty = Empty::default();
         }
     }
 
@@ -384,32 +401,6 @@ impl Leased {
     }
 }
 
-impl Leased {
-    /// What the store has left, and what may be used here besides.
-    #[must_use]
-    pub fn with_held(&self, left: Few<Use>, now: Moment) -> Few<Use> {
-        let mut all = Few::default();
-        for left in left.iter() {
-            let remaining = left.remaining.saturating_add(self.held(left.policy, left.limit, now));
-            all.push(Use { remaining: remaining.min(left.limit), ..left });
-        }
-        all
-    }
-
-    fn held(&self, policy: Policy, limit: u64, now: Moment) -> u64 {
-        let is_lent = now.mono_ns < self.lease_ends_ns;
-        let purse = |unit| self.quotas.iter().find(|purse: &&QuotaPurse| purse.unit == unit);
-        match policy {
-            Policy::Concurrency if is_lent => self.slots.spare(limit),
-            Policy::Rate if is_lent => self.rate.units,
-            Policy::Quota(unit) => purse(unit)
-                .filter(|purse| now.mono_ns < purse.ends_ns)
-                .map_or(0, |purse| purse.units),
-            Policy::Concurrency | Policy::Rate => 0,
-        }
-    }
-}
-
 /// A request that costs more than a whole limit.
 fn never(terms: &Terms<'_>, cost: u64) -> Option<Over> {
     let mut over = None;
@@ -453,13 +444,14 @@ impl RatePurse {
             cost.saturating_mul(1_000).saturating_sub(self.level_milli(interval_ns, now_ns));
         let refill = u128::from(lacking) * u128::from(interval_ns) / 1_000;
         let refill = u64::try_from(refill).unwrap_or(u64::MAX);
-        refill.max(self.empty_until_ns.saturating_sub(now_ns))
+        refill.max(self.empty.until_ns.saturating_sub(now_ns))
     }
 }
 
 impl QuotaPurse {
     const fn new(unit: Unit, ends_at: UnixMillis, ends_ns: u64) -> Self {
-        Self { unit, ends_at, ends_ns, units: 0, granted: 0, remaining: None, empty_until_ns: 0 }
+        let empty = Empty { until_ns: 0, units: 0 };
+        Self { unit, ends_at, ends_ns, units: 0, granted: 0, remaining: None, empty }
     }
 
     fn left(&self, limit: u64) -> u64 {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    AHEAD, EMPTY_QUOTA_NS, EMPTY_SLOTS_NS, Fleet, IDLE_MAX_NS, Leased, PACE_MAX_NS, PACE_MIN_NS,
-    PACE_UNITS, QuotaPurse, RatePurse, UNUSED_TICKS_MAX,
+    AHEAD, EMPTY_QUOTA_NS, EMPTY_SLOTS_NS, Empty, Fleet, IDLE_MAX_NS, Leased, PACE_MAX_NS,
+    PACE_MIN_NS, PACE_UNITS, QuotaPurse, RatePurse, UNUSED_TICKS_MAX,
 };
 use crate::limit::policy::{Few, Use};
 use crate::limit::tally::{quota_use, rate_use, slots_use};
@@ -291,7 +291,8 @@ impl Leased {
             (self.rate.level_milli, self.rate.level_at_ns) = (level_milli, now_ns);
             let is_short = ask.need.is_short(granted, level_milli / 1_000);
             let pace = if is_short { pace_ns(ask, level_milli, fleet) } else { 0 };
-            self.rate.empty_until_ns = now_ns.saturating_add(pace);
+            let until_ns = now_ns.saturating_add(pace);
+            self.rate.empty = Empty { until_ns, units: ask.need.units };
         }
         for (ask, quota) in ask.quotas.iter().zip(&answer.quotas) {
             // Counted from the question: rather a moment too early than in the next window.
@@ -325,22 +326,23 @@ impl Leased {
         purse.granted += answer.granted;
         purse.remaining = Some(answer.remaining);
         let is_empty = answer.granted < ask.need.units && answer.remaining < ask.need.units;
-        purse.empty_until_ns =
+        let until_ns =
             if is_empty { now_ns.saturating_add(EMPTY_QUOTA_NS).min(ends_ns) } else { 0 };
+        purse.empty = Empty { until_ns, units: ask.need.units };
     }
 
     /// Whether it is time to ask for more, before the next request has to wait for it.
     pub(super) fn is_low(&self, now_ns: u64, fleet: Fleet) -> bool {
         let ahead = self.demand.of(AHEAD, now_ns);
         let rate_is_low = self.terms.rate.is_some_and(|limit| {
-            now_ns >= self.rate.empty_until_ns
+            now_ns >= self.rate.empty.until_ns
                 && self.rate.units < rate_ahead(&limit, ahead, fleet) / 2
         });
         let quota_is_low = || {
             self.quotas.iter().any(|purse| {
                 let quota = self.terms.quotas.iter().find(|quota| quota.unit == purse.unit);
                 let ahead = quota.map_or(0, |quota| purse.ahead(quota.count, ahead, fleet));
-                now_ns >= purse.empty_until_ns && purse.units < ahead / 2
+                now_ns >= purse.empty.until_ns && purse.units < ahead / 2
             })
         };
         rate_is_low || quota_is_low()

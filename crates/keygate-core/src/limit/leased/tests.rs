@@ -90,6 +90,35 @@ fn a_store_that_has_too_little_is_not_asked_by_every_request() {
 }
 
 #[test]
+fn a_costly_request_that_is_refused_keeps_out_none_that_costs_less() {
+    let limits = limits(Some(("1/h", 10)), &["10/day"], None);
+    let terms = terms(&limits);
+    let mut leased = Leased::default();
+    let mut take = |leased: &mut Leased, cost, ms| {
+        leased.demanded(cost, at(ms));
+        leased.take(&terms, cost, at(ms), THREE)
+    };
+    let left = |leased: &Leased, cost, ms| {
+        let mut left = Few::default();
+        left.push(rate_use(terms.rate.unwrap(), 4));
+        left.push(quota_use(terms.quotas[0], 6, at(ms).unix));
+        leased.room(left, cost, at(ms)).iter().map(|room| room.remaining).collect::<Vec<_>>()
+    };
+    assert_eq!(take(&mut leased, 7, 0), Take::Ask);
+    let ask = leased.ask(7, at(0), THREE);
+    lend_both(&mut leased, &ask, 0, (4_000, 4), at(0));
+    assert!(matches!(take(&mut leased, 7, 1), Take::Over(_)));
+    assert_eq!(left(&leased, 7, 1), [0, 0], "nobody asks");
+    assert!(matches!(take(&mut leased, 8, 1), Take::Over(_)));
+    assert_eq!(left(&leased, 4, 1), [4, 4]);
+    assert_eq!(take(&mut leased, 4, 1), Take::Ask);
+    let ask = leased.ask(1, at(1), THREE);
+    lend_both(&mut leased, &ask, 1, (3_000, 3), at(1));
+    assert_eq!(left(&leased, 4, 1), [5, 5], "what is held here besides");
+    assert!(is_done(take(&mut leased, 1, 1)));
+}
+
+#[test]
 fn a_steady_stream_is_asked_for_ahead_of_its_need() {
     let limits = limits(Some(("10000/s", 10_000)), &[], None);
     let mut leased = Leased::default();
