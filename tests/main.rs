@@ -44,6 +44,7 @@ mod limits_crash;
 mod limits_last;
 mod limits_slots;
 mod operators;
+mod peppers;
 mod readme;
 mod reload;
 mod robust;

@@ -83,7 +83,7 @@ pub struct Setup {
     pub(super) upstream: Option<Arc<Record>>,
     server: String,
     failed_auth: String,
-    pepper_file: &'static str,
+    pepper_file: String,
     keys: String,
     cache: String,
     upstream_settings: String,
@@ -112,7 +112,7 @@ impl Setup {
             server: String::new(),
             // Most tests fail to authenticate more often than a client should.
             failed_auth: "rate = \"1000000/s\"".into(),
-            pepper_file: "data/pepper",
+            pepper_file: "data/pepper".into(),
             keys: String::new(),
             cache: String::new(),
             upstream_settings: String::new(),
@@ -143,8 +143,8 @@ impl Setup {
     }
 
     /// Names another file than `data/pepper`.
-    pub fn pepper_file(self, pepper_file: &'static str) -> Self {
-        Self { pepper_file, ..self }
+    pub fn pepper_file(self, pepper_file: &str) -> Self {
+        Self { pepper_file: pepper_file.into(), ..self }
     }
 
     /// Adds lines to `[keys]`.
@@ -225,7 +225,7 @@ impl Setup {
 
     pub fn toml(&self, proxy: SocketAddr, admin: SocketAddr) -> String {
         let Self { target, server, failed_auth, keys, cache, upstream_settings, .. } = self;
-        let pepper_file = self.pepper_file;
+        let pepper_file = &self.pepper_file;
         let (routes, tables, log_level) = (&self.routes, &self.tables, self.log_level);
         let store = &self.store;
         format!(

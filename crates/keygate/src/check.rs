@@ -1,15 +1,49 @@
-//! `keygate check FILE`: every problem of a configuration, found without touching anything else.
+//! `keygate check FILE`: every problem of a configuration, found without changing anything. If the
+//! gateway that the file is for runs on this machine, it is asked what the file would take from it.
 
 use std::path::Path;
+use std::time::Duration;
 
+use keygate_config::{Config, Keys, secrets};
+
+use crate::client::{Call, Client};
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, pepper};
+
+/// How long the gateway may take to answer. Usually it is not asked for long: it is there or not.
+const ASKING_MAX: Duration = Duration::from_secs(1);
 
 /// Says that the file is valid, with what may not be meant; or fails with everything wrong in it.
 pub(crate) fn run(file: &Path) -> Result<(), Failure> {
     let config = keygate_config::load(file).map_err(Failure::Config)?;
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&dropped_peppers(&config).unwrap_or_default()) {
         eprintln!("warning: {warning}");
     }
     output::print(&format!("{} is valid\n", file.display()))
+}
+
+/// The peppers that live keys depend on and that the file does not name. Nothing if it cannot be told.
+fn dropped_peppers(config: &Config) -> Option<Vec<String>> {
+    let named = named(&config.keys)?;
+    let client = Client::of(&config.admin, ASKING_MAX)?;
+    let views = pepper::views(&client.send(&Call::get("/v1/peppers")).ok()?).ok()?;
+    let dropped = views.iter().filter(|view| view.live_keys > 0 && !named.contains(&view.id));
+    let warn = |view: &pepper::View| {
+        let (keys, depend) = match view.live_keys {
+            1 => ("1 live key".to_owned(), "depends"),
+            count => (format!("{count} live keys"), "depend"),
+        };
+        format!(
+            "{keys} {depend} on pepper {}, which is not among those of this file: add its file to \
+             `previous_pepper_files`, or no such key works any more",
+            output::printable(&view.id)
+        )
+    };
+    Some(dropped.map(warn).collect())
+}
+
+/// The ids of the peppers that the file names, unless they cannot all be read here.
+fn named(keys: &Keys) -> Option<Vec<String>> {
+    let files = std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files);
+    files.map(|path| Some(secrets::load_pepper(path).ok()??.id().to_string())).collect()
 }

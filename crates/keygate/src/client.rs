@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use keygate_config::secrets;
+use keygate_config::{Admin, secrets};
 use serde_json::Value;
 use ureq::http::{HeaderValue, Method, Request, Uri};
 use zeroize::Zeroizing;
@@ -93,7 +93,16 @@ impl Client {
             }
         };
         let (url, token) = found;
-        Ok(Self { agent: agent(), url: url.trim_end_matches('/').to_owned(), token })
+        Ok(Self { agent: agent(CALL_TIMEOUT), url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// The API that a configuration names, if it is on this machine and has its token here. Waits no
+    /// longer than `patience` for an answer.
+    pub(crate) fn of(admin: &Admin, patience: Duration) -> Option<Self> {
+        let url = url_of(admin.listen);
+        let token = secrets::load_token(&admin.token_file).ok().flatten()?;
+        let token = Zeroizing::new(token.reveal().to_owned());
+        is_loopback(&url).then(|| Self { agent: agent(patience), url, token })
     }
 
     /// Sends a call and reads its answer.
@@ -156,12 +165,12 @@ impl Client {
 }
 
 /// No proxy: the token is for the admin API alone. No redirect either, for the same reason.
-fn agent() -> ureq::Agent {
+fn agent(timeout: Duration) -> ureq::Agent {
     ureq::Agent::config_builder()
         .proxy(None)
         .max_redirects(0)
         .http_status_as_error(false)
-        .timeout_global(Some(CALL_TIMEOUT))
+        .timeout_global(Some(timeout))
         .user_agent(concat!("keygate/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent()
@@ -239,8 +248,10 @@ fn what_helps(problem: &Value) -> Vec<String> {
     for one in problems.into_iter().flatten() {
         let text = |name| one.get(name).and_then(Value::as_str);
         let said = one.as_str().or_else(|| text("message")).or_else(|| text("detail"));
-        let at = one.get("line").and_then(Value::as_u64).map(|line| format!("line {line}: "));
-        lines.extend(said.map(|said| format!("{}{said}", at.unwrap_or_default())));
+        let line = one.get("line").and_then(Value::as_u64);
+        let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        let setting = text("setting").map(|name| format!("{name}: ")).unwrap_or_default();
+        lines.extend(said.map(|said| format!("{line}{setting}{said}")));
     }
     lines
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use keygate_config::{Admin, Keys, secrets};
 use keygate_core::key::PepperId;
 use keygate_core::{Pepper, Peppers};
+use keygate_store::fleet::HeldPeppers;
 use zeroize::Zeroizing;
 
 /// What the gateway and the admin API keep secret.
@@ -74,6 +75,18 @@ pub(crate) fn load_or_make(
     let files = files.chain(&keys.previous_pepper_files);
     let exposed = files.filter(|path| is_exposed(path)).cloned().collect();
     Ok(Secrets { peppers, token_sha256: token.sha256(), made, exposed })
+}
+
+/// What the fleet is told from the first report on; nothing of a pepper that is yet to be made. What is
+/// wrong with a file is said when it is loaded.
+pub(crate) fn held_peppers(keys: &Keys) -> HeldPeppers {
+    let held = HeldPeppers::default();
+    let files = std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files);
+    let ids = files.map(|path| Some(secrets::load_pepper(path).ok()??.id()));
+    if let Some(ids) = ids.collect::<Option<Vec<_>>>() {
+        held.set(ids);
+    }
+    held
 }
 
 /// Whether the group or others may read the file. One that cannot be looked at was not read either.

@@ -4,6 +4,7 @@
 //! and keys talk to the admin API of one that runs, so there is one way in and it is audited. Only
 //! `backup.rs` works on a store directly.
 
+mod ask_reload;
 mod backup;
 mod check;
 mod cli;
@@ -18,6 +19,7 @@ mod listen;
 mod manage;
 mod observe;
 mod output;
+mod pepper;
 mod pepper_watch;
 mod reload;
 mod sample;
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         Mode::Tokens(tokens) => manage::tokens(&tokens),
         Mode::Audit(audit) => manage::audit(&audit),
         Mode::Fleet(fleet) => manage::fleet(&fleet),
+        Mode::Pepper(pepper) => pepper::run(&pepper),
+        Mode::Reload(reload) => ask_reload::run(&reload),
         Mode::Store(store) => backup::run(&store),
         Mode::Completions { shell } => cli::completions(shell),
     };

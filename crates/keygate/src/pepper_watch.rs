@@ -9,9 +9,11 @@ use keygate_admin::Readiness;
 use keygate_config::Live;
 use keygate_core::key::PepperId;
 use keygate_store::cached::CachedKeys;
+use keygate_store::fleet::{Gateway, Member};
 use keygate_store::keys::{KeyStore, StoreError};
 use keygate_store::store::Store as AnyStore;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::failure::Failure;
@@ -24,17 +26,36 @@ const PEPPERS_FIRST_ASKED_EVERY: Duration = Duration::from_millis(100);
 
 /// The peppers that live keys were made under; nothing if a store that others use as well is out of
 /// reach: the gateway then starts without it, and [`watch_peppers`] asks later.
-pub(crate) async fn peppers_in_use(store: &AnyStore) -> Result<Option<Vec<PepperId>>, Failure> {
-    if let AnyStore::Redis(redis) = store
-        && !redis.reached(STORE_WAIT).await
-    {
-        tracing::warn!("starting without the store: no key can be looked up until it is reached");
-        return Ok(None);
+pub(crate) async fn peppers_in_use(
+    store: &AnyStore,
+    this: &Gateway,
+) -> Result<Option<Vec<PepperId>>, Failure> {
+    if let AnyStore::Redis(redis) = store {
+        if !redis.reached(STORE_WAIT).await {
+            tracing::warn!(
+                "starting without the store: no key can be looked up until it is reached"
+            );
+            return Ok(None);
+        }
+        // First the others see which peppers it has, and make no key that it cannot know; then it looks
+        // which keys there are.
+        if timeout(STORE_WAIT, announced(store, this)).await.is_err() {
+            tracing::warn!("the fleet does not see this gateway yet");
+        }
     }
     match store.peppers(clock::now()).await {
         Ok(in_use) => Ok(Some(in_use)),
         Err(StoreError::Unavailable(_)) if matches!(store, AnyStore::Redis(_)) => Ok(None),
         Err(error) => Err(anyhow::Error::new(error).context("cannot read the store").into()),
+    }
+}
+
+/// Waits until the fleet was told of this gateway.
+async fn announced(store: &AnyStore, this: &Gateway) {
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    let is_this = |member: &Member| member.gateway.id == this.id;
+    while !matches!(store.fleet().await, Ok(Some(fleet)) if fleet.members.iter().any(is_this)) {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -99,16 +99,17 @@ pub(crate) async fn start(
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let this = stores::this_gateway(clock::now())?;
     let coherence = stores::coherence(&config);
+    let held = first_start::held_peppers(&config.keys);
     let opener = Opener {
         gateway: this.clone(),
+        peppers: held.clone(),
         coherence: Arc::clone(&coherence),
         observer: observe::link_observer(&metrics),
     };
     // Blocks, but nothing else runs yet.
     let store = stores::open(&config, opener)?;
     let limiter = stores::limiter(&config, &store)?;
-    let held = stores::held_peppers(&store);
-    let in_use = peppers_in_use(&store).await?;
+    let in_use = peppers_in_use(&store, &this).await?;
     let secrets = first_start::load_or_make(&config.keys, &config.admin, in_use.as_deref())?;
     log_secrets(&secrets);
     let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;

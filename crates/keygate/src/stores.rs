@@ -26,6 +26,8 @@ const NAME_LENGTH_MAX: usize = 64;
 /// What a store needs to know of who opens it.
 pub(crate) struct Opener {
     pub(crate) gateway: Gateway,
+    /// What its fleet is told that it has.
+    pub(crate) peppers: HeldPeppers,
     /// As [`coherence`] makes it for the same configuration.
     pub(crate) coherence: Arc<Coherence>,
     pub(crate) observer: Arc<dyn LinkObserver>,
@@ -40,8 +42,8 @@ pub(crate) fn open(config: &Config, opener: Opener) -> Result<Store, Failure> {
             Ok(Store::Embedded(store))
         }
         StoreSettings::Redis(settings) => {
-            let Opener { gateway, coherence, observer } = opener;
-            let store = RedisStore::start(settings, gateway, coherence, observer)
+            let Opener { gateway, peppers, coherence, observer } = opener;
+            let store = RedisStore::start_with(settings, gateway, peppers, coherence, observer)
                 .context("cannot connect to the store")?;
             Ok(Store::Redis(store))
         }
@@ -70,14 +72,6 @@ pub(crate) fn limiter(config: &Config, store: &Store) -> Result<Limiter, Failure
         (StoreSettings::Redis(_), Store::Embedded(_)) => {
             Err(Failure::new(Exit::Failed, "the store that is open is not the configured one"))
         }
-    }
-}
-
-/// What the fleet is told of this gateway's peppers; nobody, if there is none.
-pub(crate) fn held_peppers(store: &Store) -> HeldPeppers {
-    match store {
-        Store::Redis(redis) => redis.held_peppers(),
-        Store::Embedded(_) => HeldPeppers::default(),
     }
 }
 
@@ -128,7 +122,8 @@ pub(crate) async fn open_for_command(
         return open_file(&settings.path, if_missing).map(Store::Embedded);
     }
     let (gateway, coherence) = (nobody(now), coherence(config));
-    let store = open(config, Opener { gateway, coherence, observer: Arc::new(NoObserver) })?;
+    let (peppers, observer) = (HeldPeppers::default(), Arc::new(NoObserver));
+    let store = open(config, Opener { gateway, peppers, coherence, observer })?;
     if let Store::Redis(redis) = &store
         && !redis.reached(REACH_MAX).await
     {

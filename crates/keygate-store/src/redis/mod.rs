@@ -57,7 +57,6 @@ pub struct RedisStore {
     names: Names,
     log_max: u64,
     gateway: Gateway,
-    peppers: HeldPeppers,
     link: Link,
 }
 
@@ -74,6 +73,20 @@ impl RedisStore {
         coherence: Arc<Coherence>,
         observer: Arc<dyn LinkObserver>,
     ) -> Result<Self, SetupError> {
+        Self::start_with(settings, gateway, HeldPeppers::default(), coherence, observer)
+    }
+
+    /// The same for a gateway that tells its fleet of its peppers.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(
+        settings: &Settings,
+        gateway: Gateway,
+        peppers: HeldPeppers,
+        coherence: Arc<Coherence>,
+        observer: Arc<dyn LinkObserver>,
+    ) -> Result<Self, SetupError> {
         let primary = Arc::new(Primary::new(Times {
             find: settings.find_timeout,
             write: settings.write_timeout,
@@ -82,17 +95,16 @@ impl RedisStore {
         }));
         let names = Names::new(&settings.key_prefix);
         let dialer = dial::Dialer::new(settings, &names)?;
-        let peppers = HeldPeppers::default();
         let link = Link::start(
             dialer,
             Arc::clone(&primary),
             names.clone(),
             gateway.clone(),
-            peppers.clone(),
+            peppers,
             coherence,
             observer,
         );
-        Ok(Self { primary, names, log_max: settings.log_max, gateway, peppers, link })
+        Ok(Self { primary, names, log_max: settings.log_max, gateway, link })
     }
 
     /// Waits until the store was reached, or not for so long.
@@ -105,12 +117,6 @@ impl RedisStore {
     pub fn lessor(&self) -> Lessor {
         let (primary, names) = (Arc::clone(&self.primary), self.names.clone());
         Lessor { primary, names, gateway: self.gateway.id.as_str().into() }
-    }
-
-    /// What the fleet is told of this gateway's peppers.
-    #[must_use]
-    pub fn held_peppers(&self) -> HeldPeppers {
-        self.peppers.clone()
     }
 
     /// What is heard of the changes of others.

@@ -6,6 +6,7 @@ mod audit;
 mod common;
 mod import;
 mod keys;
+mod pepper;
 mod store;
 mod tokens;
 
@@ -25,6 +26,7 @@ pub(crate) use audit::{Audit, AuditCommand, ListAudit};
 pub(crate) use common::{About, AdminOptions, IfMatch, NewRecord, PageOptions, Sure};
 pub(crate) use import::ImportKeys;
 pub(crate) use keys::{CreateKey, Keys, KeysCommand, LimitOptions, ListKeys, RotateKey, UpdateKey};
+pub(crate) use pepper::{Pepper, PepperCommand, Reload};
 pub(crate) use store::{Store, StoreCommand};
 pub(crate) use tokens::{CreateToken, Tokens, TokensCommand};
 
@@ -67,6 +69,10 @@ pub(crate) enum Mode {
     Audit(Audit),
     /// List the gateways that share the store; fails (1) unless each follows its changes live
     Fleet(Fleet),
+    /// See which peppers keys depend on, and go over to a new one
+    Pepper(Pepper),
+    /// Have the running gateway read its configuration again
+    Reload(Reload),
     /// Write all accounts, apps and keys to a file, or read them from one; no gateway is asked
     Store(Store),
     /// Print what a shell needs to complete these commands
