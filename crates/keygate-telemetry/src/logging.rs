@@ -74,6 +74,7 @@ pub enum LogError {
 pub struct Log {
     dropped: ErrorCounter,
     level: LevelSwitch,
+    lines: NonBlocking,
     writer: Option<WorkerGuard>,
 }
 
@@ -98,9 +99,27 @@ impl Log {
         Box::new(move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX))
     }
 
+    /// For lines that are made elsewhere, among those of the log.
+    #[must_use]
+    pub fn lines(&self) -> Lines {
+        Lines(self.lines.clone())
+    }
+
     #[must_use]
     pub fn level(&self) -> LevelSwitch {
         self.level.clone()
+    }
+}
+
+/// Writes lines to the log as they are, but for secrets, and never waits.
+pub struct Lines(NonBlocking);
+
+impl Lines {
+    /// Writes a line, whole or not at all: one that nobody reads in time is dropped, and counted.
+    pub fn write(&mut self, line: &str) {
+        let line = format!("{}\n", mask(line));
+        // It fails as little as it waits: what it cannot take it counts.
+        self.0.write_all(line.as_bytes()).ok();
     }
 }
 
@@ -129,7 +148,8 @@ fn lossy(out: impl Write + Send + 'static, waiting_max: usize) -> (NonBlocking, 
         .thread_name("log")
         .finish(out);
     let level = LevelSwitch::default();
-    let log = Log { dropped: lines.error_counter(), level, writer: Some(guard) };
+    let dropped = lines.error_counter();
+    let log = Log { dropped, level, lines: lines.clone(), writer: Some(guard) };
     (lines, log)
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use keygate_config::{Config, EmbeddedStore, LogLevel, Store};
+use keygate_config::{AuditSink, Config, EmbeddedStore, LogLevel, Store};
 use keygate_telemetry::logging;
 
 use crate::cli::DEFAULT_CONFIG;
@@ -46,6 +46,8 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
 fn as_demo(config: &mut Config) -> Result<(), Failure> {
     // What is to be pasted must not drown in log lines.
     config.log.level = quiet(config.log.level);
+    // The log of the demo's own store is not what is collected.
+    config.audit = AuditSink::Off;
     own_store(config).map(drop)
 }
 

@@ -31,7 +31,7 @@ use crate::pepper_watch::{PepperState, peppers_in_use, readiness, watch_peppers}
 use crate::reload::{Files, Origin, reload_on};
 use crate::shutdown::{Signals, wait_until};
 use crate::stores::{self, Opener};
-use crate::{clock, listen, observe};
+use crate::{audit_sink, clock, listen, observe};
 
 /// The threads of the admin API and of everything else that is not a client's request.
 const CORE_THREADS: usize = 2;
@@ -82,6 +82,7 @@ pub(crate) struct Serving {
     reloader: Reloader<Store>,
     limiter: Limiter,
     uses: Uses,
+    audit_sink: Option<audit_sink::Sink>,
     proxy: Running,
     admin: Control,
     stopping: Arc<AtomicBool>,
@@ -161,6 +162,7 @@ pub(crate) async fn start(
         gateway: this,
     });
     drop(tokio::spawn(registry.clone().count_keys_for_ever(metrics.clone())));
+    let audit_sink = audit_sink::start(&config.audit, &registry, log, &metrics)?;
     let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
     let reloader = Reloader::new(registry.clone(), Arc::new(files), metrics.reload());
     let parts = AdminParts {
@@ -175,7 +177,19 @@ pub(crate) async fn start(
 
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
-    Ok(Serving { config, live, keys, reloader, limiter, uses, proxy, admin, stopping, signals })
+    Ok(Serving {
+        config,
+        live,
+        keys,
+        reloader,
+        limiter,
+        uses,
+        audit_sink,
+        proxy,
+        admin,
+        stopping,
+        signals,
+    })
 }
 
 fn log_secrets(secrets: &Secrets) {
@@ -228,6 +242,9 @@ impl Serving {
     /// Once no client is served any more, whyever.
     async fn say_goodbye(self) {
         self.admin.stop().await;
+        if let Some(sink) = self.audit_sink {
+            sink.stop().await;
+        }
         self.limiter.stop().await;
         self.uses.stop(self.keys.store()).await;
         if let Err(error) = self.keys.store().leave().await {
