@@ -4,11 +4,8 @@
 //! and keys talk to the admin API of one that runs, so there is one way in and it is audited. Only
 //! `backup.rs` works on a store directly.
 
-<<<<<<< ours
 mod ask_reload;
-=======
 mod audit_sink;
->>>>>>> theirs
 mod backup;
 mod check;
 mod cli;
