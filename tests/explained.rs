@@ -148,10 +148,7 @@ fn pair(random: &mut Rng, key: &Key) -> (Request, Value) {
     );
     let host = one(random, &["gateway.test", "api.example", "API.Example:8080"]);
     let ip = one(random, &["10.1.2.3", "10.9.9.9", "192.0.2.1", "2001:db8::7", "::ffff:10.1.2.3"]);
-    let mut sent = request(method, path)
-        .host(host)
-        .bearer(&key.key)
-        .header("X-Forwarded-For", ip);
+    let mut sent = request(method, path).host(host).bearer(&key.key).header("X-Forwarded-For", ip);
     let mut asked = json!({ "method": method, "path": path, "host": host, "ip": ip });
     match random.bool() {
         true => asked["key_id"] = json!(key.id),

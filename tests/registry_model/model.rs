@@ -76,9 +76,8 @@ impl Model {
     /// What a request that needs this scope is told.
     pub(super) fn decides(&self, key: &Key, needed: &str) -> (u16, &'static str) {
         let app = &self.apps[key.app];
-        let is_out = key.state != State::Active
-            || app.disabled
-            || self.accounts[app.account].suspended;
+        let is_out =
+            key.state != State::Active || app.disabled || self.accounts[app.account].suspended;
         let may = covers(&key.scopes, needed) && covers(&app.granted, needed);
         match (is_out, key.is_over, may) {
             (true, ..) => (401, "api_key_invalid"),

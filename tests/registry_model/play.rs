@@ -256,7 +256,8 @@ impl Play {
         for (at, app) in self.model.apps.iter().enumerate() {
             let found = self.read(&format!("/v1/apps/{}", app.id), &app.etag);
             let status = if app.disabled { "disabled" } else { "active" };
-            let known = json!({ "name": app.name, "status": status, "granted_scopes": app.granted });
+            let known =
+                json!({ "name": app.name, "status": status, "granted_scopes": app.granted });
             assert_has(&found, &known, &self.history);
             let keys: Vec<&Key> = self.model.keys.iter().filter(|key| key.app == at).collect();
             self.compare_keys(app, &keys);
