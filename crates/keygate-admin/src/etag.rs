@@ -97,6 +97,7 @@ fn read_tag(text: &str) -> Option<(Option<Version>, &str)> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -154,6 +155,29 @@ mod tests {
             many,
         ] {
             assert_eq!(expected(&[line]), None, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_list_of_versions_is_read_as_it_was_written(
+            numbers in prop::collection::vec(any::<u64>(), 1..=TAGS_MAX),
+            gaps in prop::collection::vec("[ \t]{0,2},[ \t,]{0,3}", TAGS_MAX),
+        ) {
+            let tags = numbers.iter().map(|number| tag(Version(*number)));
+            let list: String = tags.zip(gaps).flat_map(|(tag, gap)| [tag, gap]).collect();
+            let mut headers = HeaderMap::new();
+            headers.append(IF_MATCH, HeaderValue::try_from(list).unwrap());
+            prop_assert_eq!(read(&headers), one_of(&numbers));
+        }
+
+        #[test]
+        fn no_text_names_more_versions_than_are_allowed(text in "[ -~]{0,300}") {
+            let mut headers = HeaderMap::new();
+            headers.append(IF_MATCH, HeaderValue::try_from(text).unwrap());
+            if let Some(Expected::OneOf(versions)) = read(&headers) {
+                prop_assert!(versions.len() <= TAGS_MAX);
+            }
         }
     }
 }

@@ -189,6 +189,30 @@ async fn a_rotation_that_may_be_lost_leaves_the_old_key_as_it_was() {
     assert_eq!(rotate(&api, &id(&old), json!({})).await.status, 201);
 }
 
+/// The way off another system's keys.
+#[tokio::test]
+async fn the_successor_of_an_imported_key_is_one_of_ours() {
+    use keygate_core::{KeyDigest, KeyId};
+    use keygate_store::keys::{KeyStore, StoredRecord};
+    use keygate_store::records::Key;
+    let api = Api::start().await;
+    let app = api.app().await;
+    let store = api.cache.store();
+    let ours = api.key(&app, json!({})).await;
+    let ours = store.key(id(&ours).parse().unwrap()).await.unwrap().unwrap();
+    let old = KeyId::new(NOW, [3; 10]);
+    let digest = KeyDigest::of_imported(&sha256(b"legacy"));
+    let imported = Key { id: old, digest, pepper: None, hint: "legac".into(), ..ours };
+    store.import(vec![StoredRecord::Key(imported)], search::imported()).await.unwrap();
+    let found = api.get("/v1/keys?imported=true").await.json();
+    assert_eq!(found["items"][0]["id"], old.to_string());
+    assert_eq!(api.registry(|| NOW).census().await.unwrap().imported, 1);
+    let new = rotate(&api, &old.to_string(), json!({})).await.json();
+    assert_eq!([&new["imported"], &new["rotated_from"]], [&json!(false), &json!(old.to_string())]);
+    assert!(new["key"].as_str().unwrap().starts_with("sk_live_"));
+    assert!(is_valid(&api, &new).await);
+}
+
 #[tokio::test]
 async fn usage_says_when_a_key_was_last_used() {
     use keygate_store::keys::KeyStore;

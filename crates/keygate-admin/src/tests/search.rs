@@ -168,7 +168,8 @@ async fn fill(api: &Api, app: &str, count: u64) -> Vec<KeyId> {
     ids
 }
 
-fn imported() -> AuditEntry {
+/// What the log says of it.
+pub(super) fn imported() -> AuditEntry {
     AuditEntry {
         at: NOW,
         actor: "test".into(),
