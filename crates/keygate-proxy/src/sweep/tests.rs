@@ -6,7 +6,9 @@ use keygate_config::Cache;
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, Environment, KeyId, KeyKind, TokenId};
 use keygate_store::coherence::Coherence;
-use keygate_store::keys::{ChangeNumber, Done, Imported, Once, Page, StoredRecord, Subject, Write};
+use keygate_store::keys::{
+    ChangeNumber, Done, Imported, Once, Page, Remembered, StoredRecord, Subject, Write,
+};
 use keygate_store::records::{
     Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
     OwnedKey, Version,
@@ -131,6 +133,13 @@ impl KeyStore for Alike {
         }
     }
     async fn commit(&self, _: Write, _: AuditEntry) -> Result<ChangeNumber, StoreError> {
+        unused()
+    }
+    async fn remembered(
+        &self,
+        _: [u8; 32],
+        _: UnixMillis,
+    ) -> Result<Option<Remembered>, StoreError> {
         unused()
     }
     async fn account(&self, _: AccountId) -> Result<Option<Account>, StoreError> {

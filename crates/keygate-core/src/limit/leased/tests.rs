@@ -94,7 +94,7 @@ fn a_costly_request_that_is_refused_keeps_out_none_that_costs_less() {
     let limits = limits(Some(("1/h", 10)), &["10/day"], None);
     let terms = terms(&limits);
     let mut leased = Leased::default();
-    let mut take = |leased: &mut Leased, cost, ms| {
+    let take = |leased: &mut Leased, cost, ms| {
         leased.demanded(cost, at(ms));
         leased.take(&terms, cost, at(ms), THREE)
     };
