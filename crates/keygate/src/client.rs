@@ -241,7 +241,8 @@ fn what_helps(problem: &Value) -> Vec<String> {
         let text = |name| key.get(name).and_then(Value::as_str);
         let id = text("id").unwrap_or_default();
         let called = text("name").or_else(|| text("hint")).unwrap_or("no name");
-        let used = text("last_used_at").map_or("never used".into(), |at| format!("last used {at}"));
+        let used = text("last_used_at")
+            .map_or_else(|| "never used".into(), |at| format!("last used {at}"));
         lines.push(format!("to make room: keygate keys revoke {id}  ({called}, {used})"));
     }
     let problems = problem.get("problems").and_then(Value::as_array);

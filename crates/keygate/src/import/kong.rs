@@ -118,6 +118,10 @@ fn options() -> serde_saphyr::Options {
 }
 
 /// An error of the library without anything of the file in it.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a list that is not closed, and none of it is ours"
+)]
 fn explain(error: &Error) -> &'static str {
     let mut error = error;
     while let Error::AliasError { error: inner, .. } = error {

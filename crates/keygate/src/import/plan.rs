@@ -120,7 +120,8 @@ impl Plan {
         let name = record.app.take();
         if let Some(app) = to.app {
             // What the file calls the app is then the best name for the key.
-            record.name = record.name.take().or(name.filter(|name| name.parse::<AppId>().is_err()));
+            record.name =
+                record.name.take().or_else(|| name.filter(|name| name.parse::<AppId>().is_err()));
             return Some(App::Id(app));
         }
         let Some(name) = name else {
@@ -207,14 +208,18 @@ impl Plan {
     fn app(&self, at: usize) -> Value {
         let Some(NewApp { name, granted }) = self.apps.get(at) else { return Value::Null };
         let granted: Vec<String> = granted.iter().map(ToString::to_string).collect();
-        let mut app = json!({ "ref": name, "name": name, "environment": self.environment.as_str(),
-                              "granted_scopes": granted });
-        match &self.account {
-            Some(Whose::Account(id)) => app["account_id"] = id.to_string().into(),
-            Some(Whose::NewAccount(name)) => app["account_ref"] = name.as_str().into(),
-            None => {}
-        }
-        app
+        let mut app = Map::new();
+        app.insert("ref".into(), name.as_str().into());
+        app.insert("name".into(), name.as_str().into());
+        app.insert("environment".into(), self.environment.as_str().into());
+        app.insert("granted_scopes".into(), granted.into());
+        let (member, whose) = match &self.account {
+            Some(Whose::Account(id)) => ("account_id", id.to_string()),
+            Some(Whose::NewAccount(name)) => ("account_ref", name.clone()),
+            None => return app.into(),
+        };
+        app.insert(member.into(), whose.into());
+        app.into()
     }
 }
 

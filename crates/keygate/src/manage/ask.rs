@@ -118,10 +118,12 @@ mod tests {
             "keygate explain --path / --key sk_live_abc",
             "keygate explain --path / sk_live_abc",
         ] {
-            let refused = match parse(line) {
-                Mode::Verify(options) => verify(&options),
-                Mode::Explain(options) => explain(&options),
-                _ => panic!("neither"),
+            let mode = parse(line);
+            let refused = if let Mode::Verify(options) = &mode {
+                verify(options)
+            } else {
+                let Mode::Explain(options) = &mode else { panic!("neither") };
+                explain(options)
             };
             let Err(Failure::Other(exit, error)) = refused else { panic!("accepted") };
             assert_eq!(exit, Exit::Usage);

@@ -82,7 +82,7 @@ fn verify(admin: &AdminOptions, expect: &[(u64, String)]) -> Result<(), Failure>
     let mut log = Checked::default();
     loop {
         let call = Call::get("/v1/audit/verify").with("after", log.next);
-        let answer = client.send(&call.with("link", log.next.and(log.link.clone())))?;
+        let answer = client.send(&call.with("link", log.next.and_then(|_| log.link.clone())))?;
         log.add(&answer);
         if log.next.is_none() {
             break;
@@ -121,7 +121,7 @@ impl Checked {
         self.entries += number("checked").unwrap_or_default();
         self.to = number("to").or(self.to);
         let link = answer.get("link").and_then(Value::as_str).map(str::to_owned);
-        self.link = link.or(self.link.take());
+        self.link = link.or_else(|| self.link.take());
         // One that does not move would go on for ever.
         self.next = number("next").filter(|next| Some(*next) != self.next);
         for finding in answer.get("findings").and_then(Value::as_array).into_iter().flatten() {

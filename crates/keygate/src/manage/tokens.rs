@@ -50,10 +50,11 @@ mod tests {
 
     fn create(options: &str) -> Option<CreateToken> {
         let line = format!("keygate tokens create --name ci {options}");
-        match Cli::try_parse_from(line.split_whitespace()).ok()?.mode {
-            Mode::Tokens(Tokens { command: TokensCommand::Create(create), .. }) => Some(create),
-            _ => panic!("not tokens create"),
-        }
+        let mode = Cli::try_parse_from(line.split_whitespace()).ok()?.mode;
+        let Mode::Tokens(Tokens { command: TokensCommand::Create(create), .. }) = mode else {
+            panic!("not tokens create")
+        };
+        Some(create)
     }
 
     #[test]
