@@ -93,7 +93,13 @@ fn paste(page: &str, gateway: &Gateway, has_curl: bool) -> String {
 
 #[test]
 fn every_command_on_the_pages_exists_with_its_options() {
-    let pages = ["README.md", "deploy/redis.md", "deploy/limits.md", "deploy/peppers.md"];
+    let pages = [
+        "README.md",
+        "deploy/redis.md",
+        "deploy/limits.md",
+        "deploy/peppers.md",
+        "deploy/import.md",
+    ];
     let pages = pages.map(|page| fs::read_to_string(shipped(page)).unwrap()).join("\n");
     let lines = shell_blocks(&pages).flat_map(str::lines).flat_map(unnested);
     let commands: BTreeSet<String> =
