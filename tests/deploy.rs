@@ -9,8 +9,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Fleet, Key, KeySpec, Redis, RedisSettings, Reply, Setup, Upstream, alone, eventually, get,
-    post, run,
+    Admin, Fleet, Key, KeySpec, Redis, RedisSettings, Reply, Setup, Upstream, alone, eventually,
+    get, post, run,
 };
 
 const ADMIN_PASSWORD: &str = "ADMIN-PASSWORD";
@@ -85,6 +85,7 @@ fn use_all(fleet: &Fleet) -> Key {
         (other.send(&get("/v1/orders").bearer(&gone.key)).status == 401).then_some(())
     });
     let admin = other.admin();
+    use_keys(&one.admin(), &admin, &key);
     let used = || admin.read(&format!("/v1/keys/{}", key.id))["current_use"][2]["used"].clone();
     assert_eq!(used(), 2, "of the day, by both gateways");
     admin.send(&post(&format!("/v1/keys/{}/limits/reset", key.id), "{}"));
@@ -105,6 +106,22 @@ fn use_all(fleet: &Fleet) -> Key {
     backup.success();
     run(other.folder(), &["store", "import", "backup.jsonl"], &[]).success();
     key
+}
+
+/// A key that was used is rotated by one gateway, once, however often and by whom it is asked for.
+fn use_keys(one: &Admin, other: &Admin, key: &Key) {
+    eventually("the last use of a key", || {
+        let usage = other.read(&format!("/v1/keys/{}/usage", key.id));
+        (!usage["last_used_at"].is_null()).then_some(())
+    });
+    let rotate = post(&format!("/v1/keys/{}/rotate", key.id), r#"{"overlap":"1h"}"#);
+    let rotate = rotate.header("Idempotency-Key", "once");
+    let [made, again] = [one, other].map(|admin| {
+        let answer = admin.create(&rotate);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.json()
+    });
+    assert_eq!((&again["id"], &again["replayed"]), (&made["id"], &json!(true)));
 }
 
 /// What the server refused for want of a right.
