@@ -61,6 +61,7 @@ pub struct KeyRecord {
 
 impl KeyRecord {
     /// Whether the networks of key and app both hold this address.
+    #[inline]
     #[must_use]
     pub fn allows_address(&self, address: IpAddr) -> bool {
         self.key_networks.allows(address) && self.app_networks.allows(address)
@@ -68,6 +69,7 @@ impl KeyRecord {
 
     /// Whether a request with this `Origin`, or without one, may use the key. Only publishable keys are
     /// bound to origins.
+    #[inline]
     #[must_use]
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         let is_one_of_them =
@@ -75,6 +77,7 @@ impl KeyRecord {
         !self.is_bound_to_origins() || origin.is_some_and(is_one_of_them)
     }
 
+    #[inline]
     #[must_use]
     pub fn is_bound_to_origins(&self) -> bool {
         self.kind == KeyKind::Publishable && !self.origins.is_empty()
@@ -88,6 +91,7 @@ pub struct LastNoted(AtomicU64);
 impl LastNoted {
     /// Whether the use at `now` is to be noted: none was for as long as `every`. Of all who ask at one
     /// time, one is told so. A single load where it is not.
+    #[inline]
     pub fn is_due(&self, now: UnixMillis, every: Duration) -> bool {
         let last = self.0.load(Relaxed);
         // A clock that was set back must not stop the noting, nor must threads that read it in turns

@@ -2,6 +2,7 @@
 //! seconds. No request waits for it, and what is lost with a crash is seconds of one time.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,7 +39,30 @@ struct Inner {
     telling: tokio::sync::Mutex<()>,
 }
 
-type Shard = HashMap<KeyId, UnixMillis>;
+type Shard = HashMap<KeyId, UnixMillis, BuildHasherDefault<RandomBits>>;
+
+/// Takes an id's own random bits as its hash, but for those that the shard was chosen by. Our ids come
+/// from our store: nobody can choose them to collide.
+#[derive(Default)]
+struct RandomBits(u64);
+
+impl Hasher for RandomBits {
+    fn write_u128(&mut self, id: u128) {
+        const LOW: u128 = u64::MAX as u128;
+        self.0 = u64::try_from((id / SHARDS as u128) & LOW).unwrap_or_default();
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // An id writes one number. Should anything else ever be hashed: FNV-1a.
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 impl Default for Uses {
     fn default() -> Self {
@@ -133,7 +157,7 @@ impl Uses {
         for shard in &self.0.shards {
             // As many will come again: making room then would be the requests' to do.
             let noted = lock(shard).len();
-            let empty = Shard::with_capacity(noted);
+            let empty = Shard::with_capacity_and_hasher(noted, Default::default());
             let taken = std::mem::replace(&mut *lock(shard), empty);
             all.extend(taken);
         }

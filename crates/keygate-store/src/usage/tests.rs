@@ -96,3 +96,20 @@ async fn too_many_uses_are_counted_and_take_no_more_memory() {
     assert_eq!(uses.dropped(), more - kept);
     uses.flush(&store).await.unwrap();
 }
+
+#[test]
+fn ids_are_spread_over_a_shards_whole_table() {
+    use std::hash::BuildHasher;
+
+    let hasher = Shard::default().hasher().clone();
+    let mut entropy = [0; 10];
+    let hashes: std::collections::HashSet<u64> = (0..100_000)
+        .map(|_| {
+            fastrand::fill(&mut entropy);
+            // All of one shard.
+            entropy[9] &= 0b1100_0000;
+            hasher.hash_one(KeyId::new(UnixMillis(1), entropy)) % 1_024
+        })
+        .collect();
+    assert_eq!(hashes.len(), 1_024);
+}
