@@ -18,6 +18,7 @@ mod harness;
 mod backup;
 mod chaos;
 mod cli;
+mod commands;
 mod crash;
 mod decisions;
 mod demo;
