@@ -48,6 +48,14 @@ pub struct KeyUsage {
     pub as_of: UnixMillis,
 }
 
+/// What became of a key whose making was not acknowledged.
+pub(super) enum TakenBack {
+    /// It was revoked, as far as that was possible.
+    Tried,
+    /// This call did not make it: another with the same name did, and is not acknowledged yet.
+    NotThere,
+}
+
 impl<S: KeyStore> Registry<S> {
     /// Makes a key from the operating system's randomness.
     ///
@@ -132,10 +140,15 @@ impl<S: KeyStore> Registry<S> {
         match self.make(write, entry(by, now, "key.create", &record), asked).await {
             Ok(Making::Now) => {}
             Ok(Making::Before(record)) => return Ok(CreatedKey::replayed(record)),
-            Err(RegistryError::NotDurable { made: Made::Change, replicas, wanted }) => {
-                self.parts.metrics.created();
-                self.take_back(by, record.id).await;
-                return Err(RegistryError::NotDurable { made: Made::Key, replicas, wanted });
+            Err(RegistryError::NotDurable { made, replicas, wanted }) => {
+                let made = match self.take_back(by, record.id).await {
+                    TakenBack::Tried => {
+                        self.parts.metrics.created();
+                        Made::Key
+                    }
+                    TakenBack::NotThere => made,
+                };
+                return Err(RegistryError::NotDurable { made, replicas, wanted });
             }
             Err(error) => return Err(error),
         }
@@ -173,13 +186,15 @@ impl<S: KeyStore> Registry<S> {
 
     /// Revokes a key that was made and that nobody will be shown, so that it neither lives on nor
     /// counts against its app's cap. Where that is not durable either, both are lost or neither is.
-    pub(super) async fn take_back(&self, by: &Actor, id: KeyId) {
+    pub(super) async fn take_back(&self, by: &Actor, id: KeyId) -> TakenBack {
         match self.revoke_key(by, id, Some(NEVER_SHOWN), &Expected::Any).await {
             Ok(_) | Err(RegistryError::NotDurable { .. }) => {}
+            Err(RegistryError::NotFound(_)) => return TakenBack::NotThere,
             Err(error) => {
                 tracing::warn!(%error, %id, "a key that nobody was shown could not be revoked");
             }
         }
+        TakenBack::Tried
     }
 
     /// A key that was made by the same call before, unless that was taken back.

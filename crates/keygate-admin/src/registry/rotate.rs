@@ -9,7 +9,7 @@ use keygate_store::records::{AuditEntry, Key, KeyStatus, Version, changes};
 use zeroize::Zeroizing;
 
 use super::idempotency::Making;
-use super::keys::entry;
+use super::keys::{TakenBack, entry};
 use super::{Actor, Asked, CreatedKey, Expected, Made, Registry, RegistryError, random, unopposed};
 
 /// How long the old key goes on working, unless something else is said.
@@ -81,11 +81,16 @@ impl<S: KeyStore> Registry<S> {
         match self.or_whom_to_retire(app.id, making).await {
             Ok(Making::Now) => {}
             Ok(Making::Before(record)) => return Ok(CreatedKey::replayed(record)),
-            Err(RegistryError::NotDurable { made: Made::Change, replicas, wanted }) => {
-                self.count_rotated();
-                self.take_back(by, new.id).await;
-                self.restore(by, &before, new.id).await;
-                return Err(RegistryError::NotDurable { made: Made::Key, replicas, wanted });
+            Err(RegistryError::NotDurable { made, replicas, wanted }) => {
+                let made = match self.take_back(by, new.id).await {
+                    TakenBack::Tried => {
+                        self.count_rotated();
+                        self.restore(by, &before, new.id).await;
+                        Made::Key
+                    }
+                    TakenBack::NotThere => made,
+                };
+                return Err(RegistryError::NotDurable { made, replicas, wanted });
             }
             Err(error) => return Err(error),
         }

@@ -303,7 +303,9 @@ impl Api {
             assert!(!answer.text.contains(secret), "{method} {path}: {}", answer.text);
         }
         if answer.status == 201 {
-            secrets.extend(answer.json()["key"].as_str().map(ToOwned::to_owned));
+            let made = answer.json();
+            let shown = ["key", "token"].iter().filter_map(|name| made[*name].as_str());
+            secrets.extend(shown.map(ToOwned::to_owned));
         }
         drop(secrets);
         answer

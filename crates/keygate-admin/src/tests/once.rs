@@ -178,8 +178,14 @@ async fn a_key_that_was_taken_back_is_never_handed_out_by_a_replay() {
         let first = api.call_with("POST", &path, &[FIRST], body.clone()).await;
         let detail = assert_problem(&first, 503, "not_durable");
         assert!(detail.contains("another `Idempotency-Key`"), "{detail}");
+        let counted = api.metrics.render();
         let again = api.call_with("POST", &path, &[FIRST], body.clone()).await;
         assert_problem(&again, 503, "not_durable");
+        let created = |text: &str| {
+            let lines = text.lines().filter(|line| line.starts_with("keygate_keys_"));
+            lines.map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(created(&api.metrics.render()), created(&counted), "it made none");
         api.cache.store().no_replica.store(false, Ordering::SeqCst);
         let replayed = api.call_with("POST", &path, &[FIRST], body.clone()).await;
         let detail = assert_problem(&replayed, 409, "key_not_shown");
