@@ -18,7 +18,7 @@ use crate::registry::{
     Registry, RegistryError, Whose,
 };
 use crate::request::Body;
-use crate::{fields, limits, times};
+use crate::{fields, limits, openapi, times};
 
 /// The longest body, in KiB: longer than that of other calls.
 const BODY_KIB_MAX: usize = 1_024;
@@ -41,7 +41,8 @@ struct ImportRequest {
     /// Only say what would happen.
     #[serde(default)]
     dry_run: bool,
-    /// The system that the keys come from: `csv`, `jsonl`, `kong`, `tyk` or `unkey`.
+    /// The system that the keys come from.
+    #[schema(value_type = openapi::ImportSource)]
     source: String,
     #[serde(default)]
     accounts: Vec<AccountRequest>,
@@ -71,10 +72,12 @@ struct AppRequest {
     /// What the import calls it.
     r#ref: String,
     account_ref: Option<String>,
+    #[schema(value_type = Option<openapi::AccountId>)]
     account_id: Option<String>,
     name: String,
     owner: Option<String>,
     purpose: Option<String>,
+    #[schema(value_type = openapi::Environment)]
     environment: String,
     /// All that its keys in this request have, if it is left out.
     granted_scopes: Option<Vec<String>>,
@@ -85,16 +88,20 @@ struct AppRequest {
 #[schema(as = ImportKey)]
 struct KeyRequest {
     /// Of the key as clients send it, in 64 hex digits.
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
     sha256: String,
     app_ref: Option<String>,
+    #[schema(value_type = Option<openapi::AppId>)]
     app_id: Option<String>,
     #[serde(default = "secret_kind")]
+    #[schema(value_type = openapi::KeyKind)]
     kind: String,
     name: Option<String>,
     owner: Option<String>,
     purpose: Option<String>,
     #[serde(default)]
     scopes: Vec<String>,
+    #[schema(value_type = Option<openapi::Time>)]
     expires_at: Option<String>,
     ttl: Option<String>,
     tier: Option<String>,
@@ -134,7 +141,7 @@ struct ImportAnswer {
 struct LandedAnswer {
     /// Its place in the request.
     index: usize,
-    /// `created`, `existing` or `failed`.
+    #[schema(value_type = openapi::ImportResult)]
     result: &'static str,
     id: Option<String>,
     /// It is there and has other scopes, another end or another app. It was left so.

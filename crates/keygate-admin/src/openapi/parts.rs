@@ -72,6 +72,8 @@ words! {
     Environment: "live", "test";
     Role: "viewer", "issuer", "admin";
     TokenStatus: "active", "revoked", "expired";
+    ImportSource: "csv", "jsonl", "kong", "tyk", "unkey";
+    ImportResult: "created", "existing", "failed";
     StoreKind: "embedded", "redis";
     FindingKind: "missing", "out_of_order", "altered", "not_its_text", "unsealed", "not_as_kept";
     LinkState: "live", "polling", "down";
