@@ -2,8 +2,6 @@
 //! creates it.
 
 use axum::extract::State;
-use axum::http::header::LOCATION;
-use axum::http::{HeaderName, StatusCode};
 use axum::{Extension, Json};
 use keygate_core::{AccountId, TokenId, UnixMillis};
 use keygate_store::keys::KeyStore;
@@ -14,12 +12,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
+use crate::etag::{IfMatch, Tagged, TaggedNew, tagged, tagged_new};
+use crate::idempotency::Creation;
 use crate::openapi::{self, Conflict, PageParams, Time};
 use crate::page::{List, Paging};
 use crate::problem::Problem;
 use crate::registry::tokens::status;
-use crate::registry::{Actor, NewToken, Registry};
-use crate::request::{Body, BodyOrDefault, Id};
+use crate::registry::{Actor, CreatedToken, NewToken, Registry};
+use crate::request::{BodyOrDefault, Id};
 use crate::times::rfc3339;
 use crate::{fields, times};
 
@@ -85,11 +85,13 @@ struct Answer {
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdminTokenCreated)]
 struct CreatedAnswer {
-    /// The token itself: shown here, and nowhere else ever.
-    #[schema(value_type = String)]
-    token: ShownOnce,
+    /// The token itself: shown here, and nowhere else ever. `null` in the answer to a repeated call.
+    #[schema(value_type = Option<String>)]
+    token: Option<ShownOnce>,
     #[serde(flatten)]
     record: Answer,
+    /// Whether the same call, by its `Idempotency-Key`, had made it before.
+    replayed: bool,
 }
 
 /// The token's text, wiped when the answer has been written.
@@ -131,25 +133,28 @@ impl Answer {
 /// Makes an admin token
 #[utoipa::path(
     post, path = "/v1/admin-tokens", operation_id = "tokens.create", tag = "tokens",
-    request_body = CreateRequest,
-    responses((status = 201, description = "The token", body = CreatedAnswer)),
+    params(openapi::IdempotencyKey), request_body = CreateRequest,
+    responses((
+        status = 201, description = "The token, shown this once", body = CreatedAnswer,
+        headers(("ETag" = String), ("Location" = String)),
+    )),
 )]
 async fn create<S: KeyStore>(
     State(registry): State<Registry<S>>,
     Extension(by): Extension<Actor>,
-    Body(request): Body<CreateRequest>,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Json<CreatedAnswer>), Problem> {
+    Creation { body: request, asked }: Creation<CreateRequest>,
+) -> Result<TaggedNew<CreatedAnswer>, Problem> {
     let now = registry.now();
     let new = NewToken {
         name: fields::name(request.name)?,
         role: read_role(&request.role, request.accounts.as_deref())?,
         expires_at: read_end(request.expires_at.as_deref(), request.ttl.as_deref(), now)?,
     };
-    let created = registry.create_token(&by, new).await?;
-    let record = Answer::new(created.record, now);
-    let location = [(LOCATION, format!("/v1/admin-tokens/{}", record.id))];
-    let answer = CreatedAnswer { token: ShownOnce(created.token), record };
-    Ok((StatusCode::CREATED, location, Json(answer)))
+    let CreatedToken { record, token } = registry.create_token(&by, new, asked.as_ref()).await?;
+    let (version, location) = (record.version, format!("/v1/admin-tokens/{}", record.id));
+    let (replayed, token) = (token.is_none(), token.map(ShownOnce));
+    let answer = CreatedAnswer { token, record: Answer::new(record, now), replayed };
+    Ok(tagged_new(version, location, answer))
 }
 
 fn read_end(
@@ -210,15 +215,18 @@ async fn all<S: KeyStore>(
 /// One admin token
 #[utoipa::path(
     get, path = "/v1/admin-tokens/{id}", operation_id = "tokens.show", tag = "tokens",
-    params(("id" = inline(openapi::TokenId), Path)),
-    responses((status = 200, description = "The token", body = Answer)),
+    params(("id" = openapi::TokenId, Path)),
+    responses((
+        status = 200, description = "The token", body = Answer, headers(("ETag" = String)),
+    )),
 )]
 async fn one<S: KeyStore>(
     State(registry): State<Registry<S>>,
     Extension(by): Extension<Actor>,
     Id(id): Id<TokenId>,
-) -> Result<Json<Answer>, Problem> {
-    Ok(Json(Answer::new(registry.token(&by, id).await?, registry.now())))
+) -> Result<Tagged<Answer>, Problem> {
+    let token = registry.token(&by, id).await?;
+    Ok(tagged(token.version, Answer::new(token, registry.now())))
 }
 
 /// Revokes an admin token, for good
@@ -226,17 +234,24 @@ async fn one<S: KeyStore>(
 /// It is refused from the answer on, by every gateway.
 #[utoipa::path(
     post, path = "/v1/admin-tokens/{id}/revoke", operation_id = "tokens.revoke", tag = "tokens",
-    params(("id" = inline(openapi::TokenId), Path)),
+    params(("id" = openapi::TokenId, Path), openapi::IfMatch),
     request_body = Option<RevokeRequest>,
-    responses((status = 200, description = "The token, revoked", body = Answer), Conflict),
+    responses(
+        (
+            status = 200, description = "The token, revoked", body = Answer,
+            headers(("ETag" = String)),
+        ),
+        Conflict,
+    ),
 )]
 async fn revoke<S: KeyStore>(
     State(registry): State<Registry<S>>,
     Extension(by): Extension<Actor>,
     Id(id): Id<TokenId>,
+    IfMatch(expected): IfMatch,
     BodyOrDefault(request): BodyOrDefault<RevokeRequest>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Tagged<Answer>, Problem> {
     let reason = request.reason.map(fields::reason).transpose()?;
-    let token = registry.revoke_token(&by, id, reason.as_deref()).await?;
-    Ok(Json(Answer::new(token, registry.now())))
+    let token = registry.revoke_token(&by, id, reason.as_deref(), &expected).await?;
+    Ok(tagged(token.version, Answer::new(token, registry.now())))
 }

@@ -8,7 +8,8 @@ use keygate_store::records::{AdminToken, AuditEntry, Fields, Role, TokenStatus, 
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::{Actor, Made, Registry, RegistryError, random, unopposed};
+use super::idempotency::Making;
+use super::{Actor, Asked, Expected, Made, Registry, RegistryError, random};
 
 /// What every token begins with, so that a secret scanner knows one.
 const PREFIX: &str = "kgat_";
@@ -31,7 +32,14 @@ pub struct NewToken {
 /// A token that was just made, and the only copy of its text.
 pub struct CreatedToken {
     pub record: AdminToken,
-    pub token: Zeroizing<String>,
+    /// Nothing if the same call had made it before: a token is shown once.
+    pub token: Option<Zeroizing<String>>,
+}
+
+impl CreatedToken {
+    fn replayed(record: AdminToken) -> Self {
+        Self { record, token: None }
+    }
 }
 
 impl<S: KeyStore> Registry<S> {
@@ -39,13 +47,25 @@ impl<S: KeyStore> Registry<S> {
     ///
     /// # Errors
     /// [`RegistryError::Forbidden`], [`RegistryError::UnknownAccount`], [`RegistryError::ExpiryInPast`],
-    /// [`RegistryError::NotDurable`], [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
+    /// [`RegistryError::RequestReused`], [`RegistryError::NotDurable`], [`RegistryError::Store`] and
+    /// [`RegistryError::NoRandomness`].
     pub async fn create_token(
         &self,
         by: &Actor,
         new: NewToken,
+        asked: Option<&Asked>,
     ) -> Result<CreatedToken, RegistryError> {
         by.require_admin()?;
+        let outcome = self.try_create_token(by, new, asked).await;
+        self.or_before(asked, outcome, CreatedToken::replayed).await
+    }
+
+    async fn try_create_token(
+        &self,
+        by: &Actor,
+        new: NewToken,
+        asked: Option<&Asked>,
+    ) -> Result<CreatedToken, RegistryError> {
         let now = self.now();
         if new.expires_at.is_some_and(|end| end <= now) {
             return Err(RegistryError::ExpiryInPast);
@@ -55,9 +75,10 @@ impl<S: KeyStore> Registry<S> {
         let mut audit = by.entry(now, "token.create", record.id.to_string());
         audit.changes = made(&record);
         // A caller that goes away here leaves a token that nobody knows; it is listed and audited.
-        match self.commit(Write::CreateToken(record.clone()), audit).await {
-            Ok(()) => Ok(CreatedToken { record, token }),
-            Err(RegistryError::NotDurable { made: _, replicas, wanted }) => {
+        match self.make(Write::CreateToken(record.clone()), audit, asked).await {
+            Ok(Making::Now) => Ok(CreatedToken { record, token: Some(token) }),
+            Ok(Making::Before(record)) => Ok(CreatedToken::replayed(record)),
+            Err(RegistryError::NotDurable { made: Made::Change, replicas, wanted }) => {
                 self.take_back_token(by, record.id).await;
                 Err(RegistryError::NotDurable { made: Made::Token, replicas, wanted })
             }
@@ -80,7 +101,7 @@ impl<S: KeyStore> Registry<S> {
 
     /// Revokes a token that was made and that nobody will be shown.
     async fn take_back_token(&self, by: &Actor, id: TokenId) {
-        match self.revoke_token(by, id, Some(NEVER_SHOWN)).await {
+        match self.revoke_token(by, id, Some(NEVER_SHOWN), &Expected::Any).await {
             Ok(_) | Err(RegistryError::NotDurable { .. }) => {}
             Err(error) => {
                 tracing::warn!(%error, %id, "a token that nobody was shown could not be revoked");
@@ -109,7 +130,8 @@ impl<S: KeyStore> Registry<S> {
     /// Revokes a token, for good. One that is revoked already stays as it is.
     ///
     /// # Errors
-    /// [`RegistryError::Forbidden`], [`RegistryError::NotFound`], [`RegistryError::Conflict`],
+    /// [`RegistryError::Forbidden`], [`RegistryError::NotFound`],
+    /// [`RegistryError::PreconditionFailed`], [`RegistryError::Conflict`],
     /// [`RegistryError::NotDurable`] and [`RegistryError::Store`]. After the last, the token may or may
     /// not be revoked: ask again.
     pub async fn revoke_token(
@@ -117,9 +139,10 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         id: TokenId,
         reason: Option<&str>,
+        expected: &Expected,
     ) -> Result<AdminToken, RegistryError> {
         by.require_admin()?;
-        unopposed(|| self.try_revoke_token(by, id, reason)).await
+        expected.carry_out(|| self.try_revoke_token(by, id, reason, expected)).await
     }
 
     async fn try_revoke_token(
@@ -127,8 +150,10 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         id: TokenId,
         reason: Option<&str>,
+        expected: &Expected,
     ) -> Result<AdminToken, RegistryError> {
         let before = self.token(by, id).await?;
+        expected.check(before.version)?;
         if matches!(before.status, TokenStatus::Revoked { .. }) {
             self.settle().await?;
             return Ok(before);

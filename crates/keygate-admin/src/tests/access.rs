@@ -6,6 +6,7 @@ use super::*;
 
 const KEY: &str = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV";
 const APP: &str = "app_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+const TOKEN_ID: &str = "tok_01ARZ3NDEKTSV4RRFFQ69G5FAV";
 const ACCOUNT: &str = "acct_01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
 /// Every path of the API with its methods.
@@ -23,6 +24,10 @@ fn paths() -> Vec<(String, Vec<&'static str>)> {
         (format!("/v1/keys/{KEY}/usage"), vec!["GET"]),
         ("/v1/keys/verify".into(), vec!["POST"]),
         ("/v1/audit".into(), vec!["GET"]),
+        ("/v1/audit/verify".into(), vec!["GET"]),
+        ("/v1/admin-tokens".into(), vec!["GET", "POST"]),
+        (format!("/v1/admin-tokens/{TOKEN_ID}"), vec!["GET"]),
+        (format!("/v1/admin-tokens/{TOKEN_ID}/revoke"), vec!["POST"]),
     ]
 }
 

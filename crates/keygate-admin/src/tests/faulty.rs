@@ -22,6 +22,8 @@ pub(super) struct FaultyStore {
     /// Whether writes reach no replica, of the one that has to have them.
     pub(super) no_replica: AtomicBool,
     pub(super) fleet: Mutex<Option<Fleet>>,
+    /// How often it was asked for a token by its hash.
+    pub(super) token_lookups: AtomicUsize,
 }
 
 impl FaultyStore {
@@ -33,6 +35,7 @@ impl FaultyStore {
             conflicts: AtomicUsize::new(0),
             no_replica: AtomicBool::new(false),
             fleet: Mutex::new(None),
+            token_lookups: AtomicUsize::new(0),
         }
     }
 
@@ -94,6 +97,7 @@ impl KeyStore for FaultyStore {
     }
 
     async fn token_by_hash(&self, sha256: [u8; 32]) -> Result<Option<AdminToken>, StoreError> {
+        self.token_lookups.fetch_add(1, Ordering::SeqCst);
         self.up()?.token_by_hash(sha256).await
     }
 

@@ -4,6 +4,7 @@
 //! harness looks at each.
 
 mod access;
+mod audit;
 mod bad_input;
 mod census;
 mod durability;
@@ -26,6 +27,7 @@ mod retire;
 mod roles;
 mod rotation;
 mod search;
+mod tokens;
 mod verify;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
