@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 
 use keygate_config::live::Current;
 use keygate_store::keys::{KeyStore, Page};
+use keygate_store::records::Role;
 
 use super::*;
-use crate::registry::{Source, Unusable};
+use crate::registry::{Actor, Force, Source, Unusable};
 
 /// What stands in the files: the text of the configuration, and bytes that stand for peppers.
 #[derive(Default)]
@@ -165,4 +166,21 @@ async fn reloads_at_one_time_are_done_one_after_the_other() {
     }
     assert_eq!(changed, 1);
     assert_eq!(api.actions().await, ["config.reload"]);
+}
+
+#[tokio::test]
+async fn a_viewer_looks_at_peppers_and_only_an_admin_reloads() {
+    let api = Api::start().await;
+    let registry = api.registry(|| NOW);
+    let files = Files { next: Arc::clone(&api.next), live: api.live.clone() };
+    let reloader = Reloader::new(registry.clone(), Arc::new(files), api.metrics.reload());
+    let issuer = Role::Issuer(Vec::new());
+    for (role, looks, reloads) in
+        [(Role::Viewer, true, false), (issuer, false, false), (Role::Admin, true, true)]
+    {
+        let by = Actor { name: "token:test".into(), from: None, role };
+        assert_eq!(registry.pepper_views(&by).await.is_ok(), looks, "{by:?}");
+        let reloaded = reloader.reload(&by, Force::Yes).await;
+        assert_eq!(reloaded.is_ok(), reloads, "{by:?}");
+    }
 }
