@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::document::{Document, Operation};
 use crate::harness::{Request, request};
 
-/// Of ids, only the newest are used again: older ones are revoked, disabled or full by then.
+/// Of ids, the newest are used more often: older ones are revoked, disabled or full by then.
 const RECENT: usize = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Maker {
         let required =
             |name: &str| schema["required"].as_array().is_some_and(|r| r.contains(&json!(name)));
         for (name, member) in schema["properties"].as_object().into_iter().flatten() {
-            if required(name) || self.random.u8(..5) == 0 {
+            if required(name) || self.random.u8(..4) == 0 {
                 object.insert(name.clone(), self.value(document, name, member));
             }
         }
@@ -163,7 +163,8 @@ impl Maker {
     fn text(&mut self, name: &str, schema: &Value) -> String {
         let prefix = schema["pattern"].as_str().and_then(|p| p.strip_prefix('^')?.get(..4));
         if let Some(known) = prefix.and_then(|prefix| self.ids.get(prefix)) {
-            let recent = &known[known.len().saturating_sub(RECENT)..];
+            let from = if self.random.bool() { 0 } else { known.len().saturating_sub(RECENT) };
+            let recent = &known[from..];
             return recent[self.random.usize(..recent.len())].clone();
         }
         if name == "key" {

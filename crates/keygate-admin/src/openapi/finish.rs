@@ -1,9 +1,9 @@
 //! Completes the document with what is so for all operations, so that no handler repeats it: who
 //! may call, which refusals there are, which headers answers have, that answers are closed.
 //!
-//! Refusals are added by what an operation has. Under `/v1`: 401, 403, 429, 500, 503. A body: 400,
-//! 408, 413, 415, 422. Parameters in the query or a header: 400. An id in the path: 404. `If-Match`:
-//! 412. `Idempotency-Key`: 422.
+//! Refusals are added by what an operation has. All: 403. Under `/v1`: 401, 429, 500, 503. A body:
+//! 400, 408, 413, 415, 422. Parameters in the query or a header: 400. An id in the path: 404.
+//! `If-Match`: 412. `Idempotency-Key`: 422.
 
 #![expect(
     clippy::indexing_slicing,
@@ -101,10 +101,11 @@ fn complete(path: &str, operation: &mut Value) {
     let has = |place: &str, name: Option<&str>| {
         parameters.iter().any(|p| p["in"] == place && name.is_none_or(|name| p["name"] == name))
     };
-    let mut refusals = Vec::new();
+    // Browsers are refused everywhere.
+    let mut refusals = vec![S::FORBIDDEN];
     let guarded = path.starts_with("/v1/");
     if guarded {
-        refusals.extend([S::UNAUTHORIZED, S::FORBIDDEN, S::TOO_MANY_REQUESTS]);
+        refusals.extend([S::UNAUTHORIZED, S::TOO_MANY_REQUESTS]);
         refusals.extend([S::INTERNAL_SERVER_ERROR, S::SERVICE_UNAVAILABLE]);
     }
     if let Some(body) = operation.get_mut("requestBody") {
