@@ -141,7 +141,7 @@ fn complete(path: &str, operation: &mut Value) {
 fn require_body(body: &mut Value) {
     let schema = &mut body["content"]["application/json"]["schema"];
     let may_be_left_out = is_nullable(schema);
-    if let Some(choices) = schema["oneOf"].as_array_mut() {
+    if let Some(choices) = schema.get_mut("oneOf").and_then(Value::as_array_mut) {
         choices.retain(|choice| choice["type"] != "null");
         if let [only] = choices.as_slice() {
             *schema = only.clone();

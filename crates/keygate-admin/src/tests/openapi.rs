@@ -60,6 +60,7 @@ fn every_name_in_the_openapi_document_is_defined_and_used() {
     let document = document();
     let mut used = BTreeSet::new();
     each("", &document, &mut |name, value| {
+        assert!(!value.is_null(), "`{name}` says nothing");
         if name == "$ref" {
             used.insert(value.as_str().unwrap());
             let place = value.as_str().unwrap().strip_prefix('#').unwrap();
