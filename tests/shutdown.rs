@@ -66,7 +66,9 @@ fn a_hangup_ends_nothing() {
     slow.send(&get("/public/slow").to_h1()).unwrap();
     upstream.wait_for(1);
     gateway.process().signal("HUP");
-    eventually("a word about it", || gateway.output().contains("configuration was reloaded").then_some(()));
+    eventually("a word about it", || {
+        gateway.output().contains("configuration was reloaded").then_some(())
+    });
     release.send(()).unwrap();
     assert_eq!(slow.answer("GET").unwrap().status, 200);
     gateway.is_alive_and_well();
