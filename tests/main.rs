@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod audit_log;
 mod backup;
 mod chaos;
 mod cli;
@@ -48,6 +49,7 @@ mod limits_last;
 mod limits_slots;
 mod openapi;
 mod operators;
+mod operators_tokens;
 mod peppers;
 mod readme;
 mod registry_model;

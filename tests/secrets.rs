@@ -52,6 +52,43 @@ fn drive(gateway: &Gateway) {
     }
 }
 
+/// The same with an admin token that was made.
+fn drive_with_a_token(gateway: &Gateway) {
+    let admin = gateway.admin();
+    let (id, holder) = admin.token(&json!({ "name": "ci", "role": "admin" }));
+    let token = holder.bearer();
+    let path = format!("/v1/admin-tokens/{id}");
+    let requests = [
+        get(&path),
+        get("/v1/admin-tokens"),
+        get("/v1/audit"),
+        get("/v1/audit/verify"),
+        get(&format!("/v1/admin-tokens/{token}")),
+        get(&format!("/v1/{token}?token={token}")),
+        get(&format!("/v1/audit?actor={token}&since={token}")),
+        get(&format!("/v1/audit?{}=1", token.replace('_', "%5F"))),
+        get(&path).header("X-Request-Id", token),
+        get(&path).header("If-Match", token),
+        post("/v1/admin-tokens", json!({ "name": token, "role": "viewer" }).to_string()),
+        post("/v1/admin-tokens", json!({ "name": "a", "role": token }).to_string()),
+        post("/v1/admin-tokens", json!({ "name": "a", token: token }).to_string()),
+        post(&format!("{path}/revoke"), json!({ "reason": token }).to_string()),
+        request(token, &path),
+    ];
+    for wrong in [token.to_owned(), format!("{token}x"), token[..40].to_owned()] {
+        for request in &requests {
+            let _ = holder.with_token(&wrong).try_send(request);
+        }
+    }
+    for request in calls(token) {
+        let _ = gateway.try_send_over(Wire::H1, &request);
+    }
+    admin.send(&post(&format!("{path}/revoke"), "{}"));
+    for request in &requests {
+        let _ = holder.try_send(request);
+    }
+}
+
 /// One key in every place where a request has room for one.
 fn calls(key: &str) -> Vec<Request> {
     vec![
@@ -88,6 +125,7 @@ fn no_secret_leaves_the_gateway_at_the_loudest_log_level() {
     let upstream = Upstream::start();
     let mut gateway = Setup::in_front_of(&upstream).start();
     drive(&gateway);
+    drive_with_a_token(&gateway);
     gateway.metrics();
     gateway.kill();
     // The places above where a key has no business are forwarded as the client wrote them; what
@@ -134,6 +172,8 @@ fn the_search_finds_what_it_looks_for() {
     leaks.key(&key);
     leaks.pepper(&gateway.read("data/pepper"));
     leaks.token("the admin token", &gateway.admin_token());
+    let (_, holder) = gateway.admin().token(&json!({ "name": "ci", "role": "viewer" }));
+    leaks.token("a made token", holder.bearer());
     leaks.capture("clean", format!("{} is only the hint", &key[..12]).as_bytes());
     leaks.assert_none();
     for leak in [
@@ -144,6 +184,8 @@ fn the_search_finds_what_it_looks_for() {
         format!("token {}", gateway.admin_token()),
         gateway.read("data/pepper"),
         gateway.read("data/pepper").to_uppercase(),
+        format!("a made token {}", holder.bearer()),
+        holder.bearer()[30..].to_owned(),
     ] {
         let leaks = leaks.with(&leak);
         assert!(!leaks.found().is_empty(), "not found");

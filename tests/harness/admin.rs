@@ -135,6 +135,25 @@ impl Admin {
         answer
     }
 
+    /// The same API for the holder of another token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
+    /// The token itself.
+    pub fn bearer(&self) -> &str {
+        &self.token
+    }
+
+    /// Makes an admin token. Returns its id and the API for its holder.
+    #[track_caller]
+    pub fn token(&self, body: &Value) -> (String, Self) {
+        let answer = self.create(&post("/v1/admin-tokens", body.to_string()));
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let made = answer.json();
+        (text(&made, "id"), self.with_token(&text(&made, "token")))
+    }
+
     #[track_caller]
     pub fn send(&self, request: &Request) -> Answer {
         self.try_send(request).unwrap_or_else(|broken| panic!("{request:?}: {broken:?}"))

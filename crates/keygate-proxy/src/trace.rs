@@ -26,9 +26,11 @@ fn is_harmless_id(id: &[u8]) -> bool {
         && !holds_a_key(id)
 }
 
-/// An id is sent back, forwarded and logged, so a key that was put there by mistake may not be one.
+/// An id is sent back, forwarded and logged, so a key that was put there by mistake may not be one, nor
+/// may an admin token.
 fn holds_a_key(id: &[u8]) -> bool {
-    [&b"k_live_"[..], b"k_test_"].iter().any(|part| memchr::memmem::find(id, part).is_some())
+    let parts = [&b"k_live_"[..], b"k_test_", b"kga_", b"kgat_"];
+    parts.iter().any(|part| memchr::memmem::find(id, part).is_some())
 }
 
 /// A new W3C trace: version 00, random ids (never zero), not sampled.
@@ -98,7 +100,9 @@ mod tests {
         let kept = |text: &str| request_id(HeaderValue::from_str(text).ok().as_ref()) == text;
         assert!(kept("abc-1.2_3"));
         assert!(kept(&"a".repeat(128)));
-        for wrong in ["", "a b", "a\"b", "a/b", "a-sk_live_1", &"a".repeat(129)] {
+        for wrong in
+            ["", "a b", "a\"b", "a/b", "a-sk_live_1", "kga_1", "a-kgat_1", &"a".repeat(129)]
+        {
             assert!(!kept(wrong), "{wrong}");
         }
     }
