@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::harness::{
     Admin, Fleet, Gateway, KeySpec, Redis, Reply, Setup, Upstream, eventually, get,
@@ -122,24 +123,47 @@ fn entries_that_were_edited_taken_out_or_moved_in_redis_are_found() {
     assert_eq!(findings(&admin, ""), [missing(11)], "what comes after is sound");
 }
 
+/// Makes the chain anew, as whoever can write the whole store could.
+fn relink(entries: &mut Stored) {
+    let mut link = [0; 32];
+    for (at, (_, fields)) in entries.iter_mut().enumerate() {
+        let field = |fields: &[Vec<u8>], name: &[u8]| {
+            fields.iter().position(|field| field == name).expect("a field of the log") + 1
+        };
+        let text = Sha256::digest(&fields[field(fields, b"a")]);
+        let number = (at as u64 + 1).to_be_bytes();
+        link = Sha256::digest([link.as_slice(), &number, &text].concat()).into();
+        let place = field(fields, b"h");
+        fields[place] = link.to_vec();
+    }
+}
+
 #[test]
 fn a_chain_that_was_made_anew_is_found_by_a_link_that_was_kept_elsewhere() {
     let upstream = Upstream::start();
     let redis = Redis::start();
     let gateway = Setup::in_front_of(&upstream).redis(&redis).start();
-    live(std::slice::from_ref(&gateway));
+    let gateways = std::slice::from_ref(&gateway);
+    live(gateways);
     let admin = gateway.admin();
     let kept = admin.read("/v1/audit/verify");
     let query = format!("after={}&link={}", kept["to"], kept["link"].as_str().unwrap());
-    assert_eq!(findings(&admin, &query), []);
-    live(std::slice::from_ref(&gateway));
-    assert_eq!(findings(&admin, &query), []);
-    // The newest entries, and with them the counter: as if they had never been.
-    redis.command(&["XTRIM", LOG, "MAXLEN", "10"]);
-    let entries = stored(&redis);
-    rebuild(&redis, &entries[..0].to_vec());
-    let found = findings(&admin, &query);
-    assert!(!found.is_empty(), "{found:?}");
+    live(gateways);
+    assert_eq!(findings(&admin, &query), [], "what came after goes on from it");
+    let as_it_was = stored(&redis);
+    let mut forged = as_it_was.clone();
+    relink(&mut forged);
+    assert!(forged == as_it_was, "the chain is as it is described");
+    let text = forged[6].1.iter_mut().find(|value| value.starts_with(b"{")).unwrap();
+    *text = String::from_utf8(text.clone()).unwrap().replace("bootstrap", "bootstrxp").into();
+    relink(&mut forged);
+    rebuild(&redis, &forged);
+    assert_eq!(findings(&admin, ""), [], "the chain alone does not show it");
+    let not_as_kept = (24, "not_as_kept".to_owned());
+    assert!(findings(&admin, &query).contains(&not_as_kept));
+    // All that came after the one that was kept, and that one too: as if it had never been.
+    rebuild(&redis, &as_it_was[..20].to_vec());
+    assert!(!findings(&admin, &query).is_empty());
 }
 
 #[test]
