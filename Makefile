@@ -7,7 +7,7 @@ CHAOS_ROUNDS ?= 200
 # Tests run in folders of their own, where a relative path would name nothing.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
-.PHONY: help setup run test lint bench soak
+.PHONY: help setup run test lint bench soak fuzz-api
 
 help:
 	@echo "make run     run the gateway with a sample service behind it, and show three calls to try"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint    check format, lints and the shipped configuration"
 	@echo "make bench   measure decisions and look-ups, and the whole gateway against bare Pingora"
 	@echo "make soak    run the long tests"
+	@echo "make fuzz-api  fuzz the admin API by its own description (needs Python, and PyPI once)"
 	@echo "make setup   install what the build needs (all of the above but lint do it by themselves)"
 
 # cmake builds zlib-ng, which Pingora's compression links; the end-to-end tests start servers of
@@ -66,3 +67,8 @@ soak: setup
 	$(E2E) --ignored
 	CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(E2E) chaos
 	OUTAGE_MS=60000 $(E2E) fleet_outage
+	KEYGATE_BIN=$(KEYGATE_BIN) tests/fuzz_api/run
+
+fuzz-api: setup
+	$(CARGO) build --release -p keygate
+	KEYGATE_BIN=$(TARGET)/release/keygate tests/fuzz_api/run

@@ -22,7 +22,7 @@ use crate::harness::{
 const TRIES_MAX: u32 = 100;
 /// What must never be shown but once: a key with its tag, and an admin token.
 static SECRET: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new("[spr]k_(live|test)_[1-9A-HJ-NP-Za-km-z]{44}[0-9A-Za-z]{6}|kga_[0-9a-f]{64}")
+    Regex::new("[spr]k_(live|test)_[1-9A-HJ-NP-Za-km-z]{44}[0-9A-Za-z]{6}|kga_[0-9a-f]{64}|kgat_[0-9A-Za-z]{43}")
         .unwrap()
 });
 static ID: LazyLock<Regex> =

@@ -120,6 +120,7 @@ fn is_of_format(format: &str, value: &Value) -> bool {
         "date-time" => text.is_none_or(|text| DATE_TIME.is_match(text)),
         "uri" => text.is_none_or(|text| text.contains(':')),
         "int32" => value.as_i64().is_none_or(|number| i32::try_from(number).is_ok()),
+        "uint64" => value.is_null() || value.is_u64(),
         // Numbers of 64 bits are what there is.
         "int64" | "double" => true,
         format => panic!("the test does not know the format `{format}`"),

@@ -11,8 +11,9 @@ use keygate_telemetry::logging::mask;
 
 use crate::problem::Problem;
 
-const NAME_LENGTH_MAX: usize = 100;
-const REASON_LENGTH_MAX: usize = 500;
+/// In characters.
+pub(crate) const NAME_LENGTH_MAX: usize = 100;
+pub(crate) const REASON_LENGTH_MAX: usize = 500;
 const METADATA_ENTRIES_MAX: usize = 16;
 const METADATA_KEY_LENGTH_MAX: usize = 64;
 const METADATA_VALUE_LENGTH_MAX: usize = 512;

@@ -17,7 +17,7 @@ use crate::registry::{
     Actor, Import, ImportAccount, ImportApp, ImportEnd, ImportKey, ImportMode, Landed, Landing,
     Registry, RegistryError, Whose,
 };
-use crate::request::Body;
+use crate::request::{Body, Object};
 use crate::{fields, limits, openapi, times};
 
 /// The longest body, in KiB: longer than that of other calls.
@@ -45,11 +45,14 @@ struct ImportRequest {
     #[schema(value_type = openapi::ImportSource)]
     source: String,
     #[serde(default)]
-    accounts: Vec<AccountRequest>,
+    #[schema(value_type = Vec<AccountRequest>)]
+    accounts: Vec<Object<AccountRequest>>,
     #[serde(default)]
-    apps: Vec<AppRequest>,
+    #[schema(value_type = Vec<AppRequest>)]
+    apps: Vec<Object<AppRequest>>,
     #[serde(default)]
-    keys: Vec<KeyRequest>,
+    #[schema(value_type = Vec<KeyRequest>)]
+    keys: Vec<Object<KeyRequest>>,
 }
 
 /// An account to be made, unless this source's import made it before.
@@ -105,7 +108,8 @@ struct KeyRequest {
     expires_at: Option<String>,
     ttl: Option<String>,
     tier: Option<String>,
-    limits: Option<LimitsRequest>,
+    #[schema(value_type = Option<LimitsRequest>)]
+    limits: Option<Object<LimitsRequest>>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default = "yes")]
@@ -232,7 +236,7 @@ fn readable<R, T>(
     all
 }
 
-fn read_account(request: AccountRequest) -> Result<ImportAccount, Problem> {
+fn read_account(Object(request): Object<AccountRequest>) -> Result<ImportAccount, Problem> {
     Ok(ImportAccount {
         name_here: read_ref("ref", request.r#ref)?,
         name: fields::name(request.name)?,
@@ -241,7 +245,7 @@ fn read_account(request: AccountRequest) -> Result<ImportAccount, Problem> {
     })
 }
 
-fn read_app(request: AppRequest) -> Result<ImportApp, Problem> {
+fn read_app(Object(request): Object<AppRequest>) -> Result<ImportApp, Problem> {
     let environment: Environment =
         request.environment.parse().map_err(|error| Problem::field("environment", error))?;
     let scopes = request.granted_scopes.as_deref();
@@ -260,7 +264,7 @@ fn read_app(request: AppRequest) -> Result<ImportApp, Problem> {
     })
 }
 
-fn read_key(request: KeyRequest, now: UnixMillis) -> Result<ImportKey, Problem> {
+fn read_key(Object(request): Object<KeyRequest>, now: UnixMillis) -> Result<ImportKey, Problem> {
     let kind: KeyKind = request.kind.parse().map_err(|error| Problem::field("kind", error))?;
     let end = match (request.expires_at.as_deref(), request.ttl.as_deref()) {
         (Some(_), Some(_)) => {

@@ -23,7 +23,7 @@ use crate::keys::ShownAnswer;
 use crate::openapi::{self, Conflict};
 use crate::problem::{Problem, chain};
 use crate::registry::{Actor, LimitsChange, LimitsMerge, Registry};
-use crate::request::{BodyOrDefault, Id, given};
+use crate::request::{BodyOrDefault, Id, Object, given};
 
 pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
     OpenApiRouter::default().routes(routes!(reset))
@@ -57,7 +57,9 @@ pub(crate) struct LimitsChangeRequest {
 }
 
 /// Limits of the key's own; nothing if no part is there.
-pub(crate) fn read(request: LimitsRequest) -> Result<Option<Box<Overrides>>, Problem> {
+pub(crate) fn read(
+    Object(request): Object<LimitsRequest>,
+) -> Result<Option<Box<Overrides>>, Problem> {
     let parts = Parts {
         rate: request.rate.map(read_rate).transpose()?,
         burst: request.burst,
@@ -69,8 +71,10 @@ pub(crate) fn read(request: LimitsRequest) -> Result<Option<Box<Overrides>>, Pro
     Ok(overrides.map(Box::new))
 }
 
-pub(crate) fn read_change(request: Option<LimitsChangeRequest>) -> Result<LimitsChange, Problem> {
-    let Some(request) = request else { return Ok(LimitsChange::TakeAway) };
+pub(crate) fn read_change(
+    request: Option<Object<LimitsChangeRequest>>,
+) -> Result<LimitsChange, Problem> {
+    let Some(Object(request)) = request else { return Ok(LimitsChange::TakeAway) };
     Ok(LimitsChange::Merge(LimitsMerge {
         rate: request.rate.map(|text| text.map(read_rate).transpose()).transpose()?,
         burst: request.burst,

@@ -1,5 +1,7 @@
 //! Reads requests: bodies as JSON within a bound, ids from paths. What cannot be read is a problem.
 
+use std::fmt::Formatter;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,7 +11,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use crate::BODY_LENGTH_MAX;
 use crate::problem::{Problem, ProblemCode};
@@ -91,7 +94,31 @@ fn unread(rejection: BytesRejection, kib_max: usize) -> Problem {
 /// The parser bounds how deep JSON may nest.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body)
+        .map(|Object(body)| body)
         .map_err(|error| Problem::new(ProblemCode::BadRequest, format!("The body: {error}.")))
+}
+
+/// A JSON object, which derived code would also read from an array, by the places of the fields.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
 }
 
 fn check_is_json(headers: &HeaderMap) -> Result<(), Problem> {

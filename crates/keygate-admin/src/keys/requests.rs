@@ -11,7 +11,7 @@ use crate::limits::{LimitsChangeRequest, LimitsRequest};
 use crate::openapi::{self, Time};
 use crate::problem::Problem;
 use crate::registry::{KeyChange, KeySwitch, NewKey, OVERLAP_DEFAULT};
-use crate::request::given;
+use crate::request::{Object, given};
 use crate::{fields, limits, times};
 
 #[derive(Deserialize, ToSchema)]
@@ -32,7 +32,8 @@ pub(super) struct CreateRequest {
     /// How long it lives, such as `30d`, instead of `expires_at`.
     ttl: Option<String>,
     tier: Option<String>,
-    limits: Option<LimitsRequest>,
+    #[schema(value_type = Option<LimitsRequest>)]
+    limits: Option<Object<LimitsRequest>>,
     #[serde(default)]
     allowed_cidrs: Vec<String>,
     /// Of publishable keys.
@@ -97,7 +98,8 @@ pub(super) struct ChangeRequest {
     #[serde(default, deserialize_with = "given")]
     tier: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    limits: Option<Option<LimitsChangeRequest>>,
+    #[schema(value_type = Option<LimitsChangeRequest>)]
+    limits: Option<Option<Object<LimitsChangeRequest>>>,
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     allowed_cidrs: Option<Vec<String>>,

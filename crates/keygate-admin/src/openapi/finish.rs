@@ -16,6 +16,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
+use crate::fields::{NAME_LENGTH_MAX, REASON_LENGTH_MAX};
 use crate::problem::ProblemCode;
 
 const DESCRIPTION: &str = "Manages accounts, apps and keys, and asks about them. Refusals are \
@@ -50,7 +51,9 @@ pub(crate) fn finish(mut api: OpenApi) -> Value {
             complete(path, operation);
         }
     }
-    close_answers(&mut document);
+    let answered = answered(&document);
+    bound_requests(&mut document, &answered);
+    close_answers(&mut document, &answered);
     add_common(&mut document);
     document
 }
@@ -60,8 +63,9 @@ fn members(value: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
     value.as_object_mut().into_iter().flatten()
 }
 
-/// `List_Key` becomes `KeyList`, and says by its name what it is a list of. The one map, whose own
-/// name the derivation of schemas does not see, gets it back.
+/// What the derivation of schemas calls otherwise: `List_Key` becomes `KeyList`, and says by its name
+/// what it is a list of; the one map, whose own name it does not see, gets it back; a number without a
+/// sign has no bound that is half its own.
 fn rename(document: &mut Value) {
     let new_name = |name: &str| match name {
         "BTreeMap" => Some("Metadata".to_owned()),
@@ -78,6 +82,10 @@ fn rename(document: &mut Value) {
     each(document, &mut |value| {
         // Names in JSON are always texts.
         value.as_object_mut().and_then(|members| members.remove("propertyNames"));
+        let is = |name: &str, what: Value| value.get(name) == Some(&what);
+        if is("format", json!("int64")) && is("minimum", json!(0)) {
+            value["format"] = json!("uint64");
+        }
         let Some(Value::String(target)) = value.get_mut("$ref") else { return };
         if let Some(name) = target.strip_prefix(SCHEMAS).and_then(new_name) {
             *target = format!("{SCHEMAS}{name}");
@@ -183,24 +191,47 @@ fn response_name(status: StatusCode) -> String {
     status.canonical_reason().unwrap_or(status.as_str()).replace(' ', "")
 }
 
-/// What an answer may hold is all that it holds, and what can be null is always there.
-fn close_answers(document: &mut Value) {
+/// The names of the schemas that answers are made of.
+fn answered(document: &Value) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
-    for (_, item) in members(&mut document["paths"]) {
-        for (_, operation) in members(item) {
+    for item in document["paths"].as_object().into_iter().flat_map(Map::values) {
+        for operation in item.as_object().into_iter().flat_map(Map::values) {
             targets(&operation["responses"], &mut reached);
         }
     }
-    let schemas = &mut document["components"]["schemas"];
     let mut unseen: Vec<String> = reached.iter().cloned().collect();
     while let Some(name) = unseen.pop() {
         let mut more = BTreeSet::new();
-        targets(&schemas[&name], &mut more);
+        targets(&document["components"]["schemas"][&name], &mut more);
         unseen.extend(more.into_iter().filter(|name| reached.insert(name.clone())));
     }
+    reached
+}
+
+/// Says how long the texts may be that people write.
+fn bound_requests(document: &mut Value, answered: &BTreeSet<String>) {
+    for (name, schema) in members(&mut document["components"]["schemas"]) {
+        if answered.contains(name) || schema.get("properties").is_none() {
+            continue;
+        }
+        for (name, property) in members(&mut schema["properties"]) {
+            let length_max = match name.as_str() {
+                "name" | "owner" | "purpose" => NAME_LENGTH_MAX,
+                "reason" => REASON_LENGTH_MAX,
+                _ => continue,
+            };
+            property["minLength"] = json!(1);
+            property["maxLength"] = json!(length_max);
+        }
+    }
+}
+
+/// What an answer may hold is all that it holds, and what can be null is always there.
+fn close_answers(document: &mut Value, answered: &BTreeSet<String>) {
+    let schemas = &mut document["components"]["schemas"];
     // Flat first: a closed part of a whole would forbid the other parts.
     let parts = schemas.clone();
-    for name in &reached {
+    for name in answered {
         if let Some(flat) = flatten(&schemas[name], &parts) {
             schemas[name] = flat;
         }

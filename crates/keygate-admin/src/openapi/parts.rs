@@ -129,7 +129,7 @@ pub(crate) struct IfMatch {
 pub(crate) struct IdempotencyKey {
     /// Repeated with the same one within 24 hours, a call is answered as it was the first time, and
     /// does nothing.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255)]
+    #[param(rename = "Idempotency-Key", pattern = "^[!-~]{1,255}$")]
     idempotency_key: Option<String>,
 }
 

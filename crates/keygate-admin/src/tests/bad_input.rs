@@ -173,3 +173,23 @@ async fn a_key_in_the_wrong_place_is_neither_stored_nor_repeated() {
     }
     assert_eq!(api.actions().await.len(), 3);
 }
+
+/// Derived code reads an object's fields from an array too, by their places.
+#[tokio::test]
+async fn an_array_is_not_taken_for_an_object() {
+    let api = Api::start().await;
+    let app = api.app().await;
+    let key = json!({ "scopes": ["read:orders"], "limits": ["10/s", 20, null, null] });
+    let import = json!({ "source": "csv", "accounts": [["ref", "name", null, null]] });
+    let calls = [
+        ("/v1/accounts".to_owned(), json!(["Acme", {}])),
+        (format!("/v1/apps/{app}/keys"), key),
+        ("/v1/keys/import".to_owned(), import),
+        ("/v1/reload".to_owned(), json!([])),
+    ];
+    for (path, body) in calls {
+        let answer = api.post(&path, body).await;
+        let detail = assert_problem(&answer, 400, "bad_request");
+        assert!(detail.contains("expected an object"), "{path}: {detail}");
+    }
+}
