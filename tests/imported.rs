@@ -136,11 +136,42 @@ fn a_key_of_ours_takes_the_place_of_an_imported_one_without_another_change() {
         assert_refused(&gateway.send(&ambiguous), 400, "ambiguous_credentials");
     }
     upstream.saw_nothing();
-    // On a public route nobody asks for a key, and one of ours is taken out even so.
-    let public = get("/public").header("apikey", &key).header("x-auth-key", "other");
+    // On a public route nobody asks for a key, and what may be one is taken out even so.
+    let public = get("/public").header("apikey", &key).header("x-auth-key", OLD).api_key("other");
     assert_eq!(gateway.send(&public).status, 200);
     assert_eq!(upstream.only().header("apikey"), None);
-    assert_eq!(upstream.only().header("x-auth-key"), Some("other"));
+    assert_eq!(upstream.only().header("x-auth-key"), None);
+    assert_eq!(upstream.only().header("x-api-key"), Some("other"));
+}
+
+#[test]
+fn an_imported_key_in_authorization_beside_another_key_reaches_no_upstream() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).keys(ON).start();
+    let key = gateway.key(&["read:orders"]);
+    import(&gateway, OLD, &["read:orders"]);
+    for wire in Wire::BOTH {
+        for same in [
+            get("/v1/orders").api_key(OLD).bearer(OLD),
+            get("/v1/orders").api_key(OLD).basic(&format!("{OLD}:")),
+            get("/v1/orders").header("apikey", OLD).header("Authorization", OLD),
+            get(&format!("/v1/feed?api_key={OLD}")).bearer(OLD),
+        ] {
+            assert_refused(&gateway.send_over(wire, &same), 400, "ambiguous_credentials");
+        }
+        upstream.saw_nothing();
+        for beside in [
+            get("/v1/orders").api_key(&key).bearer(OLD),
+            get("/v1/orders").header("apikey", &key).basic(&format!("{OLD}:")),
+            get("/v1/orders").api_key(&key).header("Authorization", OLD),
+            get("/v1/orders").api_key(OLD).bearer("somebody's-old-key"),
+        ] {
+            let answer = gateway.send_over(wire, &beside);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(upstream.only().header("authorization"), None);
+            upstream.forget();
+        }
+    }
 }
 
 #[test]

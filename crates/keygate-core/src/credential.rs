@@ -59,6 +59,8 @@ pub struct Places<'a, A, X, F> {
 pub struct Credential {
     pub key: Presented,
     pub place: Place,
+    /// Whether an `Authorization` beside it may be a key, too, and so must not be forwarded.
+    pub drops_authorization: bool,
 }
 
 /// A key as it came.
@@ -135,7 +137,7 @@ impl CredentialRules {
         if let Some((query, name)) = query {
             choice.consider(Place::Query, self.read_query(query, name)?)?;
         }
-        choice.made(|| self.imported_in_authorization(first_authorization?))
+        self.made(choice, first_authorization)
     }
 
     /// A key on its own, without a request around it; nothing if it cannot be one.
@@ -255,6 +257,42 @@ impl CredentialRules {
         may_be.then(|| Presented::Imported(KeyDigest::of_imported(&sha256(value))))
     }
 
+    /// # Errors
+    /// [`Denial::KeyMissing`], [`Denial::KeyMalformed`], and [`Denial::AmbiguousCredentials`] when the
+    /// `Authorization` holds the same key of another system.
+    fn made(&self, choice: Choice, authorization: Option<&[u8]>) -> Result<Credential, Denial> {
+        let Choice { meant, has_foreign } = choice;
+        let foreign = authorization.filter(|_| has_foreign);
+        let (place, key, drops_authorization) = match (meant, foreign) {
+            (Some((place, Some(key))), Some(beside)) if self.imported.is_some() => {
+                let drops = self.may_be_a_key_beside(beside, &key)?;
+                (place, Some(key), drops)
+            }
+            (Some((place, key)), _) => (place, key, false),
+            (None, Some(alone)) => {
+                (Place::Authorization, self.imported_in_authorization(alone), false)
+            }
+            (None, None) => return Err(Denial::KeyMissing),
+        };
+        key.map(|key| Credential { key, place, drops_authorization }).ok_or(Denial::KeyMalformed)
+    }
+
+    /// Whether a [foreign](Found::Foreign) `Authorization` beside a key may be a key of another system:
+    /// it has the form, and is not plainly a JWT.
+    ///
+    /// # Errors
+    /// [`Denial::AmbiguousCredentials`] when it is the same key.
+    #[cold]
+    fn may_be_a_key_beside(&self, value: &[u8], key: &Presented) -> Result<bool, Denial> {
+        match (self.imported_in_authorization(value), key) {
+            (None, _) => Ok(false),
+            (Some(Presented::Imported(beside)), Presented::Imported(key)) if beside == *key => {
+                Err(Denial::AmbiguousCredentials)
+            }
+            (Some(_), _) => Ok(!is_jwt_in_authorization(value)),
+        }
+    }
+
     /// The same of an `Authorization` that was found [foreign](Found::Foreign). Only now, so that a
     /// JWT beside a key costs nothing.
     #[cold]
@@ -291,17 +329,24 @@ impl Choice {
         }
         Ok(())
     }
+}
 
-    /// # Errors
-    /// [`Denial::KeyMissing`] and [`Denial::KeyMalformed`].
-    fn made(self, foreign: impl FnOnce() -> Option<Presented>) -> Result<Credential, Denial> {
-        let (place, key) = match self.meant {
-            Some(meant) => meant,
-            None if self.has_foreign => (Place::Authorization, foreign()),
-            None => return Err(Denial::KeyMissing),
-        };
-        key.map(|key| Credential { key, place }).ok_or(Denial::KeyMalformed)
-    }
+/// Whether an `Authorization` is a JWT, as `Bearer` or without a scheme.
+fn is_jwt_in_authorization(value: &[u8]) -> bool {
+    let is_bearer = |scheme: &[u8]| scheme.eq_ignore_ascii_case(b"bearer");
+    split_scheme(value).is_some_and(|(scheme, rest)| match rest {
+        [] => is_jwt(scheme),
+        rest => is_bearer(scheme) && is_jwt(rest),
+    })
+}
+
+/// Three parts of base64url, the first of which begins as a JSON object does (RFC 7519 section 3).
+fn is_jwt(text: &[u8]) -> bool {
+    let is_base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_part = |part: &[u8]| !part.is_empty() && part.iter().all(is_base64url);
+    (text.starts_with(b"ey") || text.starts_with(b"ew"))
+        && text.split(|&byte| byte == b'.').count() == 3
+        && text.split(|&byte| byte == b'.').all(is_part)
 }
 
 /// `Bearer abc` as (`Bearer`, `abc`); nothing for an empty value.

@@ -196,7 +196,7 @@ impl<S: KeyStore> Gateway<S> {
             further: request.further_values(credentials.further_headers()),
             query: request.query.zip(access.query_param.as_deref()),
         };
-        let Credential { key, place } = credentials.extract(places)?; // 400, 401
+        let Credential { key, place, drops_authorization } = credentials.extract(places)?; // 400, 401
         let digest = key.digest(&snapshot.peppers).ok_or(Denial::KeyMalformed)?; // 401
         let key = self.lookup.find(digest, request.client, &self.attempts).await?; // 401, 429, 503
         *is_imported = key.is_imported;
@@ -206,7 +206,9 @@ impl<S: KeyStore> Gateway<S> {
         let caller = Caller { address: request.client, origin };
         let at = (self.clock)();
         let permit = decide(access, key, caller, at)?; // 401, 403
-        Ok(Decided { permit, strip: Strip::from(place), digest, at })
+        let mut strip = Strip::from(place);
+        strip.authorization |= drops_authorization;
+        Ok(Decided { permit, strip, digest, at })
     }
 
     /// Decides and charges as for a real request, counts it, and forwards nothing: the hot path, for

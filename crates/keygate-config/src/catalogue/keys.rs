@@ -43,7 +43,7 @@ pub(crate) const IMPORTED_HEADERS: Setting<Vec<FurtherHeader>> = Setting::new(
     "imported_headers",
     Default("[]"),
     "headers besides `sources` in which those systems took their keys, such as `apikey`; needs \
-     `accept_imported`",
+     `accept_imported`. They are for keys alone: no upstream gets them, on public routes either",
 )
 .within(0, FURTHER_HEADERS_MAX as u64);
 pub(crate) const EXPIRY_NOTICE: Setting<Duration> = Setting::new(

@@ -65,7 +65,7 @@ fn digest_of(text: &str) -> KeyDigest {
 #[track_caller]
 fn finds(sent: &Sent, place: Place, text: &str) {
     match sent.extract(&on()) {
-        Ok(Credential { key: Presented::Imported(digest), place: found }) => {
+        Ok(Credential { key: Presented::Imported(digest), place: found, .. }) => {
             assert_eq!((found, digest), (place, digest_of(text)));
         }
         Ok(Credential { key: Presented::Ours(_), .. }) => panic!("a key of ours"),
@@ -76,7 +76,7 @@ fn finds(sent: &Sent, place: Place, text: &str) {
 #[track_caller]
 fn finds_ours(sent: &Sent, place: Place) {
     match sent.extract(&on()) {
-        Ok(Credential { key: Presented::Ours(_), place: found }) => assert_eq!(found, place),
+        Ok(Credential { key: Presented::Ours(_), place: found, .. }) => assert_eq!(found, place),
         Ok(Credential { key: Presented::Imported(_), .. }) => panic!("a key of another system"),
         Err(denial) => panic!("{denial:?}"),
     }
@@ -149,6 +149,55 @@ fn a_place_that_is_for_keys_alone_counts_before_an_authorization_beside_it() {
         let query = format!("api_key={OLD}");
         finds(&sent().query(&query).authorization(beside), Place::Query, OLD);
     }
+}
+
+#[test]
+fn the_same_imported_key_in_an_authorization_too_is_ambiguous() {
+    let jwt = "eyJhbGciOi.eyJzdWI.sig";
+    for text in [OLD, jwt] {
+        let dresses = [text.to_owned(), format!("Bearer {text}"), basic(&format!("{text}:"))];
+        for dress in dresses {
+            let beside = sent().authorization(&dress);
+            refuses(&beside.clone().x_api_key(text), "ambiguous_credentials");
+            refuses(&beside.clone().further(0, text), "ambiguous_credentials");
+            refuses(&beside.query(&format!("api_key={text}")), "ambiguous_credentials");
+        }
+    }
+}
+
+#[test]
+fn an_authorization_beside_a_key_is_dropped_if_it_may_be_one() {
+    let ours = key();
+    let user_and_password = basic("user:pass");
+    let drops = |authorization: &str, rules: &CredentialRules| {
+        [sent().x_api_key(&ours), sent().query(&format!("api_key={ours}"))].map(|sent| {
+            let found = sent.authorization(authorization).extract(rules);
+            found.unwrap_or_else(|denial| panic!("{denial:?}")).drops_authorization
+        })
+    };
+    let candidate_basic = basic(&format!("{OLD}:"));
+    for may_be_one in [
+        OLD,
+        &format!("Bearer {OLD}"),
+        &candidate_basic,
+        "Bearer SG.part.part",
+        "Bearer eyJh.b",
+        "Bearer eyJh.b.c.d",
+        "Bearer eyJh..c",
+        "Bearer eyJh.b.c=",
+    ] {
+        assert_eq!(drops(may_be_one, &on()), [true; 2], "{may_be_one}");
+        assert_eq!(drops(may_be_one, &rules()), [false; 2], "off: {may_be_one}");
+    }
+    let too_long = format!("Bearer {}", "x".repeat(CREDENTIAL_LENGTH_MAX + 1));
+    let bare_jwt = JWT.trim_start_matches("Bearer ");
+    for other in
+        [JWT, bare_jwt, &user_and_password, "Digest username=x", "Negotiate abc", &too_long]
+    {
+        assert_eq!(drops(other, &on()), [false; 2], "{other}");
+    }
+    let no_bearer = CredentialRules { bearer: Source::Off, ..on() };
+    assert_eq!(drops(&format!("Bearer {OLD}"), &no_bearer), [false; 2], "no key comes there");
 }
 
 #[test]
