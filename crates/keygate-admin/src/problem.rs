@@ -244,8 +244,8 @@ impl From<RegistryError> for Problem {
             ),
             RegistryError::NeverShown => Self::new(
                 C::KeyNotShown,
-                "The first call with this `Idempotency-Key` made a key, but could not be sure that it lasts, \
-                 and revoked it. Send the call with another `Idempotency-Key`.",
+                "What the first call with this `Idempotency-Key` made is revoked: it could not be sure that \
+                 it lasts. Send the call with another `Idempotency-Key`.",
             ),
             RegistryError::KeyNotActive { status } => Self::new(
                 C::KeyNotActive,
@@ -317,7 +317,7 @@ impl From<RegistryError> for Problem {
                 not_durable(*made, *replicas, *wanted).caused_by(error)
             }
             RegistryError::Store(store) => store_problem(store).caused_by(error),
-            RegistryError::NoRandomness(_) => {
+            RegistryError::NoRandomness(_) | RegistryError::BrokenOff => {
                 Self::new(C::Internal, "Tell the operator the request id.").caused_by(error)
             }
         }

@@ -151,15 +151,28 @@ impl<S: KeyStore> Registry<S> {
         &self,
         by: &Actor,
         before: &Key,
+        after: Key,
+        action: &str,
+        reason: Option<String>,
+    ) -> Result<Key, RegistryError> {
+        let live_max = self.config().keys.keys_max_live;
+        self.update_within(by, before, after, action, reason, live_max).await
+    }
+
+    /// The same, under another cap than the configuration's.
+    pub(super) async fn update_within(
+        &self,
+        by: &Actor,
+        before: &Key,
         mut after: Key,
         action: &str,
         reason: Option<String>,
+        live_max: u32,
     ) -> Result<Key, RegistryError> {
         let now = self.now();
         after.updated_at = now;
         let changes = changes(Some(before), &after);
         let audit = AuditEntry { reason, changes, ..entry(by, now, action, &after) };
-        let live_max = self.config().keys.keys_max_live;
         let write = Write::UpdateKey { key: after.clone(), live_max, now };
         let committed = self.commit(write, audit).await;
         self.or_whom_to_retire(after.app, committed).await?;

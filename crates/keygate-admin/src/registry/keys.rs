@@ -9,7 +9,7 @@ use keygate_store::records::{App, AuditEntry, Key, KeyStatus, Metadata, Version}
 use zeroize::Zeroizing;
 
 use super::idempotency::Making;
-use super::{Actor, Asked, Expected, Made, Registry, RegistryError, random};
+use super::{Actor, Asked, Expected, Made, Registry, RegistryError, random, to_its_end};
 
 /// Why a key is revoked whose making was not acknowledged.
 const NEVER_SHOWN: &str = "never shown: the write was not durable";
@@ -78,7 +78,9 @@ impl<S: KeyStore> Registry<S> {
         self.create_key_with_entropy(by, app, new, asked, &entropy).await
     }
 
-    /// Makes a key from the caller's entropy, so that the same key can be made again.
+    /// Makes a key from the caller's entropy, so that the same key can be made again. Goes on to its
+    /// end even if the caller stops waiting, which leaves a key that nobody knows; it is listed and
+    /// audited.
     ///
     /// # Errors
     /// As [`create_key`](Self::create_key), and [`RegistryError::AlreadyExists`].
@@ -92,9 +94,15 @@ impl<S: KeyStore> Registry<S> {
     ) -> Result<CreatedKey, RegistryError> {
         let app = self.app(by, app).await?;
         by.require_issuer(app.account)?;
-        let outcome = self.try_create_key(by, &app, new, asked, entropy).await;
-        let outcome = self.or_before(asked, outcome, CreatedKey::replayed).await;
-        self.shown(self.or_whom_to_retire(app.id, outcome).await?).await
+        let (registry, by, asked) = (self.clone(), by.clone(), asked.copied());
+        let entropy = Zeroizing::new(*entropy);
+        to_its_end(async move {
+            let asked = asked.as_ref();
+            let outcome = registry.try_create_key(&by, &app, new, asked, &entropy).await;
+            let outcome = registry.or_before(asked, outcome, CreatedKey::replayed).await;
+            registry.shown(registry.or_whom_to_retire(app.id, outcome).await?).await
+        })
+        .await
     }
 
     async fn try_create_key(
@@ -136,7 +144,6 @@ impl<S: KeyStore> Registry<S> {
         };
         let live_max = self.config().keys.keys_max_live;
         let write = Write::CreateKey { key: record.clone(), live_max, now };
-        // A caller that goes away here leaves a key that nobody knows; it is listed and audited.
         match self.make(write, entry(by, now, "key.create", &record), asked).await {
             Ok(Making::Now) => {}
             Ok(Making::Before(record)) => return Ok(CreatedKey::replayed(record)),

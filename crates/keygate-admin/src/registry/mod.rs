@@ -197,8 +197,8 @@ pub enum RegistryError {
     PreconditionFailed,
     #[error("another request has been made under this name")]
     RequestReused,
-    /// The same call made a key before, which was taken back.
-    #[error("the key was revoked before anybody was shown it")]
+    /// The same call made a key or a token before, which was taken back.
+    #[error("it was revoked before anybody was shown it")]
     NeverShown,
     #[error("the record exists already")]
     AlreadyExists,
@@ -244,6 +244,9 @@ pub enum RegistryError {
     /// The change was made, but may be lost yet.
     #[error("{replicas} of {wanted} replicas have the change")]
     NotDurable { made: Made, replicas: u64, wanted: u32 },
+    /// By a mistake of ours, or because the gateway ends.
+    #[error("the change was broken off")]
+    BrokenOff,
     #[error("the store failed")]
     Store(#[source] Arc<StoreError>),
     #[error("the operating system gave no randomness")]
@@ -320,6 +323,7 @@ impl RegistryError {
             | Self::RequestReused
             | Self::NeverShown
             | Self::NotDurable { .. }
+            | Self::BrokenOff
             | Self::Store(_)
             | Self::NoRandomness(_) => false,
         }
@@ -338,6 +342,14 @@ where
         }
     }
     attempt().await
+}
+
+/// Carries work out to its end even if the caller stops waiting: what it undoes at its end has to be
+/// undone whether anybody waits or not.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+) -> Result<T, RegistryError> {
+    tokio::spawn(work).await.unwrap_or(Err(RegistryError::BrokenOff))
 }
 
 /// Random bytes from the operating system.

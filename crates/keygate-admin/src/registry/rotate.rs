@@ -10,7 +10,10 @@ use zeroize::Zeroizing;
 
 use super::idempotency::Making;
 use super::keys::{TakenBack, entry};
-use super::{Actor, Asked, CreatedKey, Expected, Made, Registry, RegistryError, random, unopposed};
+use super::{
+    Actor, Asked, CreatedKey, Expected, Made, Registry, RegistryError, random, to_its_end,
+    unopposed,
+};
 
 /// How long the old key goes on working, unless something else is said.
 pub const OVERLAP_DEFAULT: Duration = Duration::from_secs(86_400);
@@ -21,7 +24,8 @@ const NEVER_SHOWN: &str = "its successor was never shown: the write was not dura
 
 impl<S: KeyStore> Registry<S> {
     /// Makes a successor of a key, with all that the key may do and is, and lets the key end after
-    /// `overlap`. The successor is to live as long as the key was made to.
+    /// `overlap`. The successor is to live as long as the key was made to. Goes on to its end even if
+    /// the caller stops waiting, which leaves a successor that nobody knows; it is listed and audited.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`], [`RegistryError::Forbidden`],
@@ -38,10 +42,16 @@ impl<S: KeyStore> Registry<S> {
         expected: &Expected,
         asked: Option<&Asked>,
     ) -> Result<CreatedKey, RegistryError> {
-        let attempt = || self.try_rotate_key(by, id, overlap, expected, asked);
-        let outcome = expected.carry_out(attempt).await;
-        let created = self.or_before(asked, outcome, CreatedKey::replayed).await?;
-        self.shown(created).await
+        let (registry, by, expected) = (self.clone(), by.clone(), expected.clone());
+        let asked = asked.copied();
+        to_its_end(async move {
+            let asked = asked.as_ref();
+            let attempt = || registry.try_rotate_key(&by, id, overlap, &expected, asked);
+            let outcome = expected.carry_out(attempt).await;
+            let created = registry.or_before(asked, outcome, CreatedKey::replayed).await?;
+            registry.shown(created).await
+        })
+        .await
     }
 
     async fn try_rotate_key(
@@ -76,7 +86,7 @@ impl<S: KeyStore> Registry<S> {
         let changes = changes(Some(&before), &old);
         let audit = AuditEntry { changes, ..entry(by, now, "key.rotate", &before) };
         let live_max = self.config().keys.keys_max_live;
-        let write = Write::RotateKey { old, new: new.clone(), live_max, now };
+        let write = Write::RotateKey { old: old.clone(), new: new.clone(), live_max, now };
         let making = self.make(write, audit, asked).await;
         match self.or_whom_to_retire(app.id, making).await {
             Ok(Making::Now) => {}
@@ -85,7 +95,7 @@ impl<S: KeyStore> Registry<S> {
                 let made = match self.take_back(by, new.id).await {
                     TakenBack::Tried => {
                         self.count_rotated();
-                        self.restore(by, &before, new.id).await;
+                        self.restore(by, &before, &old).await;
                         Made::Key
                     }
                     TakenBack::NotThere => made,
@@ -103,17 +113,21 @@ impl<S: KeyStore> Registry<S> {
         self.parts.metrics.rotated();
     }
 
-    /// Lets a key go on as before whose successor nobody was shown.
-    async fn restore(&self, by: &Actor, before: &Key, successor: KeyId) {
+    /// Lets a key go on as before whose successor nobody was shown. `old` is what it became.
+    async fn restore(&self, by: &Actor, before: &Key, old: &Key) {
         let attempt = || async {
             let rotated = self.key(by, before.id).await?;
-            if rotated.rotated_to != Some(successor) {
+            if rotated.rotated_to != old.rotated_to {
                 return Ok(());
             }
-            let expires_at = before.expires_at;
+            // An end that somebody has set since is meant.
+            let is_ours = rotated.expires_at == old.expires_at;
+            let expires_at = if is_ours { before.expires_at } else { rotated.expires_at };
             let after = Key { rotated_to: None, expires_at, ..rotated.clone() };
             let reason = Some(NEVER_SHOWN.to_owned());
-            self.update(by, &rotated, after, "key.update", reason).await.map(|_| ())
+            // It was there before, so it may be there again, even if the app has too many.
+            let update = self.update_within(by, &rotated, after, "key.update", reason, u32::MAX);
+            update.await.map(|_| ())
         };
         match unopposed(attempt).await {
             Ok(()) | Err(RegistryError::NotDurable { .. }) => {}

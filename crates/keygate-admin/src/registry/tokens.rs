@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::idempotency::Making;
-use super::{Actor, Asked, Expected, Made, Registry, RegistryError, random};
+use super::keys::TakenBack;
+use super::{Actor, Asked, Expected, Made, Registry, RegistryError, random, to_its_end};
 
 /// What every token begins with, so that a secret scanner knows one.
 const PREFIX: &str = "kgat_";
@@ -43,12 +44,13 @@ impl CreatedToken {
 }
 
 impl<S: KeyStore> Registry<S> {
-    /// Makes an admin token from the operating system's randomness.
+    /// Makes an admin token from the operating system's randomness. Goes on to its end even if the
+    /// caller stops waiting, which leaves a token that nobody knows; it is listed and audited.
     ///
     /// # Errors
     /// [`RegistryError::Forbidden`], [`RegistryError::UnknownAccount`], [`RegistryError::ExpiryInPast`],
-    /// [`RegistryError::RequestReused`], [`RegistryError::NotDurable`], [`RegistryError::Store`] and
-    /// [`RegistryError::NoRandomness`].
+    /// [`RegistryError::RequestReused`], [`RegistryError::NeverShown`], [`RegistryError::NotDurable`],
+    /// [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_token(
         &self,
         by: &Actor,
@@ -56,8 +58,14 @@ impl<S: KeyStore> Registry<S> {
         asked: Option<&Asked>,
     ) -> Result<CreatedToken, RegistryError> {
         by.require_admin()?;
-        let outcome = self.try_create_token(by, new, asked).await;
-        self.or_before(asked, outcome, CreatedToken::replayed).await
+        let (registry, by, asked) = (self.clone(), by.clone(), asked.copied());
+        to_its_end(async move {
+            let asked = asked.as_ref();
+            let outcome = registry.try_create_token(&by, new, asked).await;
+            let created = registry.or_before(asked, outcome, CreatedToken::replayed).await?;
+            registry.shown_token(created).await
+        })
+        .await
     }
 
     async fn try_create_token(
@@ -74,13 +82,15 @@ impl<S: KeyStore> Registry<S> {
         let (record, token) = minted(new, now)?;
         let mut audit = by.entry(now, "token.create", record.id.to_string());
         audit.changes = made(&record);
-        // A caller that goes away here leaves a token that nobody knows; it is listed and audited.
         match self.make(Write::CreateToken(record.clone()), audit, asked).await {
             Ok(Making::Now) => Ok(CreatedToken { record, token: Some(token) }),
             Ok(Making::Before(record)) => Ok(CreatedToken::replayed(record)),
-            Err(RegistryError::NotDurable { made: Made::Change, replicas, wanted }) => {
-                self.take_back_token(by, record.id).await;
-                Err(RegistryError::NotDurable { made: Made::Token, replicas, wanted })
+            Err(RegistryError::NotDurable { made, replicas, wanted }) => {
+                let made = match self.take_back_token(by, record.id).await {
+                    TakenBack::Tried => Made::Token,
+                    TakenBack::NotThere => made,
+                };
+                Err(RegistryError::NotDurable { made, replicas, wanted })
             }
             Err(error) => Err(error),
         }
@@ -100,12 +110,26 @@ impl<S: KeyStore> Registry<S> {
     }
 
     /// Revokes a token that was made and that nobody will be shown.
-    async fn take_back_token(&self, by: &Actor, id: TokenId) {
+    async fn take_back_token(&self, by: &Actor, id: TokenId) -> TakenBack {
         match self.revoke_token(by, id, Some(NEVER_SHOWN), &Expected::Any).await {
             Ok(_) | Err(RegistryError::NotDurable { .. }) => {}
+            Err(RegistryError::NotFound(_)) => return TakenBack::NotThere,
             Err(error) => {
                 tracing::warn!(%error, %id, "a token that nobody was shown could not be revoked");
             }
+        }
+        TakenBack::Tried
+    }
+
+    /// A token that was made by the same call before, unless it is revoked by now: a record does not
+    /// say why, and to a caller who waits for it that is the same.
+    async fn shown_token(&self, created: CreatedToken) -> Result<CreatedToken, RegistryError> {
+        if created.token.is_some() {
+            return Ok(created);
+        }
+        match self.store().token(created.record.id).await?.map(|now| now.status) {
+            Some(TokenStatus::Active) => Ok(created),
+            Some(TokenStatus::Revoked { .. }) | None => Err(RegistryError::NeverShown),
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct FaultyStore {
     pub(super) conflicts: AtomicUsize,
     /// Whether writes reach no replica, of the one that has to have them.
     pub(super) no_replica: AtomicBool,
+    /// An end that somebody else gives to the next key that is rotated, as soon as it is.
+    pub(super) shortens: Mutex<Option<UnixMillis>>,
     pub(super) fleet: Mutex<Option<Fleet>>,
     /// How often it was asked for a token by its hash.
     pub(super) token_lookups: AtomicUsize,
@@ -34,6 +36,7 @@ impl FaultyStore {
             apps_down: AtomicBool::new(false),
             conflicts: AtomicUsize::new(0),
             no_replica: AtomicBool::new(false),
+            shortens: Mutex::new(None),
             fleet: Mutex::new(None),
             token_lookups: AtomicUsize::new(0),
         }
@@ -64,7 +67,16 @@ impl KeyStore for FaultyStore {
         if self.conflicts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
             return Err(StoreError::Conflict);
         }
-        let number = self.up()?.commit(write, audit).await?;
+        let rotated = if let Write::RotateKey { old, .. } = &write { Some(old.id) } else { None };
+        let number = self.up()?.commit(write, audit.clone()).await?;
+        let shorter =
+            rotated.and_then(|id| self.shortens.lock().unwrap().take().map(|at| (id, at)));
+        if let Some((id, at)) = shorter {
+            let key = self.store.key(id).await?.unwrap();
+            let key = Key { expires_at: Some(at), ..key };
+            let write = Write::UpdateKey { key, live_max: u32::MAX, now: UnixMillis(0) };
+            self.store.commit(write, audit).await?;
+        }
         self.replicate()?;
         Ok(number)
     }

@@ -189,6 +189,46 @@ async fn a_rotation_that_may_be_lost_leaves_the_old_key_as_it_was() {
     assert_eq!(rotate(&api, &id(&old), json!({})).await.status, 201);
 }
 
+#[tokio::test]
+async fn an_end_that_was_set_meanwhile_outlives_a_rotation_that_may_be_lost() {
+    let api = Api::start().await;
+    let old = id(&api.key(&api.app().await, json!({})).await);
+    let store = api.cache.store();
+    store.no_replica.store(true, Ordering::SeqCst);
+    *store.shortens.lock().unwrap() = Some(UnixMillis(NOW.0 + HOUR_MS));
+    assert_problem(&rotate(&api, &old, json!({})).await, 503, "not_durable");
+    store.no_replica.store(false, Ordering::SeqCst);
+    let shown = api.get(&format!("/v1/keys/{old}")).await.json();
+    assert_eq!(
+        [&shown["rotated_to"], &shown["expires_at"]],
+        [&Value::Null, &json!("2030-01-01T01:00:00Z")]
+    );
+}
+
+#[tokio::test]
+async fn a_rotation_that_may_be_lost_is_undone_even_if_its_caller_goes_away() {
+    use keygate_store::keys::KeyStore;
+    let api = Api::start().await;
+    let old = id(&api.key(&api.app().await, json!({})).await);
+    let store = api.cache.store();
+    store.no_replica.store(true, Ordering::SeqCst);
+    let record = async || store.key(old.parse().unwrap()).await.unwrap().unwrap();
+    let is_rotated = async {
+        while record().await.rotated_to.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = is_rotated => {}
+        _ = rotate(&api, &old, json!({ "overlap": "0s" })) => {}
+    }
+    while record().await.rotated_to.is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(record().await.expires_at, None);
+}
+
 /// The way off another system's keys.
 #[tokio::test]
 async fn the_successor_of_an_imported_key_is_one_of_ours() {

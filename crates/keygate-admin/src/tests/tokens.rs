@@ -294,3 +294,17 @@ async fn a_token_that_nobody_was_shown_lets_nobody_in() {
     api.cache.store().no_replica.store(false, Ordering::SeqCst);
     assert_eq!(api.get(TOKENS).await.json()["items"][0]["status"], "revoked");
 }
+
+#[tokio::test]
+async fn a_token_that_was_taken_back_is_never_said_to_be_made_by_a_replay() {
+    let api = Api::start().await;
+    let (once, body) = ([("idempotency-key", "once")], json!({ "name": "a", "role": "admin" }));
+    let send = async || api.call_with("POST", TOKENS, &once, body.clone()).await;
+    api.cache.store().no_replica.store(true, Ordering::SeqCst);
+    assert!(assert_problem(&send().await, 503, "not_durable").contains("admin token"));
+    assert!(assert_problem(&send().await, 503, "not_durable").contains("same call"));
+    api.cache.store().no_replica.store(false, Ordering::SeqCst);
+    let detail = assert_problem(&send().await, 409, "key_not_shown");
+    assert!(detail.contains("another `Idempotency-Key`"), "{detail}");
+    assert_eq!(api.get(TOKENS).await.json()["items"].as_array().unwrap().len(), 1);
+}
