@@ -168,6 +168,9 @@ struct VerifyAnswer {
     link: Option<String>,
     /// What is not as it was written; empty if all is.
     findings: Vec<FindingAnswer>,
+    /// The first entry that is kept. A log in Redis loses its oldest ones in time (`log_max`): that
+    /// those before this one are gone is no finding there.
+    kept_from: Option<u64>,
     /// The entry after which to go on, if that was not all.
     next: Option<u64>,
 }
@@ -205,13 +208,14 @@ async fn verify<S: KeyStore>(
     let Query(query) = query.map_err(|error| wrong(format!("{}.", error.body_text())))?;
     let (after, link) = query.place()?;
     let verified = registry.verify_audit(&by, after, link).await?;
-    let Verified { range, checked, link, findings, next } = verified;
+    let Verified { range, checked, link, findings, kept_from, next } = verified;
     Ok(Json(VerifyAnswer {
         from: range.map(|(from, _)| from.0),
         to: range.map(|(_, to)| to.0),
         checked,
         link: link.map(|link| link.to_string()),
         findings: findings.into_iter().map(FindingAnswer::from).collect(),
+        kept_from: kept_from.map(|number| number.0),
         next: next.map(|number| number.0),
     }))
 }

@@ -147,6 +147,12 @@ pub trait KeyStore: Send + Sync + 'static {
     fn fleet(&self) -> impl Future<Output = Result<Option<Fleet>, StoreError>> + Send {
         async { Ok(None) }
     }
+
+    /// The number of the newest change as the store counts, whatever has become of its entry in the log.
+    /// None if it does not count apart from the log.
+    fn newest(&self) -> impl Future<Output = Result<Option<ChangeNumber>, StoreError>> + Send {
+        async { Ok(self.fleet().await?.map(|fleet| fleet.newest)) }
+    }
 }
 
 /// A record to be written as it is.

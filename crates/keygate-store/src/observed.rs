@@ -193,6 +193,10 @@ impl<S: KeyStore> KeyStore for Observed<S> {
     async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
         self.watch(Op::List, self.store.fleet()).await
     }
+
+    async fn newest(&self) -> Result<Option<ChangeNumber>, StoreError> {
+        self.watch(Op::List, self.store.newest()).await
+    }
 }
 
 #[cfg(test)]

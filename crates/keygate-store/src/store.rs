@@ -128,4 +128,8 @@ impl KeyStore for Store {
     async fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
         ask!(self, store => store.fleet())
     }
+
+    async fn newest(&self) -> Result<Option<ChangeNumber>, StoreError> {
+        ask!(self, store => store.newest())
+    }
 }

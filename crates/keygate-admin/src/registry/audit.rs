@@ -63,6 +63,8 @@ pub struct Verified {
     /// Of the last entry, if it has one.
     pub link: Option<Link>,
     pub findings: Vec<Finding>,
+    /// The first entry that the store keeps. Those before it were dropped in time, or are findings.
+    pub kept_from: Option<ChangeNumber>,
     /// The entry after which to go on.
     pub next: Option<ChangeNumber>,
 }
@@ -236,12 +238,10 @@ impl<S: KeyStore> Registry<S> {
         // Before the entries are read: what is written meanwhile is not missing.
         let newest = self.newest_known().await?;
         let (mut verifier, mut findings) = match after {
-            None => (self.verifier_from_the_first().await?, Vec::new()),
+            None if self.drops_oldest() => (Verifier::from_first_kept(), Vec::new()),
+            None => (Verifier::from_start(), Vec::new()),
             Some(after) => self.verifier_after(after, link, newest).await?,
         };
-        if after.is_none() {
-            findings.extend(self.missing_at_the_beginning(newest).await?);
-        }
         let mut range: Option<(ChangeNumber, ChangeNumber)> = None;
         let mut last = after.unwrap_or_default();
         let mut left = LOOKED_AT_MAX;
@@ -264,38 +264,32 @@ impl<S: KeyStore> Registry<S> {
         if next.is_none() && last < newest {
             findings.extend(verifier.finish(newest));
         }
+        // After the entries were read: some may have been dropped meanwhile.
+        let kept_from = self.first_kept().await?;
+        if self.drops_oldest() {
+            findings.retain(|finding| !is_before(finding, kept_from));
+        }
         let link = verifier.newest().map(|(_, link)| link);
-        Ok(Verified { range, checked: verifier.entries(), link, findings, next })
+        Ok(Verified { range, checked: verifier.entries(), link, findings, kept_from, next })
     }
 
     /// The number of the newest entry as the store counts, whatever has become of that entry.
     async fn newest_known(&self) -> Result<ChangeNumber, RegistryError> {
-        match self.store().fleet().await? {
-            Some(fleet) => Ok(fleet.newest),
+        match self.store().newest().await? {
+            Some(newest) => Ok(newest),
             None => self.newest().await,
         }
     }
 
-    async fn verifier_from_the_first(&self) -> Result<Verifier, RegistryError> {
-        Ok(match self.config().store {
-            StoreSettings::Embedded(_) => Verifier::from_start(),
-            // Its oldest entries are dropped in time.
-            StoreSettings::Redis(_) => Verifier::from_first_kept(),
-        })
+    /// Whether the store drops the oldest entries of a long log. How many it keeps may have been set
+    /// otherwise before: what is before the first one tells nothing.
+    fn drops_oldest(&self) -> bool {
+        matches!(self.config().store, StoreSettings::Redis(_))
     }
 
-    /// A log in Redis loses its oldest entries only when it is longer than `log_max`.
-    async fn missing_at_the_beginning(
-        &self,
-        newest: ChangeNumber,
-    ) -> Result<Option<Finding>, RegistryError> {
-        let config = self.config();
-        let StoreSettings::Redis(settings) = &config.store else { return Ok(None) };
-        let page = Page { after: None, limit: 1 };
-        let Some(first) = self.store().audit(page).await?.pop() else { return Ok(None) };
-        let from = ChangeNumber(newest.0.saturating_sub(settings.log_max).saturating_add(1));
-        let to = ChangeNumber(first.number.0.saturating_sub(1));
-        Ok((from <= to).then_some(Finding::Missing { from, to }))
+    async fn first_kept(&self) -> Result<Option<ChangeNumber>, RegistryError> {
+        let first = self.store().audit(Page { after: None, limit: 1 }).await?.pop();
+        Ok(first.map(|logged| logged.number))
     }
 
     /// To go on after an entry, which may have been cut off, or be another one by now.
@@ -338,6 +332,12 @@ impl<S: KeyStore> Registry<S> {
         let first = self.store().audit(Page { after: None, limit: 1 }).await?.pop();
         Ok(first.is_some_and(|logged| logged.seal.is_some()))
     }
+}
+
+/// Whether all that is missing came before the first entry that is kept.
+fn is_before(finding: &Finding, kept_from: Option<ChangeNumber>) -> bool {
+    let Finding::Missing { to, .. } = finding else { return false };
+    kept_from.is_some_and(|first| *to < first)
 }
 
 fn millis(span: Duration) -> u64 {

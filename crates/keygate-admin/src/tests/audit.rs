@@ -299,7 +299,8 @@ async fn a_log_that_nobody_touched_verifies_from_its_first_entry_and_from_any_ot
     let api = Api::start().await;
     let verified = async |query: &str| api.get(&format!("/v1/audit/verify?{query}")).await.json();
     let empty = json!({
-        "from": null, "to": null, "checked": 0, "link": null, "findings": [], "next": null,
+        "from": null, "to": null, "checked": 0, "link": null, "findings": [],
+        "kept_from": null, "next": null,
     });
     assert_eq!(verified("").await, empty);
     for n in 1..=5_u64 {
@@ -308,11 +309,13 @@ async fn a_log_that_nobody_touched_verifies_from_its_first_entry_and_from_any_ot
     let entries = api.entries("").await;
     let hash = |n: usize| entries[n - 1]["hash"].as_str().unwrap();
     let all = json!({
-        "from": 1, "to": 5, "checked": 5, "link": hash(5), "findings": [], "next": null,
+        "from": 1, "to": 5, "checked": 5, "link": hash(5), "findings": [],
+        "kept_from": 1, "next": null,
     });
     assert_eq!(verified("").await, all);
     let rest = json!({
-        "from": 4, "to": 5, "checked": 2, "link": hash(5), "findings": [], "next": null,
+        "from": 4, "to": 5, "checked": 2, "link": hash(5), "findings": [],
+        "kept_from": 1, "next": null,
     });
     assert_eq!(verified(&format!("after=3&link={}", hash(3))).await, rest);
     assert_eq!(verified("after=3").await, rest);

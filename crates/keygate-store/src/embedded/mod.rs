@@ -171,6 +171,10 @@ impl KeyStore for EmbeddedStore {
         self.blocking(move |db| read::audit(db, page)).await
     }
 
+    async fn newest(&self) -> Result<Option<ChangeNumber>, StoreError> {
+        self.blocking(read::newest).await.map(Some)
+    }
+
     async fn peppers(&self, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {
         self.blocking(move |db| read::peppers(db, now)).await
     }

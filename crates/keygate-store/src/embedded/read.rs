@@ -8,7 +8,7 @@ use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::tables::{
     ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGE_LINKS, CHANGES, Dangling, KEY_DIGESTS, KEYS,
-    PEPPER_KEYS, Records, TOKEN_HASHES, TOKENS, failed, get, place, unreadable, unseal,
+    META, META_NEXT_CHANGE, PEPPER_KEYS, Records, TOKEN_HASHES, TOKENS, failed, get, place, unreadable, unseal,
     unseal_json,
 };
 use crate::audit::Link;
@@ -123,6 +123,14 @@ pub(super) fn audit(db: &Database, page: Page<ChangeNumber>) -> Result<Vec<Logge
             Ok(Logged { number: ChangeNumber(number), entry, seal })
         })
         .collect()
+}
+
+/// As the file counts, whatever has become of the entry.
+pub(super) fn newest(db: &Database) -> Result<ChangeNumber, StoreError> {
+    let meta = begin(db)?.open_table(META).map_err(failed)?;
+    let next = meta.get(META_NEXT_CHANGE).map_err(failed)?;
+    let next = next.ok_or_else(|| unreadable(Dangling(META_NEXT_CHANGE)))?;
+    Ok(ChangeNumber(next.value().saturating_sub(1)))
 }
 
 pub(super) fn peppers(db: &Database, now: UnixMillis) -> Result<Vec<PepperId>, StoreError> {

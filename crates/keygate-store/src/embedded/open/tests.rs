@@ -430,3 +430,23 @@ fn a_record_of_a_newer_version_is_refused_and_never_overwritten() {
     };
     store.slot.with(check_kept).unwrap();
 }
+
+#[test]
+fn the_newest_change_is_counted_apart_from_the_log() {
+    let folder = folder();
+    let path = place(&folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    assert_eq!(run(store.newest()).unwrap(), Some(ChangeNumber(0)));
+    run(fill(&store));
+    let newest = run(store.audit(Page { after: None, limit: 1_000 })).unwrap().len() as u64;
+    let cut = move |db: &Database| {
+        let transaction = write::begin(db)?;
+        let mut log = transaction.open_table(CHANGES).unwrap();
+        log.pop_last().unwrap();
+        drop(log);
+        transaction.commit().unwrap();
+        Ok(())
+    };
+    run(store.blocking(cut)).unwrap();
+    assert_eq!(run(store.newest()).unwrap(), Some(ChangeNumber(newest)));
+}
