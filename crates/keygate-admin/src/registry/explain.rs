@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keygate_config::Config;
+use keygate_config::live::Current;
 use keygate_core::decide::Check;
 use keygate_core::explain::{Outcome, Situation, explain};
 use keygate_core::limit::policy::{Policy, Use};
 use keygate_core::limit::terms::Terms;
-use keygate_core::{Access, Code, Denial, KeyDigest, KeyId, KeyRecord, Route, Standing};
+use keygate_core::{Access, Code, Denial, KeyId, KeyRecord, Pepper, Route, Standing};
 use keygate_store::cached::Peeked;
 use keygate_store::keys::KeyStore;
+use keygate_store::records::Key;
 
 use super::call::Reading;
+use super::verify::identify;
 use super::{Actor, Call, Registry, RegistryError};
 
 const PUBLIC: &str = "the route is public";
@@ -84,6 +87,12 @@ impl Step {
     }
 }
 
+/// What there is to go by.
+enum Named<'a> {
+    Key(&'a [u8]),
+    Id(Key),
+}
+
 /// The key as far as it could be followed.
 struct Found {
     /// How it was named, and whether that can be a key.
@@ -105,14 +114,15 @@ impl<S: KeyStore> Registry<S> {
         inquiry: Inquiry<'_>,
     ) -> Result<Explanation, RegistryError> {
         let Inquiry { about, call, ip, origin } = inquiry;
-        let config = self.config();
-        let (mut steps, route) = find_route(&config, call);
+        let current = self.parts.live.current();
+        let config = &*current.config;
+        let (mut steps, route) = find_route(config, call);
         let named = match &about {
-            About::Id(id) => Some(self.key_digest(by, *id).await?),
-            About::Key(_) => None,
+            About::Id(id) => Named::Id(self.named(by, *id).await?),
+            About::Key(text) => Named::Key(text),
         };
         let is_public = route.is_some_and(|route| matches!(route.access, Access::Public(_)));
-        let found = if is_public { None } else { Some(self.find(by, &about, named).await?) };
+        let found = if is_public { None } else { Some(self.find(by, &current, named).await?) };
         let record = found.as_ref().and_then(|found| found.record.clone());
         let situation = record.as_deref().map(|key| Situation {
             key,
@@ -133,14 +143,14 @@ impl<S: KeyStore> Registry<S> {
         match situation {
             Some(situation) => {
                 steps.extend(checks(situation));
-                steps.extend(self.limits(&config, situation).await);
+                steps.extend(self.limits(config, situation).await);
             }
             None => {
                 let why = if is_public { PUBLIC } else { NO_KEY };
                 steps.extend(OF_A_KEY.map(|name| Step::skip(name, why)));
             }
         }
-        steps.push(upstream(&config, route));
+        steps.push(upstream(config, route));
         let id = match about {
             About::Id(id) => Some(id),
             About::Key(_) => record.map(|record| record.id),
@@ -148,25 +158,29 @@ impl<S: KeyStore> Registry<S> {
         Ok(Explanation { key: id, route: route.map(|route| route.name.to_string()), steps })
     }
 
-    async fn key_digest(&self, by: &Actor, id: KeyId) -> Result<KeyDigest, RegistryError> {
+    async fn named(&self, by: &Actor, id: KeyId) -> Result<Key, RegistryError> {
         let key = self.store().key(id).await?.filter(|key| by.sees(key.account));
-        key.map(|key| key.digest).ok_or(RegistryError::NotFound("the key"))
+        key.ok_or(RegistryError::NotFound("the key"))
     }
 
     async fn find(
         &self,
         by: &Actor,
-        about: &About<'_>,
-        named: Option<KeyDigest>,
+        current: &Current,
+        named: Named<'_>,
     ) -> Result<Found, RegistryError> {
         const NAME: &str = "credential";
-        let (digest, credential) = match about {
-            About::Id(_) => (named, Step::skip(NAME, "the key was named by its id")),
-            About::Key(text) => match self.identify(text) {
+        let malformed = |why: String| Step::fail(NAME, Denial::KeyMalformed.code(), why);
+        let (digest, credential) = match named {
+            Named::Id(key) => match why_unreadable(current, &key) {
+                Some(why) => (Some(key.digest), malformed(why)),
+                None => (Some(key.digest), Step::skip(NAME, "the key was named by its id")),
+            },
+            Named::Key(text) => match identify(current, text) {
                 Some(digest) => (Some(digest), Step::pass(NAME, "it can be a key")),
                 None => {
                     let why = "it has not the form of a key, or none of the peppers made it";
-                    (None, Step::fail(NAME, Denial::KeyMalformed.code(), why))
+                    (None, malformed(why.to_owned()))
                 }
             },
         };
@@ -246,6 +260,19 @@ const OF_A_KEY: [&str; 9] = [
     "rate",
     "quota",
 ];
+
+/// Why this gateway would not know the text of a key for one.
+fn why_unreadable(current: &Current, key: &Key) -> Option<String> {
+    match key.pepper {
+        None if current.config.keys.credentials.imported.is_none() => {
+            Some("another system made it, and `[keys] accept_imported` is off".to_owned())
+        }
+        Some(id) if !current.peppers.iter().map(Pepper::id).any(|ours| ours == id) => {
+            Some(format!("it was made under pepper {id}, which this gateway does not have"))
+        }
+        Some(_) | None => None,
+    }
+}
 
 /// Steps 1 and 2.
 fn find_route<'a>(config: &'a Config, call: Call<'_>) -> (Vec<Step>, Option<&'a Route>) {

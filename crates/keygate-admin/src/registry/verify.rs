@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use keygate_config::live::Current;
 use keygate_core::decide::decide_key;
 use keygate_core::{Access, Caller, Denial, KeyDigest, KeyRecord, decide};
 use keygate_store::cached::Cached;
@@ -37,12 +38,12 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         question: Question<'_>,
     ) -> Result<Verdict, RegistryError> {
-        let config = self.config();
-        let route = match question.call.map(|call| call.route(&config)).transpose() {
+        let current = self.parts.live.current();
+        let route = match question.call.map(|call| call.route(&current.config)).transpose() {
             Ok(route) => route,
             Err(denial) => return Ok(Verdict { decision: Err(denial), key: None }),
         };
-        let record = self.look_up(question.key).await?;
+        let record = self.look_up(&current, question.key).await?;
         let Some(record) = record.filter(|record| by.sees(record.account)) else {
             return Ok(Verdict { decision: Err(Denial::KeyUnknown), key: None });
         };
@@ -58,18 +59,17 @@ impl<S: KeyStore> Registry<S> {
         Ok(Verdict { decision, key: Some(record) })
     }
 
-    async fn look_up(&self, key: &[u8]) -> Result<Option<Arc<KeyRecord>>, RegistryError> {
-        let Some(digest) = self.identify(key) else { return Ok(None) };
+    async fn look_up(
+        &self,
+        current: &Current,
+        key: &[u8],
+    ) -> Result<Option<Arc<KeyRecord>>, RegistryError> {
+        let Some(digest) = identify(current, key) else { return Ok(None) };
         match self.parts.keys.cached(&digest) {
             Some(Cached::Known(record)) => Ok(Some(record)),
             Some(Cached::Unknown) => Ok(None),
             None => self.parts.keys.load(digest).await.map_err(RegistryError::Store),
         }
-    }
-
-    /// The name by which a store would know a key; nothing for a text that cannot be one.
-    pub(super) fn identify(&self, key: &[u8]) -> Option<KeyDigest> {
-        self.config().keys.credentials.present(key)?.digest(&self.peppers())
     }
 
     fn decide_alone(&self, key: &KeyRecord, ip: Option<IpAddr>) -> Result<(), Denial> {
@@ -79,4 +79,9 @@ impl<S: KeyStore> Registry<S> {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// The name by which a store would know a key; nothing for a text that cannot be one.
+pub(super) fn identify(current: &Current, key: &[u8]) -> Option<KeyDigest> {
+    current.config.keys.credentials.present(key)?.digest(&current.peppers)
 }

@@ -1,6 +1,8 @@
 //! What `explain` says is what the gateway would do, and why.
 
+use keygate_config::live::Current;
 use keygate_core::Code;
+use keygate_core::credential::ImportedRules;
 use keygate_core::limit::terms::Terms;
 use keygate_store::keys::KeyStore;
 use keygate_store::records::Role;
@@ -119,6 +121,42 @@ async fn a_key_by_its_text_is_the_same_as_by_its_id() {
     assert_eq!(said["code"], "api_key_invalid");
     assert_eq!(results(&said)[..2], ["credential fail api_key_invalid", "lookup skip -"]);
     assert_eq!(said["key_id"], Value::Null);
+}
+
+impl Api {
+    /// Goes by these peppers, and lets imported keys in or not, from now on.
+    fn goes_by(&self, peppers: &[u8], imported: Option<ImportedRules>) {
+        let mut config = config();
+        config.keys.credentials.imported = imported;
+        let peppers = Arc::new(peppers::of(peppers));
+        self.live.replace(Current { config: Arc::new(config), peppers });
+    }
+}
+
+#[tokio::test]
+async fn a_key_by_its_id_is_refused_as_its_text_would_be() {
+    let case = case(json!({})).await;
+    case.api.goes_by(&[8], None);
+    let said = case.explain(json!({})).await;
+    assert_eq!(results(&said), ["credential fail api_key_invalid"]);
+    let lacking = peppers::name(9);
+    let why = format!("it was made under pepper {lacking}, which this gateway does not have");
+    assert_eq!(detail(&said, "credential"), why);
+    case.api.goes_by(&[8, 9], None);
+    assert_eq!(case.explain(json!({})).await["admitted"], true);
+
+    let app = case.api.app().await;
+    let sha256: String = sha256(b"legacy-1").iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = json!({ "sha256": sha256, "app_id": app, "scopes": ["read:orders"] });
+    let import = json!({ "source": "csv", "keys": [key] });
+    let landed = case.api.post("/v1/keys/import", import).await.json();
+    let imported = json!({ "key_id": landed["results"][0]["id"] });
+    let said = case.explain(imported.clone()).await;
+    assert_eq!(results(&said), ["credential fail api_key_invalid"]);
+    let why = "another system made it, and `[keys] accept_imported` is off";
+    assert_eq!(detail(&said, "credential"), why);
+    case.api.goes_by(&[8], Some(ImportedRules::default()));
+    assert_eq!(case.explain(imported).await["admitted"], true, "no pepper made it");
 }
 
 #[tokio::test]
