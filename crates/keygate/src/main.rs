@@ -30,10 +30,9 @@ mod stores;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::cli::{Cli, Mode};
+use crate::cli::Mode;
 use crate::reload::Origin;
 
 #[global_allocator]
@@ -41,7 +40,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     no_core_dumps();
-    let outcome = match Cli::parse().mode {
+    let outcome = match cli::parse().mode {
         Mode::Run(options) => serve::run(Origin::file(&options.config)),
         Mode::Check { file } => check::run(&file),
         Mode::Demo(options) => demo::run(&options.config),

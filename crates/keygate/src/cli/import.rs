@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use jiff::Timestamp;
 use keygate_core::{AccountId, AppId, Environment, Scope};
 
 use crate::import::{Format, Unmapped, group_scope};
@@ -36,6 +37,13 @@ pub(crate) struct ImportKeys {
     /// What to do about one that is no scope and stands for none
     #[arg(long, value_enum, default_value = "refuse", value_name = "WHAT")]
     pub(crate) unmapped_groups: Unmapped,
+    /// Import keys with so many uses left, which are not counted here
+    #[arg(long)]
+    pub(crate) ignore_credits: bool,
+    /// When the file was written, such as 2030-01-31T12:00:00Z: from then on Kong's `ttl` counts
+    /// [default: from now on, at the first import]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) exported_at: Option<Timestamp>,
     /// Only say what would be imported
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -12,7 +12,10 @@ mod tokens;
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use keygate_core::key::holds_our_shape;
+use keygate_core::{AccountId, AppId, KeyId, TokenId};
 
 use crate::failure::Failure;
 use crate::output;
@@ -97,6 +100,42 @@ pub(crate) struct Fleet {
     pub(crate) admin: AdminOptions,
 }
 
+/// The words of this process. Wrong ones end it, as clap does.
+pub(crate) fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| without_keys(error).exit())
+}
+
+/// An error of clap's that does not repeat what may be a key, given where an id belongs.
+fn without_keys(mut error: clap::Error) -> clap::Error {
+    const HIDDEN: &str = "(not shown: it may be a key)";
+    let is_id = error
+        .context()
+        .any(|(kind, value)| kind == ContextKind::InvalidArg && value.to_string().contains("<ID>"));
+    let repeats = |kind: ContextKind, value: &ContextValue| match value {
+        ContextValue::String(text) => {
+            let is_ours = IDS.iter().any(|prefix| text.starts_with(prefix));
+            let is_stray_id = kind == ContextKind::InvalidValue && is_id && !is_ours;
+            is_stray_id || holds_our_shape(text.as_bytes())
+        }
+        _ => false,
+    };
+    let hidden: Vec<ContextKind> = error
+        .context()
+        .filter(|(kind, value)| repeats(*kind, value))
+        .map(|(kind, _)| kind)
+        .collect();
+    if !hidden.is_empty() {
+        error.insert(ContextKind::Suggested, ContextValue::None);
+    }
+    for kind in hidden {
+        error.insert(kind, ContextValue::String(HIDDEN.to_owned()));
+    }
+    error
+}
+
+/// What ids begin with.
+const IDS: [&str; 4] = [AccountId::PREFIX, AppId::PREFIX, KeyId::PREFIX, TokenId::PREFIX];
+
 /// Prints what a shell needs to complete the commands.
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
@@ -123,6 +162,25 @@ mod tests {
         assert!(parse(&format!("keygate apps show {app}")).is_ok());
         assert_eq!(parse(&format!("keygate keys show {app}")).unwrap_err().exit_code(), 2);
         assert_eq!(parse("keygate apps show ../../metrics").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_key_in_place_of_an_id_is_not_repeated() {
+        for line in [
+            "keys show sk_live_SECRET",
+            "keys show legacySECRET",
+            "keys revoke legacySECRET --yes",
+            "explain --key-id legacySECRET --path /",
+            "keys list sk_live_SECRET",
+            "keys sk_live_SECRET",
+            "apps show acme_sk_live_SECRET",
+        ] {
+            let error = without_keys(parse(&format!("keygate {line}")).unwrap_err());
+            let text = error.to_string();
+            assert!(!text.contains("SECRET") && text.contains("not shown"), "{line}: {text}");
+        }
+        let error = without_keys(parse("keygate keys show key_01").unwrap_err());
+        assert!(error.to_string().contains("key_01"), "{error}");
     }
 
     #[test]

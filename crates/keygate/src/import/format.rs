@@ -1,6 +1,7 @@
 //! What a file is: the systems that keys can come from, and how to tell their files apart.
 
 use jiff::Timestamp;
+use keygate_core::Environment;
 use serde_json::Value;
 
 use super::findings::Findings;
@@ -39,15 +40,16 @@ impl Format {
         self,
         text: &[u8],
         rules: &ScopeRules,
-        now: Timestamp,
+        exported: Option<Timestamp>,
+        environment: Environment,
         findings: &mut Findings,
     ) -> Vec<Record> {
         match self {
             Self::Csv => csv::read(text, findings),
             Self::Jsonl => jsonl::read(text, findings),
-            Self::Kong => kong::read(text, rules, now, findings),
+            Self::Kong => kong::read(text, rules, exported, findings),
             Self::Tyk => tyk::read(text, rules, findings),
-            Self::Unkey => unkey::read(text, rules, findings),
+            Self::Unkey => unkey::read(text, rules, environment, findings),
         }
     }
 

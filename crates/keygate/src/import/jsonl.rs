@@ -130,6 +130,8 @@ mod tests {
             (r#"{"key":"hush-hush""#, "not JSON, at column"),
             (r#"["hush-hush"]"#, "not a JSON object"),
             (r#"{"key":"hush-hush","expires":"x"}"#, "did you mean `expires_at`?"),
+            (r#"{"hush-hush":"read:a"}"#, "there is a member that is none"),
+            (r#"{"key":"k","scopes":"hush-hush"}"#, "`scopes`"),
             (r#"{"key":12345}"#, "`key` is not a text"),
             (r#"{"key":"hush-hush","metadata":{"a":1}}"#, "`metadata` is"),
             (r#"{"key":"hush-hush","limits":{"rate":"fast"}}"#, "`limits` is"),

@@ -1,7 +1,7 @@
 //! Kong's declarative file (`kong.yml`): consumers with their `keyauth_credentials` and `acls`, nested
 //! or at the top level. A consumer becomes an app, its ACL groups become scopes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -20,6 +20,8 @@ const ALIASES_MAX: usize = 10_000;
 const ALIASED_EVENTS_MAX: usize = 1_000_000;
 const DEPTH_MAX: usize = 64;
 const SCALAR_BYTES_MAX: usize = 256 << 20;
+/// From here on a `ttl` is no span, but a moment in seconds since 1970.
+const TTL_MAX: i64 = 1_000_000_000;
 
 #[derive(Deserialize)]
 struct KongFile {
@@ -50,10 +52,8 @@ struct Consumer {
 #[derive(Deserialize)]
 struct Credential {
     key: Option<String>,
-    /// In seconds, from when Kong made it.
+    /// In seconds: what was left at the export, or since 1970.
     ttl: Option<Value>,
-    /// In seconds since 1970.
-    created_at: Option<Value>,
     /// At the top level only.
     consumer: Option<Value>,
 }
@@ -68,7 +68,7 @@ struct Acl {
 pub(super) fn read(
     text: &[u8],
     rules: &ScopeRules,
-    now: Timestamp,
+    exported: Option<Timestamp>,
     findings: &mut Findings,
 ) -> Vec<Record> {
     let file: KongFile = match serde_saphyr::from_slice_with_options(text, options()) {
@@ -79,7 +79,8 @@ pub(super) fn read(
         }
     };
     check_version(file._format_version.as_deref(), findings);
-    let mut reading = Reading { rules, now, findings, parties: Vec::new(), names: HashMap::new() };
+    let mut reading =
+        Reading { rules, exported, findings, parties: Vec::new(), names: Names::default() };
     reading.leave_out([
         (&file.basicauth_credentials, "basic-auth"),
         (&file.hmacauth_credentials, "hmac-auth"),
@@ -163,11 +164,21 @@ fn check_version(version: Option<&str>, findings: &mut Findings) {
 /// A file on its way to keys.
 struct Reading<'a> {
     rules: &'a ScopeRules,
-    now: Timestamp,
+    exported: Option<Timestamp>,
     findings: &'a mut Findings,
     parties: Vec<Party>,
-    /// By each of its names, the consumer's place among the parties.
-    names: HashMap<String, usize>,
+    names: Names,
+}
+
+/// The consumers' places among the parties, by each kind of name. Kong tells the kinds apart: one
+/// consumer's `custom_id` may be another's `username`.
+#[derive(Default)]
+struct Names {
+    username: HashMap<String, usize>,
+    custom_id: HashMap<String, usize>,
+    id: HashMap<String, usize>,
+    /// What the apps will be called.
+    apps: HashSet<String>,
 }
 
 /// A consumer with all that the file says about it, wherever.
@@ -181,14 +192,26 @@ struct Party {
 impl Reading<'_> {
     fn consumer(&mut self, Spanned { value, referenced, .. }: Spanned<Consumer>) {
         let place = place(Some(referenced));
-        let names: Vec<&String> =
-            [&value.username, &value.custom_id, &value.id].into_iter().flatten().collect();
-        let Some(name) = names.first().map(|name| (*name).clone()) else {
+        let name = [&value.username, &value.custom_id, &value.id].into_iter().flatten().next();
+        let Some(name) = name.cloned() else {
             self.findings.problem(place, "a consumer has neither a `username` nor a `custom_id`");
             return;
         };
-        for one in names {
-            self.names.entry(one.clone()).or_insert(self.parties.len());
+        let at = self.parties.len();
+        for (kind, names, name) in [
+            ("username", &mut self.names.username, value.username),
+            ("custom_id", &mut self.names.custom_id, value.custom_id),
+            ("id", &mut self.names.id, value.id),
+        ] {
+            if name.is_some_and(|name| names.insert(name, at).is_some()) {
+                let why = format!("another consumer has the same `{kind}`");
+                self.findings.problem(place, why);
+            }
+        }
+        if !self.names.apps.insert(name.clone()) {
+            let why = "this consumer would become the same app as another, which is called by a name \
+                       of another kind: give it a `username` of its own";
+            self.findings.problem(place, why);
         }
         self.leave_out([
             (&value.basicauth_credentials, "basic-auth"),
@@ -225,21 +248,65 @@ impl Reading<'_> {
 
     /// Whose something at the top level is. A consumer that is only named there is one too.
     fn party(&mut self, consumer: Option<&Value>, place: Place) -> Option<&mut Party> {
-        let member =
-            |name| consumer.and_then(|consumer| consumer.get(name)).and_then(Value::as_str);
-        let by_member = || ["username", "custom_id", "id"].into_iter().find_map(member);
-        let Some(name) = consumer.and_then(Value::as_str).or_else(by_member) else {
-            self.findings.problem(place, "`consumer` has to name one");
-            return None;
+        let found = match self.find(consumer) {
+            Ok(found) => found,
+            Err(why) => {
+                self.findings.problem(place, why);
+                return None;
+            }
         };
-        let next = self.parties.len();
-        let at = *self.names.entry(name.to_owned()).or_insert(next);
-        if at == next {
-            let name = name.to_owned();
-            let (groups, credentials) = (Vec::new(), Vec::new());
-            self.parties.push(Party { place, name, groups, credentials });
-        }
+        let at = match found {
+            Ok(at) => at,
+            Err(name) => {
+                let at = self.parties.len();
+                let (groups, credentials) = (Vec::new(), Vec::new());
+                self.names.username.insert(name.clone(), at);
+                self.names.apps.insert(name.clone());
+                self.parties.push(Party { place, name, groups, credentials });
+                at
+            }
+        };
         self.parties.get_mut(at)
+    }
+
+    /// The place of a consumer, or the `username` of one that the file says no more of. A text is
+    /// a `username` or an `id`; members say themselves what they are.
+    fn find(&self, consumer: Option<&Value>) -> Result<Result<usize, String>, &'static str> {
+        const WHICH: &str = "`consumer` has to name one";
+        const TWO: &str = "`consumer` fits two consumers: refer to one by its `id` as {id: …}";
+        let Names { username, custom_id, id, apps } = &self.names;
+        let consumer = consumer.ok_or(WHICH)?;
+        if let Some(text) = consumer.as_str() {
+            return match (username.get(text), id.get(text)) {
+                (Some(one), Some(other)) if one != other => Err(TWO),
+                (Some(at), _) | (None, Some(at)) => Ok(Ok(*at)),
+                (None, None) if custom_id.contains_key(text) => Err(
+                    "`consumer` is only a `custom_id`: Kong takes a text for a `username` or an \
+                         `id`; write {custom_id: …} if that is meant",
+                ),
+                (None, None) => Ok(Err(text.to_owned())),
+            };
+        }
+        let member = |kind: &str| consumer.get(kind).and_then(Value::as_str);
+        let mut found = None;
+        for (names, name) in
+            [(username, member("username")), (custom_id, member("custom_id")), (id, member("id"))]
+        {
+            let Some(name) = name else { continue };
+            match (found, names.get(name)) {
+                (Some(one), Some(other)) if one != *other => return Err(TWO),
+                (_, Some(at)) => found = Some(*at),
+                (_, None) => {}
+            }
+        }
+        match (found, member("username")) {
+            (Some(at), _) => Ok(Ok(at)),
+            (None, Some(name)) if !apps.contains(name) => Ok(Err(name.to_owned())),
+            (None, _) if member("custom_id").or(member("id")).is_some() => {
+                Err("`consumer` refers to one that is not in the file")
+            }
+            (None, _) => Err(WHICH),
+        }
     }
 
     fn leave_out<const N: usize>(&mut self, others: [(&Option<Vec<IgnoredAny>>, &str); N]) {
@@ -252,13 +319,14 @@ impl Reading<'_> {
     }
 
     fn records(self) -> Vec<Record> {
-        let Self { rules, now, findings, parties, .. } = self;
+        let Self { rules, exported, findings, parties, .. } = self;
         let mut records = Vec::new();
         for Party { place, name, groups, credentials } in parties {
             if credentials.is_empty() {
                 findings.note(place, "a consumer without keys is left out");
                 continue;
             }
+            let is_granted = !groups.is_empty();
             let groups = groups.iter().map(String::as_str);
             let scopes = rules.read(groups, "ACL group", place, findings);
             for (place, credential) in credentials {
@@ -268,15 +336,16 @@ impl Reading<'_> {
                     return records;
                 }
                 let hash = findings.right(place, read_key(credential.key.as_deref()));
-                let end = findings.right(place, read_end(&credential, now));
+                let end = findings.right(place, read_end(credential.ttl.as_ref(), exported));
                 let (Some(hash), Some(end)) = (hash, end) else { continue };
                 if matches!(end, End::AfterSeconds(_)) {
-                    let note = "a `ttl` without `created_at` is counted from the import on";
+                    let note = "a `ttl` is counted from now on: say when the file was written with \
+                                --exported-at";
                     findings.note(place, note);
                 }
                 let scopes = scopes.clone();
                 let app = Some(name.clone());
-                records.push(Record { app, scopes, end, ..Record::new(place, hash) });
+                records.push(Record { app, scopes, is_granted, end, ..Record::new(place, hash) });
             }
         }
         records
@@ -293,24 +362,25 @@ fn read_key(key: Option<&str>) -> Result<Sha256, &'static str> {
     }
 }
 
-fn read_end(credential: &Credential, now: Timestamp) -> Result<End, &'static str> {
-    const RULE: &str = "`ttl` and `created_at` are whole seconds";
-    let seconds = |value: &Option<Value>| match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_u64().map(Some).ok_or(RULE),
+/// From an export, `ttl` is the time left, or in Kong's own database dumps the time of the end. It
+/// never counts from `created_at`.
+fn read_end(ttl: Option<&Value>, exported: Option<Timestamp>) -> Result<End, &'static str> {
+    const RULE: &str = "`ttl` is whole seconds";
+    let seconds = match ttl {
+        None | Some(Value::Null) => return Ok(End::Never),
+        Some(value) => {
+            value.as_u64().and_then(|seconds| i64::try_from(seconds).ok()).ok_or(RULE)?
+        }
     };
-    match (seconds(&credential.ttl)?, seconds(&credential.created_at)?) {
-        (None | Some(0), _) => Ok(End::Never),
-        (Some(ttl), None) => {
-            let fits = i64::try_from(ttl).map(SignedDuration::from_secs);
-            fits.ok().and_then(|ttl| now.checked_add(ttl).ok()).ok_or(RULE)?;
-            Ok(End::AfterSeconds(ttl))
-        }
-        (Some(ttl), Some(created)) => {
-            let end = created.checked_add(ttl).and_then(|end| i64::try_from(end).ok());
-            end.and_then(|end| Timestamp::from_second(end).ok()).map(End::At).ok_or(RULE)
-        }
-    }
+    let end = match seconds {
+        0 => return Ok(End::Never),
+        TTL_MAX.. => Timestamp::from_second(seconds).ok().map(End::At),
+        _ => match exported {
+            Some(at) => at.checked_add(SignedDuration::from_secs(seconds)).ok().map(End::At),
+            None => Some(End::AfterSeconds(seconds.unsigned_abs())),
+        },
+    };
+    end.ok_or(RULE)
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ use self::findings::Findings;
 use self::plan::{Destination, Part, Plan, Whose};
 use self::progress::Progress;
 use self::record::Place;
-use self::scopes::ScopeRules;
+use self::scopes::{Credits, ScopeRules};
 
 pub(crate) use self::format::Format;
 pub(crate) use self::scopes::{Unmapped, group_scope};
@@ -72,14 +72,17 @@ fn read(options: &ImportKeys, name: &str) -> Result<(&'static str, Plan), Failur
             Failure::new(Exit::Usage, why)
         })?,
     };
-    let mut rules = ScopeRules { unmapped: options.unmapped_groups, ..ScopeRules::default() };
+    let credits = if options.ignore_credits { Credits::Ignore } else { Credits::Refuse };
+    let unmapped = options.unmapped_groups;
+    let mut rules = ScopeRules { unmapped, credits, ..ScopeRules::default() };
     for (group, scope) in options.group_scope.clone() {
         rules.mapped.entry(group).or_default().push(scope);
     }
     let now = i64::try_from(clock::now().0).ok();
     let now = now.and_then(|now| Timestamp::from_millisecond(now).ok()).unwrap_or(Timestamp::MAX);
     let mut findings = Findings::default();
-    let records = format.read(&text, &rules, now, &mut findings);
+    let records =
+        format.read(&text, &rules, options.exported_at, options.environment, &mut findings);
     drop(text);
     let to = Destination {
         app: options.app,
@@ -206,8 +209,7 @@ impl Tally {
                 if key.get("differs").and_then(Value::as_bool) == Some(true) {
                     self.differing += 1;
                     let id = key.get("id").and_then(Value::as_str).unwrap_or_default();
-                    let what =
-                        "is there with other scopes, another end or another app, and left so";
+                    let what = "is there with other rights, limits or another end, and left so";
                     self.problem(place.to_string(), format!("{id} {what}"));
                 }
             }
@@ -341,8 +343,8 @@ mod tests {
             "failed": 1, "expired": 3, "apps_created": 1,
             "problems": [
                 { "place": "app `till`", "detail": "`name`: no." },
-                { "place": "line 4", "detail": "key_3 is there with other scopes, another end or \
-                                                another app, and left so" },
+                { "place": "line 4", "detail": "key_3 is there with other rights, limits or \
+                                                another end, and left so" },
                 { "place": "line 5", "detail": "no\u{fffd}" },
             ],
         });

@@ -88,7 +88,8 @@ impl Plan {
                 plan.expired += 1;
                 continue;
             }
-            if record.scopes.is_empty() {
+            // One that the file says something about may not get more by that being left out.
+            if record.scopes.is_empty() && !record.is_granted {
                 record.scopes.clone_from(&to.scopes);
             }
             if record.scopes.is_empty() {
@@ -380,6 +381,18 @@ mod tests {
         let body = &bodies(&plan)[0];
         assert_eq!(body["keys"][0]["scopes"], json!(["read:b"]));
         assert_eq!(body["apps"][0]["granted_scopes"], json!(["read:b"]));
+    }
+
+    #[test]
+    fn a_key_whose_own_groups_were_left_out_gets_no_other_scopes_for_that() {
+        let mut dropped = record(1, Some("a"), &[]);
+        dropped.is_granted = true;
+        let to = Destination { scopes: vec!["read:b".parse().unwrap()], ..to() };
+        let (plan, findings) = plan(vec![dropped, record(2, Some("a"), &[])], &to);
+        let body = &bodies(&plan)[0];
+        assert_eq!(body["keys"][0]["scopes"], json!([]));
+        assert_eq!(body["keys"][1]["scopes"], json!(["read:b"]));
+        assert!(findings.notes()[0].contains("no scopes"), "{findings:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use keygate_core::Scope;
 use keygate_core::credential::CREDENTIAL_LENGTH_MAX;
-use keygate_core::key::sha256;
+use keygate_core::key::{PresentedKey, sha256};
 use keygate_core::limit::Rate;
 
 /// The most keys that are read of one file.
@@ -24,6 +24,8 @@ pub(super) struct Record {
     pub(super) owner: Option<String>,
     pub(super) purpose: Option<String>,
     pub(super) scopes: Vec<Scope>,
+    /// Whether the file says anything about what it may do, even if no scope came of it.
+    pub(super) is_granted: bool,
     pub(super) end: End,
     pub(super) enabled: bool,
     pub(super) tier: Option<String>,
@@ -42,6 +44,7 @@ impl Record {
             owner: None,
             purpose: None,
             scopes: Vec::new(),
+            is_granted: false,
             end: End::Never,
             enabled: true,
             tier: None,
@@ -86,6 +89,12 @@ impl Sha256 {
         if key.len() > CREDENTIAL_LENGTH_MAX || !is_sendable {
             return Err("a client could not send this key: it has to be up to 512 visible ASCII \
                         characters");
+        }
+        if PresentedKey::parse(key.as_bytes(), None).is_ok() {
+            return Err(
+                "this has the shape of a key of Keygate's own, which is never looked up as \
+                        an imported one: create a key for this client instead",
+            );
         }
         Ok(Self(sha256(key.as_bytes())))
     }
@@ -159,5 +168,18 @@ mod tests {
             let problem = Sha256::of_key(key).unwrap_err();
             assert!(key.is_empty() || !problem.contains(key), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_key_of_our_own_is_refused_and_one_that_only_begins_so_is_not() {
+        let mut refused = 0;
+        for length in 30..60 {
+            let text = format!("sk_live_{}{}", "A".repeat(length), "0".repeat(6));
+            let is_ours = PresentedKey::parse(text.as_bytes(), None).is_ok();
+            assert_eq!(Sha256::of_key(&text).is_err(), is_ours, "{length}");
+            refused += usize::from(is_ours);
+        }
+        assert_eq!(refused, 1);
+        assert!(Sha256::of_key("sk_live_abc").is_ok());
     }
 }

@@ -64,8 +64,10 @@ impl Row {
         let scopes = findings.right(place, read_scopes(&self.scopes));
         let end = findings.right(place, read_end(self.expires_at.as_deref()));
         let enabled = findings.right(place, read_enabled(self.enabled.as_deref()));
+        let is_granted = !self.scopes.is_empty();
         let Self { app, name, owner, purpose, tier, metadata, limits, .. } = self;
         Some(Record {
+            is_granted,
             app,
             name,
             owner,
@@ -94,7 +96,9 @@ fn read_hash(key: Option<&str>, sha256: Option<&str>) -> Result<Sha256, String> 
 fn read_scopes(words: &[String]) -> Result<Vec<Scope>, String> {
     let mut all = Vec::with_capacity(words.len());
     for word in words {
-        let scope = word.parse().map_err(|error| format!("`{word}` is {error}"))?;
+        // The word is not repeated: in a row whose columns are mixed up it is a key.
+        let scope =
+            word.parse().map_err(|error| format!("a word of `scopes` is no scope: {error}"))?;
         scopes::add(&mut all, vec![scope]);
     }
     Ok(all)
@@ -125,11 +129,12 @@ pub(super) fn meant(name: &str) -> Option<&'static str> {
     (name.len() <= 64 && distance(&nearest) <= name.len().div_ceil(3)).then_some(nearest)
 }
 
-/// What to say of a column or member that there is not.
+/// What to say of a column or member that there is not. Its name is not repeated: in a file that is
+/// not what it should be, it may be a key.
 pub(super) fn unknown(what: &str, name: &str) -> String {
     match meant(name) {
-        Some(meant) => format!("there is no {what} `{name}`: did you mean `{meant}`?"),
-        None => format!("there is no {what} `{name}`: those are {}", COLUMNS.join(", ")),
+        Some(meant) => format!("there is a {what} that is none: did you mean `{meant}`?"),
+        None => format!("there is a {what} that is none: those are {}", COLUMNS.join(", ")),
     }
 }
 
@@ -150,6 +155,14 @@ mod tests {
         let (record, problems) = read(&fields);
         assert!(record.is_none() && problems.len() == 4, "{problems:?}");
         assert!(problems.iter().all(|problem| problem.starts_with("line 2: ")), "{problems:?}");
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_not_repeated() {
+        let (_, problems) = read(&[("key", "k1"), ("scopes", "plainSECRET")]);
+        assert!(problems.len() == 1 && problems[0].contains("`scopes`"), "{problems:?}");
+        assert!(!problems[0].contains("SECRET"), "{problems:?}");
+        assert!(!unknown("member", "plainSECRET").contains("SECRET"));
     }
 
     #[test]

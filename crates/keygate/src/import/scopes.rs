@@ -13,6 +13,16 @@ pub(super) struct ScopeRules {
     /// What the operator said about a word. It comes before what the word looks like.
     pub(super) mapped: BTreeMap<String, Vec<Scope>>,
     pub(super) unmapped: Unmapped,
+    pub(super) credits: Credits,
+}
+
+/// What is done about a key with so many uses left, which are not counted here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Credits {
+    /// It is a problem: the key could be used for ever.
+    #[default]
+    Refuse,
+    Ignore,
 }
 
 /// What is done about a word that is no scope and that nothing was said about.
@@ -103,7 +113,7 @@ mod tests {
             let (group, scope) = group_scope(text).unwrap();
             mapped.entry(group).or_insert_with(Vec::new).push(scope);
         }
-        ScopeRules { mapped, unmapped }
+        ScopeRules { mapped, unmapped, ..ScopeRules::default() }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::values::{count, list, quota, rate, what_fits};
 
 /// What the key in Redis begins with.
 const REDIS_PREFIX: &str = "apikey-";
+/// What says what a key may do.
+const GRANTS: [&str; 4] = ["tags", "access_rights", "apply_policies", "apply_policy_id"];
 /// The lengths of Tyk's own hashes, in hex digits: murmur32, murmur64 and murmur128.
 const MURMUR_LENGTHS: [usize; 3] = [8, 16, 32];
 
@@ -158,12 +160,23 @@ fn read_session(
     Some(Record {
         app: text("alias").or_else(|| text("org_id")).map(str::to_owned),
         scopes,
+        is_granted: GRANTS.iter().any(|name| session.get(*name).is_some_and(is_any)),
         end,
         enabled: session.get("is_inactive").and_then(Value::as_bool) != Some(true),
         limits,
         metadata,
         ..record
     })
+}
+
+/// Whether a member says anything.
+fn is_any(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn read_scopes(

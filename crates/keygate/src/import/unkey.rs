@@ -2,18 +2,25 @@
 //! `externalId` becomes an app, permissions become scopes.
 
 use jiff::Timestamp;
+use keygate_core::Environment;
 use keygate_core::limit::{Rate, Unit};
 use serde_json::{Map, Value};
 
 use super::findings::Findings;
 use super::record::{End, Limits, Place, RECORDS_MAX, Record, Sha256};
-use super::scopes::{ScopeRules, add};
+use super::scopes::{Credits, ScopeRules, add};
 use super::values::{count, list, rate, what_fits};
 
 /// The last word of a permission, if it is what a scope calls an action.
 const ACTIONS: [&str; 3] = ["read", "write", "admin"];
 
-pub(super) fn read(text: &[u8], rules: &ScopeRules, findings: &mut Findings) -> Vec<Record> {
+/// `environment` is that of the apps that are made.
+pub(super) fn read(
+    text: &[u8],
+    rules: &ScopeRules,
+    environment: Environment,
+    findings: &mut Findings,
+) -> Vec<Record> {
     let mut records = Vec::new();
     let (keys, api) = match serde_json::from_slice(text) {
         Ok(Value::Array(keys)) => (keys, None),
@@ -46,7 +53,7 @@ pub(super) fn read(text: &[u8], rules: &ScopeRules, findings: &mut Findings) -> 
             findings.problem(place, "not an object");
             continue;
         };
-        records.extend(read_key(members, api, place, rules, findings));
+        records.extend(read_key(members, api, place, (rules, environment), findings));
     }
     records
 }
@@ -55,7 +62,7 @@ fn read_key(
     key: &Map<String, Value>,
     api: Option<&str>,
     place: Place,
-    rules: &ScopeRules,
+    (rules, environment): (&ScopeRules, Environment),
     findings: &mut Findings,
 ) -> Option<Record> {
     let text = |name: &str| key.get(name)?.as_str().filter(|text| !text.is_empty());
@@ -63,6 +70,11 @@ fn read_key(
     let scopes = read_scopes(key, rules, place, findings);
     let end = findings.right(place, read_end(key.get("expires")));
     let limits = read_limits(key, place, findings);
+    let is_used_up = findings.right(place, read_remaining(key, rules.credits))?;
+    if is_used_up {
+        findings.note(place, "no credits are left, and none come: the key is imported disabled");
+    }
+    findings.right(place, check_environment(key.get("environment"), environment))?;
     let (metadata, is_all) = key.get("meta").map(what_fits).unwrap_or_default();
     if key.contains_key("meta") && !is_all {
         findings.note(place, "`meta` that is not flat, or too much, is left out");
@@ -72,12 +84,63 @@ fn read_key(
         app: app.map(str::to_owned),
         name: text("name").map(str::to_owned),
         scopes,
+        is_granted: ["permissions", "roles"].iter().any(|name| is_filled(key.get(*name))),
         end: end?,
-        enabled: key.get("enabled").and_then(Value::as_bool) != Some(false),
+        enabled: key.get("enabled").and_then(Value::as_bool) != Some(false) && !is_used_up,
         limits,
         metadata,
         ..Record::new(place, hash?)
     })
+}
+
+fn is_filled(list: Option<&Value>) -> bool {
+    list.and_then(Value::as_array).is_some_and(|items| !items.is_empty())
+}
+
+/// What counts the uses that a key has left, if anything does.
+fn credits(key: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    key.get("credits").and_then(Value::as_object)
+}
+
+/// Whether a key has no use left and gets none. One that has some could be used for ever here.
+fn read_remaining(key: &Map<String, Value>, rule: Credits) -> Result<bool, &'static str> {
+    let refill = credits(key).and_then(|credits| credits.get("refill")).or(key.get("refill"));
+    let remaining = match credits(key) {
+        Some(credits) => credits.get("remaining"),
+        None => key.get("remaining"),
+    };
+    let Some(remaining) = remaining.filter(|remaining| !remaining.is_null()) else {
+        return Ok(false);
+    };
+    if refill.is_some_and(|refill| !refill.is_null()) {
+        return Ok(false);
+    }
+    let remaining = remaining.as_i64().ok_or("`remaining` is not a whole number")?;
+    match rule {
+        _ if remaining <= 0 => Ok(true),
+        Credits::Ignore => Ok(false),
+        Credits::Refuse => Err("the key has credits that are not refilled, which are not counted \
+                                here: with --ignore-credits it may be used without that bound"),
+    }
+}
+
+/// Unkey's environment of a key is free text. Keys of another one must not end up in this one's app.
+fn check_environment(
+    written: Option<&Value>,
+    environment: Environment,
+) -> Result<(), &'static str> {
+    let Some(written) = written.filter(|written| !written.is_null()) else { return Ok(()) };
+    let read = match written.as_str() {
+        Some("live" | "prod" | "production") => Environment::Live,
+        Some("test") => Environment::Test,
+        Some("") => return Ok(()),
+        Some(_) | None => return Err("`environment` is neither `live` nor `test`"),
+    };
+    match read == environment {
+        true => Ok(()),
+        false => Err("the key is of another `environment` than the apps that are made: import \
+                      the keys of each by themselves, with --environment"),
+    }
 }
 
 fn read_hash(key: &Map<String, Value>) -> Result<Sha256, &'static str> {
@@ -162,17 +225,36 @@ fn read_limits(key: &Map<String, Value>, place: Place, findings: &mut Findings) 
         let parts = count(ratelimit.get("limit")).zip(count(ratelimit.get("duration")));
         match parts.and_then(|(count, millis)| rate(count, millis)) {
             Some(read) if number == 0 => limits = read,
-            Some(_) => findings.note(place, "of several ratelimits the first is taken over"),
+            Some(read) => {
+                findings.note(place, "of several ratelimits the strictest is taken over");
+                if is_stricter(&read, &limits) {
+                    limits = read;
+                }
+            }
             None => findings.note(place, "a ratelimit that no unit here fits exactly is left out"),
         }
     }
-    if let Some(credits) = key.get("credits").and_then(Value::as_object) {
+    if let Some(credits) = credits(key) {
         match read_refill(credits) {
             Some(quota) => limits.quotas.push(quota),
             None => findings.note(place, "credits without a daily or monthly refill are left out"),
         }
     }
     limits
+}
+
+/// Fewer in the long run; of as many, fewer at once.
+fn is_stricter(one: &Limits, other: &Limits) -> bool {
+    let measure = |limits: &Limits| {
+        let rate = limits.rate?;
+        let day_ms = u128::from(86_400_000_u64);
+        Some((u128::from(rate.count) * day_ms / rate.unit.duration().as_millis(), limits.burst))
+    };
+    match (measure(one), measure(other)) {
+        (Some(one), Some(other)) => one < other,
+        (one, None) => one.is_some(),
+        (None, Some(_)) => false,
+    }
 }
 
 fn read_refill(credits: &Map<String, Value>) -> Option<Rate> {
@@ -193,7 +275,12 @@ mod tests {
 
     fn parse(value: &Value) -> (Vec<Record>, Findings) {
         let mut findings = Findings::default();
-        let records = read(value.to_string().as_bytes(), &ScopeRules::default(), &mut findings);
+        let records = read(
+            value.to_string().as_bytes(),
+            &ScopeRules::default(),
+            Environment::Live,
+            &mut findings,
+        );
         (records, findings)
     }
 
@@ -267,19 +354,58 @@ mod tests {
     #[test]
     fn limits_that_cannot_be_kept_are_told() {
         let (records, findings) = parse(&body(json!({
-            "hash": BASE64, "credits": { "remaining": 5 },
+            "hash": BASE64, "credits": { "remaining": null },
             "ratelimits": [{ "limit": 1, "duration": 7_000 }],
         })));
         assert_eq!(records[0].limits, Limits::default());
         assert_eq!(findings.notes().len(), 2, "{findings:?}");
     }
 
+    #[test]
+    fn a_key_without_credits_stays_without() {
+        for used_up in [json!({ "remaining": 0 }), json!({ "credits": { "remaining": 0 } })] {
+            let mut key = json!({ "hash": BASE64, "enabled": true });
+            key.as_object_mut().unwrap().extend(used_up.as_object().unwrap().clone());
+            let (records, findings) = parse(&body(key));
+            assert!(!records[0].enabled, "{used_up}");
+            assert!(findings.notes().iter().any(|note| note.contains("disabled")), "{findings:?}");
+        }
+        let some = json!({ "hash": BASE64, "credits": { "remaining": 5 } });
+        assert!(parse(&body(some.clone())).1.problems()[0].contains("--ignore-credits"));
+        let rules = ScopeRules { credits: Credits::Ignore, ..ScopeRules::default() };
+        let mut findings = Findings::default();
+        let text = body(some).to_string();
+        let records = read(text.as_bytes(), &rules, Environment::Live, &mut findings);
+        assert!(records[0].enabled && findings.problems().is_empty());
+    }
+
+    #[test]
+    fn a_key_of_another_environment_is_a_problem() {
+        let with = |name: Value| json!({ "hash": BASE64, "environment": name });
+        for right in [json!("live"), json!("production"), json!(null), json!("")] {
+            assert_eq!(parse(&body(with(right))).1.problems(), [""; 0]);
+        }
+        for (wrong, says) in [("test", "--environment"), ("staging", "neither")] {
+            let problems = parse(&body(with(json!(wrong)))).1.problems();
+            assert!(problems.len() == 1 && problems[0].contains(says), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_ratelimits_the_strictest_stays() {
+        let (records, _) = parse(&body(json!({ "hash": BASE64, "ratelimits": [
+            { "limit": 100, "duration": 1_000 }, { "limit": 10, "duration": 60_000 },
+            { "limit": 900, "duration": 3_600_000 },
+        ] })));
+        assert_eq!(records[0].limits.rate.unwrap().to_string(), "10/minute");
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(text in proptest::collection::vec(0_u8.., 0..400)) {
-            read(&text, &ScopeRules::default(), &mut Findings::default());
+            read(&text, &ScopeRules::default(), Environment::Live, &mut Findings::default());
             let begun = [b"{\"keys\":[", &text[..]].concat();
-            read(&begun, &ScopeRules::default(), &mut Findings::default());
+            read(&begun, &ScopeRules::default(), Environment::Live, &mut Findings::default());
         }
     }
 }

@@ -7,7 +7,7 @@ const NOW: &str = "2030-01-01T00:00:00Z";
 
 fn parse_with(text: &str, rules: &ScopeRules) -> (Vec<Record>, Findings) {
     let mut findings = Findings::default();
-    let records = read(text.as_bytes(), rules, NOW.parse().unwrap(), &mut findings);
+    let records = read(text.as_bytes(), rules, Some(NOW.parse().unwrap()), &mut findings);
     (records, findings)
 }
 
@@ -43,7 +43,7 @@ consumers:
   - key: legacy-web-1
     tags: [old]
   - key: 48151623
-    created_at: 1893456000
+    created_at: 1577836800
     ttl: 86400
 - custom_id: partner-9
   basicauth_credentials:
@@ -66,16 +66,17 @@ fn a_consumer_is_an_app_and_its_groups_are_what_its_keys_may_do() {
     assert_eq!(texts(first), ["read:orders", "write:orders"]);
     assert_eq!(second.sha256, Sha256::of_key("48151623").unwrap(), "a number is its digits");
     assert_eq!(second.end, End::At("2030-01-02T00:00:00Z".parse().unwrap()));
-    assert_eq!((third.app.as_deref(), third.end), (Some("partner-9"), End::AfterSeconds(3_600)));
+    let end = End::At("2030-01-01T01:00:00Z".parse().unwrap());
+    assert_eq!((third.app.as_deref(), third.end), (Some("partner-9"), end));
     assert!(third.scopes.is_empty());
     let notes = findings.notes().join("\n");
-    for said in ["basic-auth", "without `created_at`", "a consumer without keys"] {
+    for said in ["basic-auth", "a consumer without keys"] {
         assert!(notes.contains(said), "{notes}");
     }
 }
 
 #[test]
-fn what_is_at_the_top_level_finds_its_consumer_by_any_of_its_names() {
+fn what_is_at_the_top_level_finds_its_consumer() {
     let (records, findings) = parse(
         r#"
 _format_version: "1.1"
@@ -102,6 +103,74 @@ acls:
     let orders = vec!["read:orders".to_owned()];
     let stock = vec!["read:stock".to_owned()];
     assert_eq!(apps, [("shop", orders.clone()), ("shop", orders), ("elsewhere", stock)]);
+}
+
+#[test]
+fn a_ttl_is_what_was_left_at_the_export_or_a_moment_and_never_counts_from_the_making() {
+    let text = |ttl| {
+        format!(
+            "_format_version: \"3.0\"\nconsumers:\n- username: a\n  keyauth_credentials:\n  \
+             - {{ key: k, created_at: 1577836800, ttl: {ttl} }}\n"
+        )
+    };
+    let end = |ttl| parse(&text(ttl)).0[0].end;
+    assert_eq!(end(60), End::At("2030-01-01T00:01:00Z".parse().unwrap()));
+    assert_eq!(end(1_893_456_000), End::At(NOW.parse().unwrap()));
+    assert_eq!(end(0), End::Never);
+    let mut findings = Findings::default();
+    let records = read(text(60).as_bytes(), &ScopeRules::default(), None, &mut findings);
+    assert_eq!(records[0].end, End::AfterSeconds(60));
+    assert!(findings.notes()[0].contains("--exported-at"), "{findings:?}");
+}
+
+/// The `custom_id` of one is the `username` of the other, in either order.
+#[test]
+fn groups_never_go_to_a_consumer_of_the_same_name_of_another_kind() {
+    let [a, b] = ["{ id: i1, username: one, custom_id: two }", "{ id: i2, username: two }"];
+    for [first, second] in [[a, b], [b, a]] {
+        let text = |consumer: &str| {
+            format!(
+                "_format_version: \"3.0\"\nconsumers: [{first}, {second}]\nkeyauth_credentials:\n\
+                 - {{ key: k1, consumer: one }}\n- {{ key: k2, consumer: two }}\n\
+                 acls:\n- {{ group: \"read:orders\", consumer: {consumer} }}\n"
+            )
+        };
+        for (consumer, app) in [
+            ("two", "two"),
+            ("{ username: two }", "two"),
+            ("i2", "two"),
+            ("{ id: i1 }", "one"),
+            ("{ custom_id: two }", "one"),
+        ] {
+            let (records, findings) = parse(&text(consumer));
+            assert_eq!(findings.problems(), [""; 0], "{consumer}");
+            let granted = records.iter().filter(|record| !record.scopes.is_empty());
+            let apps: Vec<_> = granted.filter_map(|record| record.app.as_deref()).collect();
+            assert_eq!(apps, [app], "{consumer}");
+        }
+        let problems = parse(&text("{ id: i2, custom_id: two }")).1.problems();
+        assert!(problems.len() == 1 && problems[0].contains("fits two"), "{problems:?}");
+    }
+}
+
+#[test]
+fn consumers_that_cannot_be_told_apart_stop_the_import() {
+    for (consumers, says) in [
+        ("[{ username: a }, { username: a }]", "the same `username`"),
+        ("[{ id: i, username: a }, { id: i, username: b }]", "the same `id`"),
+        ("[{ custom_id: a }, { username: b, custom_id: a }]", "the same `custom_id`"),
+        ("[{ custom_id: a }, { username: a }]", "the same app"),
+        ("[{ custom_id: a }]\nacls: [{ group: g, consumer: a }]", "only a `custom_id`"),
+        ("[{ username: a }]\nacls: [{ group: g, consumer: { id: x } }]", "not in the file"),
+        (
+            "[{ username: a, id: b }, { username: b }]\nacls: [{ group: g, consumer: b }]",
+            "fits two",
+        ),
+    ] {
+        let text = format!("_format_version: \"3.0\"\nconsumers: {consumers}\n");
+        let problems = parse(&text).1.problems().join("\n");
+        assert!(problems.contains(says), "{consumers}: {problems}");
+    }
 }
 
 const GOLD: &str = r#"
@@ -181,7 +250,7 @@ fn a_file_that_copies_itself_is_refused_at_once() {
 proptest::proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(text in proptest::collection::vec(0_u8.., 0..400)) {
-        let (rules, now) = (ScopeRules::default(), NOW.parse().unwrap());
+        let (rules, now) = (ScopeRules::default(), NOW.parse().ok());
         read(&text, &rules, now, &mut Findings::default());
         let begun = [NESTED.as_bytes(), &text[..]].concat();
         read(&begun, &rules, now, &mut Findings::default());

@@ -78,7 +78,7 @@ fn apis_and_policies_are_scopes_if_the_operator_says_so() {
     let group = |text| crate::import::scopes::group_scope(text).unwrap();
     let mapped = [group("Orders=read:orders"), group("pol-1=write:orders")];
     let mapped = mapped.into_iter().map(|(word, scope)| (word, vec![scope])).collect();
-    let rules = ScopeRules { mapped, unmapped: Unmapped::Skip };
+    let rules = ScopeRules { mapped, unmapped: Unmapped::Skip, ..ScopeRules::default() };
     let mut session = session();
     session["tags"] = json!(["analytics"]);
     session["apply_policies"] = json!(["pol-1", "pol-2"]);
