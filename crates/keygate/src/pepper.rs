@@ -4,7 +4,7 @@
 mod words;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use keygate_config::secrets;
 use keygate_core::Pepper;
@@ -96,6 +96,9 @@ fn rotate(client: &Client, file: &Path, asked: Asked, style: Style) -> Result<()
         let step = place.next_step(asked.again);
         let is_waiting = asked.wait && matches!(step, Step::Spread { .. });
         let step = if step == Step::Make { Step::Name(Made::make(&place.local)?) } else { step };
+        if let Step::Choose(paths) = &step {
+            return Err(Failure::new(Exit::Failed, place.choose(paths)));
+        }
         // While it waits, only what is news.
         if said.as_ref() != Some(&step) {
             output::print(&place.say(&step, style))?;
@@ -122,8 +125,9 @@ struct Local {
     previous_files: Vec<PathBuf>,
     /// The current one first.
     ids: Vec<PepperId>,
-    /// A pepper that was made here and that the file does not name yet.
-    made: Option<Made>,
+    /// Peppers beside the current one that the file does not name: one that was made here, and maybe
+    /// others that have had their time.
+    unnamed: Vec<(PepperId, PathBuf)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +143,8 @@ enum Step {
     Make,
     /// It is there; the file is to name it.
     Name(Made),
+    /// Any of these may be it: nobody can tell but the operator.
+    Choose(Vec<PathBuf>),
     /// The gateway does not go by the file yet.
     Reload,
     /// Not every gateway has the new one.
@@ -173,11 +179,22 @@ impl Place {
         }
         let previous = self.views.iter().filter(|view| view.role == "previous");
         let previous: Vec<_> = previous.map(|view| (view.id.clone(), view.live_keys)).collect();
-        match &self.local.made {
-            Some(made) => Step::Name(made.clone()),
-            None if previous.is_empty() || again => Step::Make,
-            None => Step::Wait { previous },
+        if !previous.is_empty() && !again {
+            return Step::Wait { previous };
         }
+        match &*self.made() {
+            [] => Step::Make,
+            [path] => Step::Name(Made { path: path.clone(), is_new: false }),
+            several => Step::Choose(several.to_vec()),
+        }
+    }
+
+    /// Peppers that may have been made here and that nothing goes by yet: what a gateway has, or what
+    /// keys depend on, was not just made.
+    fn made(&self) -> Vec<PathBuf> {
+        let is_known = |id: &PepperId| self.views.iter().any(|view| view.id == id.to_string());
+        let unknown = self.local.unnamed.iter().filter(|(id, _)| !is_known(id));
+        unknown.map(|(_, path)| path.clone()).collect()
     }
 }
 
@@ -193,9 +210,9 @@ impl Local {
         let keys = keygate_config::load(file).map_err(Failure::Config)?.keys;
         let files = std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files);
         let ids = files.map(|path| id_of(path)).collect::<Result<Vec<_>, _>>()?;
-        let made = find_made(&keys.pepper_file, &ids);
+        let unnamed = find_unnamed(&keys.pepper_file, &ids);
         let (pepper_file, previous_files) = (keys.pepper_file, keys.previous_pepper_files);
-        Ok(Self { file: file.to_owned(), pepper_file, previous_files, ids, made })
+        Ok(Self { file: file.to_owned(), pepper_file, previous_files, ids, unnamed })
     }
 }
 
@@ -226,31 +243,24 @@ fn beside(pepper_file: &Path, id: PepperId) -> PathBuf {
     pepper_file.with_file_name(format!("pepper.{id}"))
 }
 
-/// A pepper that an earlier run made and nobody named: one that is beside the current one, is younger,
-/// and is not named. An older one has had its time.
-fn find_made(pepper_file: &Path, named: &[PepperId]) -> Option<Made> {
+/// The peppers that are beside the current one under the name that this command gives, but for these.
+fn find_unnamed(pepper_file: &Path, named: &[PepperId]) -> Vec<(PepperId, PathBuf)> {
     let folder = match pepper_file.parent() {
         Some(folder) if folder != Path::new("") => folder,
         Some(_) | None => Path::new("."),
     };
-    let current_since = modified(pepper_file)?;
-    let entries = std::fs::read_dir(folder).ok()?;
-    let is_made = |path: &PathBuf| {
+    let read = |path: PathBuf| {
         let id = path.file_name()?.to_str()?.strip_prefix("pepper.")?.parse::<PepperId>().ok()?;
-        let holds_it = secrets::load_pepper(path).ok()??.id() == id;
-        let is_younger = modified(path)? > current_since;
-        (holds_it && is_younger && !named.contains(&id)).then_some(())
+        let holds_it = secrets::load_pepper(&path).ok()??.id() == id;
+        (holds_it && !named.contains(&id)).then_some((id, path))
     };
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
     // Named as the setting names its neighbour.
     let paths =
         entries.filter_map(|entry| Some(pepper_file.with_file_name(entry.ok()?.file_name())));
-    let mut made: Vec<PathBuf> = paths.filter(|path| is_made(path).is_some()).collect();
-    made.sort_unstable();
-    made.pop().map(|path| Made { path, is_new: false })
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).ok()?.modified().ok()
+    let mut unnamed: Vec<_> = paths.filter_map(read).collect();
+    unnamed.sort_unstable();
+    unnamed
 }
 
 #[cfg(test)]
@@ -278,7 +288,7 @@ mod tests {
             pepper_file: "data/pepper".into(),
             previous_files: Vec::new(),
             ids: written.iter().map(|byte| id(*byte)).collect(),
-            made: None,
+            unnamed: Vec::new(),
         };
         Place { local, views, is_fleet: true }
     }
@@ -290,7 +300,7 @@ mod tests {
         // Made, and named nowhere yet: no other is made.
         let made = Made { path: "data/pepper.x".into(), is_new: false };
         let mut waits = place(&[1], vec![old()]);
-        waits.local.made = Some(made.clone());
+        waits.local.unnamed = vec![(id(2), made.path.clone())];
         assert_eq!(waits.next_step(false), Step::Name(made));
         // Named in the file, and not reloaded.
         assert_eq!(place(&[2, 1], vec![old()]).next_step(false), Step::Reload);
@@ -314,22 +324,33 @@ mod tests {
     }
 
     #[test]
-    fn a_pepper_that_was_made_is_found_again_and_one_that_had_its_time_is_not() {
+    fn a_pepper_that_was_made_is_found_again_whatever_the_times_of_the_files() {
         let folder = tempfile::tempdir().unwrap();
         let current = folder.path().join("pepper");
-        let dropped = beside(&current, id(1));
-        secrets::write_new_pepper(&dropped, &[1; 32]).unwrap();
-        secrets::write_new_pepper(&current, &[2; 32]).unwrap();
-        assert_eq!(find_made(&current, &[id(2)]), None);
-        let younger = modified(&current).unwrap() + Duration::from_secs(1);
         let made = beside(&current, id(3));
         secrets::write_new_pepper(&made, &[3; 32]).unwrap();
-        std::fs::File::open(&made).unwrap().set_modified(younger).unwrap();
-        let found = Some(Made { path: made, is_new: false });
-        assert_eq!(find_made(&current, &[id(2)]), found);
-        assert_eq!(find_made(&current, &[id(3), id(2)]), None, "it is named");
+        // Restored from a backup, and so the younger file.
+        secrets::write_new_pepper(&current, &[2; 32]).unwrap();
+        let found = vec![(id(3), made)];
+        assert_eq!(find_unnamed(&current, &[id(2)]), found);
+        assert_eq!(find_unnamed(&current, &[id(3), id(2)]), [], "it is named");
         // What is not what its name says was not made by us.
         std::fs::write(beside(&current, id(4)), "00".repeat(32)).unwrap();
-        assert_eq!(find_made(&current, &[id(2)]), found);
+        assert_eq!(find_unnamed(&current, &[id(2)]), found);
+    }
+
+    #[test]
+    fn of_several_peppers_that_may_be_the_new_one_none_is_taken() {
+        let unnamed = |byte| (id(byte), beside(Path::new("data/pepper"), id(byte)));
+        let mut many = place(&[1], vec![view(1, "current", 5, &[]), view(4, "missing", 2, &["a"])]);
+        many.local.unnamed = vec![unnamed(2), unnamed(3), unnamed(4)];
+        let both = vec![unnamed(2).1, unnamed(3).1];
+        assert_eq!(many.next_step(false), Step::Choose(both), "keys depend on the last");
+        // Nor does one that has had its time hide what is waited for.
+        let mut waits =
+            place(&[2, 1], vec![view(2, "current", 0, &[]), view(1, "previous", 5, &[])]);
+        waits.local.unnamed = vec![unnamed(3)];
+        assert!(matches!(waits.next_step(false), Step::Wait { .. }));
+        assert!(matches!(waits.next_step(true), Step::Name(_)));
     }
 }

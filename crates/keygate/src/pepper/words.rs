@@ -1,6 +1,6 @@
 //! What `keygate pepper rotate` says of each step.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -24,6 +24,7 @@ impl Place {
     fn words(&self, step: &Step, current: &str) -> String {
         match step {
             Step::Make => String::new(),
+            Step::Choose(paths) => self.choose(paths),
             Step::Name(made) => self.name_it(made),
             Step::Reload => self.reload(),
             Step::Spread { without, minting } => format!(
@@ -43,7 +44,10 @@ impl Place {
         let path = self.shown(&made.path);
         let began = match made.is_new {
             true => format!("Made {path}. Nothing goes by it yet."),
-            false => format!("{path} was made before. Nothing goes by it yet."),
+            false => format!(
+                "{path} was made before. Nothing goes by it yet. If it has had its time (it was in \
+                 previous_pepper_files once), move it out of this folder instead, and run this again."
+            ),
         };
         let previous = std::iter::once(&self.local.pepper_file).chain(&self.local.previous_files);
         let previous: Vec<String> = previous.map(|path| quoted(&self.shown(path))).collect();
@@ -69,6 +73,15 @@ impl Place {
         )
     }
 
+    pub(super) fn choose(&self, paths: &[PathBuf]) -> String {
+        format!(
+            "nothing goes by these peppers, and any of them may be the new one:\n{}\
+             Move those that have had their time, or that no gateway ever had, out of this folder, and \
+             run this again: with one left it goes on with that one, with none it makes one",
+            paths.iter().map(|path| format!("  {}\n", self.shown(path))).collect::<String>(),
+        )
+    }
+
     fn reload(&self) -> String {
         let file = self.local.file.display();
         format!(
@@ -84,8 +97,8 @@ impl Place {
             text.push_str(&match keys {
                 0 => format!(
                     "Pepper {id}: no live key depends on it. Take its file out of \
-                     previous_pepper_files{}, run `keygate reload`, and keep the file as long as \
-                     backups of that time.\n",
+                     previous_pepper_files{}, run `keygate reload`, move the file out of its \
+                     folder, and keep it as long as backups of that time.\n",
                     if self.is_fleet { ", on every gateway" } else { "" }
                 ),
                 keys => format!(
@@ -113,6 +126,7 @@ impl Step {
     fn name(&self) -> &'static str {
         match self {
             Self::Make | Self::Name(_) => "name",
+            Self::Choose(_) => "choose",
             Self::Reload => "reload",
             Self::Spread { .. } => "spread",
             Self::Wait { previous } if previous.iter().all(|(_, keys)| *keys == 0) => "drop",
