@@ -60,7 +60,8 @@ pub struct AuditLine {
     at: String,
     /// Who asked, such as `token:bootstrap`, `token:tok_…`, `demo` or `anonymous`.
     actor: String,
-    /// What was done, such as `key.revoke`; `refused` for an attempt.
+    /// What was done, such as `key.revoke`; `refused` for an attempt; `unreadable` for an entry that
+    /// was damaged.
     action: String,
     /// The id of the record that changed; of an attempt, what was asked for, such as
     /// `POST /v1/keys/{id}/revoke`.

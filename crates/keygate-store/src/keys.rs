@@ -102,7 +102,8 @@ pub trait KeyStore: Send + Sync + 'static {
         keys: Vec<KeyId>,
     ) -> impl Future<Output = Result<Vec<Option<UnixMillis>>, StoreError>> + Send;
 
-    /// Entries of the audit log, in order, from the first after `page.after`.
+    /// Entries of the audit log, in order, from the first after `page.after`. One that cannot be read
+    /// is [`AuditEntry::unreadable`], and no error: those after it are not lost with it.
     fn audit(
         &self,
         page: Page<ChangeNumber>,
@@ -202,8 +203,9 @@ pub enum Write {
         live_max: u32,
         now: UnixMillis,
     },
-    /// Replaces `old` as [`UpdateKey`](Self::UpdateKey) does, and makes `new`, in one step. The cap
-    /// holds for what is then: `old`, which names its successor, counts no more.
+    /// Replaces `old` as [`UpdateKey`](Self::UpdateKey) does, and makes `new`, in one step. `old`, which
+    /// names its successor, counts no more: if it did, `new` takes its place whatever the cap, which may
+    /// have been lowered, or exceeded by an import. If it did not, the cap holds.
     RotateKey {
         old: Key,
         new: Key,

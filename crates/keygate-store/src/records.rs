@@ -199,10 +199,35 @@ pub struct AuditEntry {
     pub changes: Map<String, Value>,
 }
 
+impl AuditEntry {
+    /// What stands in for an entry that cannot be read: the log goes on behind it.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self {
+            at: UnixMillis(0),
+            actor: String::new(),
+            action: "unreadable".to_owned(),
+            subject: String::new(),
+            hint: None,
+            from: None,
+            reason: None,
+            refused: None,
+            changes: Map::new(),
+        }
+    }
+
+    /// Whether it stands in for one that cannot be read. No entry that was written is without an actor.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        *self == Self::unreadable()
+    }
+}
+
 /// An entry in its place of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     pub number: ChangeNumber,
+    /// [`AuditEntry::unreadable`] if what is stored is none.
     pub entry: AuditEntry,
     /// Nothing for an entry that an older version wrote.
     pub seal: Option<Seal>,

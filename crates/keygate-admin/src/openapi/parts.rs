@@ -75,7 +75,7 @@ words! {
     ImportSource: "csv", "jsonl", "kong", "tyk", "unkey";
     ImportResult: "created", "existing", "failed";
     StoreKind: "embedded", "redis";
-    FindingKind: "missing", "out_of_order", "altered", "not_its_text", "unsealed", "not_as_kept";
+    FindingKind: "missing", "out_of_order", "altered", "not_its_text", "unreadable", "unsealed", "not_as_kept";
     LinkState: "live", "polling", "down";
     PepperUse: "current", "previous", "missing";
     StepName: "request", "route", "failed_auth", "credential", "lookup", "status", "expiry", "environment",

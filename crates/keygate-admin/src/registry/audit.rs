@@ -113,7 +113,7 @@ impl<S: KeyStore> Registry<S> {
         // Whoever says where to go on has been told by a call that looked for the time.
         if let (Some(since), None) = (filter.since, page.after) {
             let since = UnixMillis(since.0.saturating_sub(millis(CLOCKS_DIFFER_MAX)));
-            last = self.last_where(|entry| entry.at < since).await?;
+            last = self.last_where(|entry| !entry.is_unreadable() && entry.at < since).await?;
         }
         let mut entries = Vec::new();
         let mut left = LOOKED_AT_MAX;

@@ -69,6 +69,11 @@ impl Verifier {
         self.before = Some(number);
         let wrong = match &logged.seal {
             Some(seal) => self.check_seal(number, seal, &logged.entry),
+            // What its link was is not known either.
+            None if logged.entry.is_unreadable() => {
+                self.link = None;
+                Some(Finding::Unreadable { number })
+            }
             None => self.pass_unsealed(number),
         };
         let link = logged.seal.as_ref().map(|seal| seal.link);
@@ -110,6 +115,9 @@ impl Verifier {
     ) -> Option<Finding> {
         let expected = self.link.replace(seal.link).map(|link| link.next(number, &seal.bytes));
         self.is_sealed = true;
+        if entry.is_unreadable() {
+            return Some(Finding::Unreadable { number });
+        }
         if expected.is_some_and(|expected| expected != seal.link) {
             return Some(Finding::Altered { number });
         }
@@ -144,6 +152,8 @@ pub enum Finding {
     Altered { number: ChangeNumber },
     /// What was read is not what the sealed text says.
     NotItsText { number: ChangeNumber },
+    /// What is stored is no entry that can be read.
+    Unreadable { number: ChangeNumber },
     /// The entry has no link, though one before it has. An older version wrote it, or its link was
     /// taken away.
     Unsealed { number: ChangeNumber },
@@ -160,6 +170,7 @@ impl Finding {
             | Self::OutOfOrder { number, .. }
             | Self::Altered { number }
             | Self::NotItsText { number }
+            | Self::Unreadable { number }
             | Self::Unsealed { number }
             | Self::NotAsKept { number } => number,
         }
@@ -173,6 +184,7 @@ impl Finding {
             Self::OutOfOrder { .. } => "out_of_order",
             Self::Altered { .. } => "altered",
             Self::NotItsText { .. } => "not_its_text",
+            Self::Unreadable { .. } => "unreadable",
             Self::Unsealed { .. } => "unsealed",
             Self::NotAsKept { .. } => "not_as_kept",
         }
@@ -188,6 +200,7 @@ impl fmt::Display for Finding {
             Self::OutOfOrder { before, .. } => write!(f, "entry {number} comes after {}", before.0),
             Self::Altered { .. } => write!(f, "entry {number} does not match its link"),
             Self::NotItsText { .. } => write!(f, "entry {number} is not what its sealed text says"),
+            Self::Unreadable { .. } => write!(f, "entry {number} cannot be read"),
             Self::Unsealed { .. } => {
                 write!(f, "entry {number} has no link, though one before it has")
             }

@@ -8,8 +8,8 @@ use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 
 use super::tables::{
     ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGE_LINKS, CHANGES, Dangling, KEY_DIGESTS, KEYS,
-    META, META_NEXT_CHANGE, PEPPER_KEYS, Records, TOKEN_HASHES, TOKENS, failed, get, place, unreadable, unseal,
-    unseal_json,
+    META, META_NEXT_CHANGE, PEPPER_KEYS, Records, TOKEN_HASHES, TOKENS, failed, get, place,
+    unreadable, unseal, unseal_json,
 };
 use crate::audit::Link;
 use crate::codec::Record;
@@ -116,10 +116,14 @@ pub(super) fn audit(db: &Database, page: Page<ChangeNumber>) -> Result<Vec<Logge
             let place = place.value();
             let number = place.try_into().map_err(|_| dangling::<AuditEntry>())?;
             let number = u64::from_be_bytes(number);
-            let json = unseal_json(AuditEntry::NAME, place, sealed.value())?;
-            let entry = AuditEntry::decode(json).map_err(unreadable)?;
+            let json = unseal_json(AuditEntry::NAME, place, sealed.value());
+            let entry = json.as_ref().ok().and_then(|json| AuditEntry::decode(json).ok());
             let link = links.get(number).map_err(failed)?;
-            let seal = link.map(|link| Seal { link: Link(*link.value()), bytes: json.to_vec() });
+            let seal = link.map(|link| Seal {
+                link: Link(*link.value()),
+                bytes: json.unwrap_or_default().to_vec(),
+            });
+            let entry = entry.unwrap_or_else(AuditEntry::unreadable);
             Ok(Logged { number: ChangeNumber(number), entry, seal })
         })
         .collect()

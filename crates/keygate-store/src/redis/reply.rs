@@ -49,26 +49,24 @@ pub(super) fn key(value: &[u8]) -> Result<Key, StoreError> {
     Key::decode(json).map_err(unreadable)
 }
 
-/// An entry of the log.
+/// An entry of the log. One of another shape is there, and unreadable.
 pub(super) fn log_entry(value: Value) -> Result<Logged, StoreError> {
     let [id, fields] = array(value)?;
-    let number = text(&id)?.strip_suffix("-0").and_then(|number| number.parse().ok());
-    let number = ChangeNumber(number.ok_or_else(|| unreadable(Malformed))?);
+    let (number, part) = text(&id)?.split_once('-').ok_or_else(|| unreadable(Malformed))?;
+    let number = ChangeNumber(number.parse().map_err(|_| unreadable(Malformed))?);
     let fields = items(fields)?;
     let field = |wanted: &[u8]| {
         let mut pairs = fields.as_chunks::<2>().0.iter();
-        pairs.find(|[name, _]| matches!(bytes(name), Ok(name) if name == wanted))
+        let value = pairs.find(|[name, _]| matches!(bytes(name), Ok(name) if name == wanted));
+        value.and_then(|[_, value]| bytes(value).ok())
     };
-    let [_, json] = field(b"a").ok_or_else(|| unreadable(Malformed))?;
-    let json = bytes(json)?;
-    let entry = AuditEntry::decode(json).map_err(unreadable)?;
-    let seal = field(b"h").map(|[_, link]| seal(link, json)).transpose()?;
-    Ok(Logged { number, entry, seal })
-}
-
-fn seal(link: &Value, entry: &[u8]) -> Result<Seal, StoreError> {
-    let link = bytes(link)?.try_into().map_err(|_| unreadable(Malformed))?;
-    Ok(Seal { link: Link(link), bytes: entry.to_vec() })
+    let json = field(b"a").unwrap_or_default();
+    let link = field(b"h").map(<[u8; 32]>::try_from);
+    let is_ours = part == "0" && link.is_none_or(|link| link.is_ok());
+    let entry = AuditEntry::decode(json).ok().filter(|_| is_ours);
+    let seal = link.and_then(Result::ok);
+    let seal = seal.map(|link| Seal { link: Link(link), bytes: json.to_vec() });
+    Ok(Logged { number, entry: entry.unwrap_or_else(AuditEntry::unreadable), seal })
 }
 
 pub(super) fn array<const N: usize>(value: Value) -> Result<[Value; N], StoreError> {

@@ -11,7 +11,7 @@ use redb::TableDefinition;
 use tempfile::TempDir;
 
 use super::*;
-use crate::audit::Verifier;
+use crate::audit::{Finding, Verifier};
 use crate::contract::run;
 use crate::embedded::EmbeddedStore;
 use crate::embedded::slot::Slot;
@@ -449,4 +449,34 @@ fn the_newest_change_is_counted_apart_from_the_log() {
     };
     run(store.blocking(cut)).unwrap();
     assert_eq!(run(store.newest()).unwrap(), Some(ChangeNumber(newest)));
+}
+
+#[test]
+fn an_entry_of_the_log_that_was_damaged_is_named_and_the_others_are_read() {
+    let folder = folder();
+    let path = place(&folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    run(fill(&store));
+    let damage = move |db: &Database| {
+        let transaction = write::begin(db)?;
+        let mut log = transaction.open_table(CHANGES).unwrap();
+        for number in [5_u64, 9] {
+            let place = number.to_be_bytes();
+            let mut sealed = log.get(place.as_slice()).unwrap().unwrap().value().to_vec();
+            let last = sealed.len() - 1;
+            sealed[last] ^= 1;
+            sealed.truncate(if number == 9 { 3 } else { last + 1 });
+            log.insert(place.as_slice(), sealed.as_slice()).unwrap();
+        }
+        drop(log);
+        transaction.commit().unwrap();
+        Ok(())
+    };
+    run(store.blocking(damage)).unwrap();
+    let log = run(store.audit(Page { after: None, limit: 1_000 })).unwrap();
+    let mut verifier = Verifier::from_start();
+    let found: Vec<_> = log.iter().flat_map(|logged| verifier.check(logged)).collect();
+    let unreadable = |number| Finding::Unreadable { number: ChangeNumber(number) };
+    assert_eq!(found, [unreadable(5), unreadable(9)]);
+    assert!(log[4].entry.is_unreadable() && !log[5].entry.is_unreadable());
 }

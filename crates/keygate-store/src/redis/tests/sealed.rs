@@ -184,7 +184,8 @@ fn an_entry_that_was_edited_in_the_server_is_found() {
         // A link of another length is damage.
         let words: [&[u8]; 7] = [b"XADD", &name, b"4-0", b"a", b"{}", b"h", b"short"];
         fixture.ask::<String>(&words).await;
-        assert!(store.audit(Page { after: None, limit: 9 }).await.is_err());
+        let unreadable = Finding::Unreadable { number: ChangeNumber(4) };
+        assert_eq!(findings(Verifier::from_start(), &log(&store).await), [altered, unreadable]);
     });
 }
 
@@ -234,4 +235,20 @@ impl Fixture {
             self.ask::<()>(&[b"DEL", &name]).await;
         }
     }
+}
+
+#[test]
+fn an_entry_of_another_shape_is_named_and_the_others_are_read() {
+    run(async {
+        let fixture = Fixture::new();
+        let store = fixture.store().await;
+        note(&store).await;
+        let name = fixture.name(b"log");
+        fixture.ask::<String>(&[b"XADD", &name, b"1-7", b"x", b"y"]).await;
+        note(&store).await;
+        let log = log(&store).await;
+        assert_eq!(log.len(), 3);
+        assert!(log[1].entry.is_unreadable());
+        assert!(!log[0].entry.is_unreadable() && !log[2].entry.is_unreadable());
+    });
 }
