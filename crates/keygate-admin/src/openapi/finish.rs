@@ -3,7 +3,7 @@
 //!
 //! Refusals are added by what an operation has. All: 403. Under `/v1`: 401, 429, 500, 503. A body:
 //! 400, 408, 413, 415, 422. Parameters in the query or a header: 400. An id in the path: 404.
-//! `If-Match`: 412. `Idempotency-Key`: 422.
+//! `If-Match`: 412. `Idempotency-Key`: 409, 422.
 
 #![expect(
     clippy::indexing_slicing,
@@ -131,7 +131,8 @@ fn complete(path: &str, operation: &mut Value) {
         refusals.push(S::PRECONDITION_FAILED);
     }
     if has("header", Some("Idempotency-Key")) {
-        refusals.push(S::UNPROCESSABLE_ENTITY);
+        // Another request had it; what the first one made is revoked.
+        refusals.extend([S::UNPROCESSABLE_ENTITY, S::CONFLICT]);
     }
     operation["security"] = if guarded { json!([{"admin_token": []}]) } else { json!([]) };
     for status in refusals {
