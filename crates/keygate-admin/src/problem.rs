@@ -310,8 +310,8 @@ impl From<RegistryError> for Problem {
             RegistryError::OriginsNeedPublishableKey => {
                 Self::field("allowed_origins", "only publishable keys (kind pk) have origins")
             }
-            RegistryError::TooManyLiveKeys { live, retire } => {
-                too_many_live_keys(*live, retire.as_deref())
+            RegistryError::TooManyLiveKeys { live, most, retire } => {
+                too_many_live_keys(*live, *most, retire.as_deref())
             }
             RegistryError::NotDurable { made, replicas, wanted } => {
                 not_durable(*made, *replicas, *wanted).caused_by(error)
@@ -332,8 +332,12 @@ impl Problem {
 }
 
 /// Says which key to give up.
-fn too_many_live_keys(live: u32, retire: Option<&Retire>) -> Problem {
-    let most = format!("The app has {live} live keys, the most it may have. Revoke one first");
+fn too_many_live_keys(live: u32, most: u32, retire: Option<&Retire>) -> Problem {
+    let first = match live.saturating_sub(most).saturating_add(1) {
+        1 => "one".to_owned(),
+        too_many => too_many.to_string(),
+    };
+    let most = format!("The app has {live} live keys; the most is {most}. Revoke {first} first");
     let Some(Retire { id, hint, name, last_used_at }) = retire else {
         return Problem::new(ProblemCode::TooManyLiveKeys, format!("{most}."));
     };

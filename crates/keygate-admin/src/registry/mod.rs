@@ -239,8 +239,8 @@ pub enum RegistryError {
     },
     #[error("only a publishable key can be bound to origins")]
     OriginsNeedPublishableKey,
-    #[error("the app has {live} live keys, the most it may have")]
-    TooManyLiveKeys { live: u32, retire: Option<Box<Retire>> },
+    #[error("the app has {live} live keys, and may have {most}")]
+    TooManyLiveKeys { live: u32, most: u32, retire: Option<Box<Retire>> },
     /// The change was made, but may be lost yet.
     #[error("{replicas} of {wanted} replicas have the change")]
     NotDurable { made: Made, replicas: u64, wanted: u32 },
@@ -280,7 +280,9 @@ impl From<StoreError> for RegistryError {
             StoreError::NotFound(what) => Self::NotFound(what),
             StoreError::Conflict => Self::Conflict,
             StoreError::AlreadyExists => Self::AlreadyExists,
-            StoreError::TooManyLiveKeys { live } => Self::TooManyLiveKeys { live, retire: None },
+            StoreError::TooManyLiveKeys { live } => {
+                Self::TooManyLiveKeys { live, most: live, retire: None }
+            }
             StoreError::NotDurable { replicas, wanted } => {
                 Self::NotDurable { made: Made::Change, replicas, wanted }
             }

@@ -21,17 +21,18 @@ pub struct Retire {
 }
 
 impl<S: KeyStore> Registry<S> {
-    /// The same, where a refusal for too many keys says which one to give up.
+    /// The same, where a refusal for too many keys says how many there may be, and which one to give up.
     pub(super) async fn or_whom_to_retire<T>(
         &self,
         app: AppId,
         outcome: Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         match outcome {
-            Err(RegistryError::TooManyLiveKeys { live, retire: None }) => {
+            Err(RegistryError::TooManyLiveKeys { live, most: _, retire: None }) => {
                 // Without it the refusal is still right.
                 let retire = self.to_retire(app).await.ok().flatten().map(Box::new);
-                Err(RegistryError::TooManyLiveKeys { live, retire })
+                let most = self.config().keys.keys_max_live;
+                Err(RegistryError::TooManyLiveKeys { live, most, retire })
             }
             settled => settled,
         }

@@ -151,6 +151,35 @@ async fn a_key_in_its_overlap_does_not_count_against_the_cap() {
     assert_problem(&sixth, 422, "too_many_live_keys");
 }
 
+/// There are more than there may be where the cap was lowered, or keys were imported.
+#[tokio::test]
+async fn a_key_of_an_app_that_has_too_many_can_be_rotated() {
+    use keygate_core::{KeyDigest, KeyId};
+    use keygate_store::keys::{KeyStore, StoredRecord};
+    use keygate_store::records::Key;
+    let api = Api::start().await;
+    let app = api.app().await;
+    let first = id(&api.key(&app, json!({})).await);
+    let store = api.cache.store();
+    let one = store.key(first.parse().unwrap()).await.unwrap().unwrap();
+    let imported = (1..=6).map(|n| {
+        let digest = KeyDigest::of_imported(&sha256(&[n]));
+        StoredRecord::Key(Key { id: KeyId::new(NOW, [n; 10]), digest, pepper: None, ..one.clone() })
+    });
+    store.import(imported.collect(), search::imported()).await.unwrap();
+    let full = api.post(&format!("/v1/apps/{app}/keys"), json!({ "scopes": [] })).await;
+    let detail = assert_problem(&full, 422, "too_many_live_keys");
+    assert!(detail.contains("has 7 live keys; the most is 5. Revoke 3 first"), "{detail}");
+    let new = rotate(&api, &first, json!({})).await;
+    assert_eq!(new.status, 201, "{}", new.text);
+    store.no_replica.store(true, Ordering::SeqCst);
+    assert_problem(&rotate(&api, &id(&new.json()), json!({})).await, 503, "not_durable");
+    store.no_replica.store(false, Ordering::SeqCst);
+    assert!(is_valid(&api, &new.json()).await);
+    let shown = api.get(&format!("/v1/keys/{}", id(&new.json()))).await.json();
+    assert_eq!([&shown["rotated_to"], &shown["expires_at"]], [&Value::Null, &Value::Null]);
+}
+
 #[tokio::test]
 async fn of_two_rotations_at_one_time_one_is_made() {
     let api = Api::start().await;

@@ -17,6 +17,12 @@ pub(super) fn create(
     live_max: u32,
     now: UnixMillis,
 ) -> Result<(), StoreError> {
+    add(transaction, key)?;
+    check_room(&transaction.open_table(APP_KEYS).map_err(failed)?, key, live_max, now)
+}
+
+/// Makes a key, whatever the cap.
+fn add(transaction: &WriteTransaction, key: &Key) -> Result<(), StoreError> {
     let app: Option<App> = get(&records(transaction, APPS)?, &place(key.app.as_u128()))?;
     if app.is_none_or(|app| app.account != key.account) {
         return Err(StoreError::NotFound("the app"));
@@ -29,7 +35,6 @@ pub(super) fn create(
     }
     let mut index = transaction.open_table(APP_KEYS).map_err(failed)?;
     index.insert((key.app.as_u128(), id), key.counts_until()).map_err(failed)?;
-    check_room(&index, key, live_max, now)?;
     enter(&mut transaction.open_table(PEPPER_KEYS).map_err(failed)?, key)
 }
 
@@ -57,7 +62,10 @@ pub(super) fn rotate(
     if (new.app, new.account) != (old.app, old.account) {
         return Err(StoreError::NotFound("the key that is rotated in this app"));
     }
-    replace(transaction, old)?;
+    let (was, old) = replace(transaction, old)?;
+    if was.counts_until() > now.0 && old.counts_until() <= now.0 {
+        return add(transaction, new);
+    }
     create(transaction, new, live_max, now)
 }
 

@@ -34,11 +34,11 @@ for n = 1, tonumber(ARGV[7]) do
     end
     at = at + 1
   elseif check == 'room' then
-    local live = redis.call('ZCOUNT', name, '(' .. ARGV[at], '+inf') - tonumber(ARGV[at + 2])
+    local live = redis.call('ZCOUNT', name, '(' .. ARGV[at], '+inf')
     if live >= tonumber(ARGV[at + 1]) then
       return {2, n, live}
     end
-    at = at + 3
+    at = at + 2
   else
     return redis.error_reply('ERR unknown check')
   end

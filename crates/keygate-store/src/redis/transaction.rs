@@ -38,11 +38,9 @@ pub(super) enum Check {
     Present,
     /// Its value is this, to the byte.
     Equals(Vec<u8>),
-    /// This sorted set has fewer live members than so many, not counting as many as `leaving`, which
-    /// are live and leave it by this very change.
+    /// This sorted set has fewer live members than so many.
     Room {
         live_max: u32,
-        leaving: u32,
         now: Score,
     },
 }
@@ -204,8 +202,8 @@ impl Check {
             Self::Absent => call.push(("absent", name)),
             Self::Present => call.push(("present", name)),
             Self::Equals(value) => call.push(("equals", name, value)),
-            Self::Room { live_max, leaving, now } => {
-                call.push(("room", name, now.to_string(), *live_max, *leaving));
+            Self::Room { live_max, now } => {
+                call.push(("room", name, now.to_string(), *live_max));
             }
         }
     }

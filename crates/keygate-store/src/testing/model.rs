@@ -114,8 +114,10 @@ impl Tables {
                 if (new.app, new.account) != (old.app, old.account) {
                     return Err(StoreError::NotFound("the key that is rotated in this app"));
                 }
-                self.update_key(old)?;
-                self.create_key(new, live_max, now)
+                let counts = old.counts_until() > now.0;
+                let was = self.update_key(old)?;
+                let gives_way = was.counts_until() > now.0 && !counts;
+                self.create_key(new, if gives_way { u32::MAX } else { live_max }, now)
             }
             Write::CreateToken(token) => {
                 if self.tokens.values().any(|stored| stored.sha256 == token.sha256) {

@@ -30,7 +30,7 @@ pub(super) async fn create(
     // An app never goes, nor over to another account. The store may be another by now.
     transaction.require(names.app(key.app), Check::Present, Otherwise::NotFound("the app"));
     new(transaction, names, key);
-    room(transaction, names, key.app, cap, 0);
+    room(transaction, names, key.app, cap);
     create_key(transaction, names, key)
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn update(
 ) -> Result<(), StoreError> {
     let was = replace_key(primary, names, key, transaction).await?;
     if !counts_at(&was, now) && counts_at(key, now) {
-        room(transaction, names, key.app, (live_max, now), 0);
+        room(transaction, names, key.app, (live_max, now));
     }
     Ok(())
 }
@@ -59,9 +59,10 @@ pub(super) async fn rotate(
         return Err(StoreError::NotFound("the key that is rotated in this app"));
     }
     let was = replace_key(primary, names, old, transaction).await?;
-    let leaving = u32::from(counts_at(&was, now) && !counts_at(old, now));
     new(transaction, names, successor);
-    room(transaction, names, old.app, (live_max, now), leaving);
+    if !counts_at(&was, now) || counts_at(old, now) {
+        room(transaction, names, old.app, (live_max, now));
+    }
     create_key(transaction, names, successor)
 }
 
@@ -116,15 +117,9 @@ fn new(transaction: &mut Transaction, names: &Names, key: &Key) {
     absent(transaction, names.key_digest(key.id));
 }
 
-/// The app may have one live key more, once so many have left the count.
-fn room(
-    transaction: &mut Transaction,
-    names: &Names,
-    app: AppId,
-    (live_max, now): Cap,
-    leaving: u32,
-) {
-    let check = Check::Room { live_max, leaving, now: Score::now(now) };
+/// The app may have one live key more.
+fn room(transaction: &mut Transaction, names: &Names, app: AppId, (live_max, now): Cap) {
+    let check = Check::Room { live_max, now: Score::now(now) };
     transaction.require(names.app_live(app), check, Otherwise::TooManyLiveKeys);
 }
 
