@@ -1,8 +1,8 @@
 //! Keys that another system made, with the apps and accounts for them. Of such a key only its SHA-256
 //! comes here, and what is stored is a digest of that.
 //!
-//! Ids follow from what is imported, so the same import again, whole or in part, finds what is there
-//! and leaves it as it is.
+//! The ids of apps and accounts follow from what they are called, and keys are known by their digests,
+//! so the same import again, whole or in part, finds what is there and leaves it as it is.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use keygate_store::records::{
 };
 
 use super::keys::{check_expiry, check_granted};
-use super::{Actor, Registry, RegistryError};
+use super::{Actor, Registry, RegistryError, random};
 
 /// Keys to be imported, and what they need.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ pub struct Landed<I> {
 pub enum Landing {
     Created,
     Existing,
-    /// It is there, with other grants or another end, and was left so.
+    /// It is there, with other grants, limits or another end, or is not as enabled, and was left so.
     Differs,
 }
 
@@ -124,6 +124,21 @@ impl<S: KeyStore> Registry<S> {
         import: &Import,
     ) -> Result<ImportOutcome, RegistryError> {
         by.require_admin()?;
+        for _ in 1..TRIES {
+            match self.try_import(by, import).await {
+                // Somebody else made one of these keys since it was looked for: it is found now.
+                Err(RegistryError::AlreadyExists) => {}
+                outcome => return outcome,
+            }
+        }
+        self.try_import(by, import).await
+    }
+
+    async fn try_import(
+        &self,
+        by: &Actor,
+        import: &Import,
+    ) -> Result<ImportOutcome, RegistryError> {
         let mut batch = Batch::new(self, import);
         for account in &import.accounts {
             batch.add_account(account).await?;
@@ -145,7 +160,8 @@ impl<S: KeyStore> Registry<S> {
         if records.is_empty() {
             return Ok(outcome);
         }
-        let imported = self.parts.keys.import(records, entry(by, now, import, &outcome)).await?;
+        let entry = entry(by, now, import, &records, &outcome);
+        let imported = self.parts.keys.import(records, entry).await?;
         // Somebody else made these since they were looked for.
         outcome.found_late(&imported.different);
         for _ in 0..outcome.created_keys() {
@@ -172,7 +188,8 @@ struct Batch<'a, S: KeyStore> {
     apps: BTreeMap<&'a str, AppId>,
     /// As they are or will be; nothing for one that does not exist.
     known_apps: BTreeMap<AppId, Option<App>>,
-    keys: BTreeMap<KeyId, Key>,
+    /// Those to be written, by their digests.
+    keys: BTreeMap<KeyDigest, Key>,
     /// Parents before children.
     records: Vec<StoredRecord>,
     outcome: ImportOutcome,
@@ -307,14 +324,13 @@ impl<'a, S: KeyStore> Batch<'a, S> {
 
     async fn landed_key(&mut self, new: &ImportKey) -> Result<Landed<KeyId>, RegistryError> {
         let digest = KeyDigest::of_imported(&new.sha256);
-        let id = KeyId::new(START, first_bytes(digest.as_bytes()));
         let app_id = match &new.app {
             Whose::Id(id) => *id,
             Whose::Here(name) => {
                 *self.apps.get(&**name).ok_or(RegistryError::NotFound("the app"))?
             }
         };
-        let before = match self.keys.get(&id) {
+        let before = match self.keys.get(&digest) {
             Some(key) => Some(key.clone()),
             None => self.registry.store().find(digest).await?.map(|owned| owned.key),
         };
@@ -324,10 +340,13 @@ impl<'a, S: KeyStore> Batch<'a, S> {
             return Ok(Landed { id: before.id, how });
         }
         let now = self.now;
+        // Nothing of the key or its hash: with that in the id, a key that is short could be guessed
+        // from what lists and logs show.
+        let id = KeyId::new(now, random()?);
         let app = self.known_app(app_id).await?.ok_or(RegistryError::NotFound("the app"))?.clone();
         let key = record(new, id, digest, &app, now);
         self.check(new, &key, &app)?;
-        self.keys.insert(id, key.clone());
+        self.keys.insert(digest, key.clone());
         self.records.push(StoredRecord::Key(key));
         Ok(Landed { id, how: Landing::Created })
     }
@@ -341,6 +360,8 @@ impl<'a, S: KeyStore> Batch<'a, S> {
     }
 }
 
+/// How often a batch is looked at anew, because others import the same keys at this moment.
+const TRIES: usize = 5;
 /// The time in ids that follow from what is imported.
 const START: UnixMillis = UnixMillis(0);
 
@@ -412,7 +433,12 @@ fn is_as(before: &Key, new: &ImportKey, app: AppId) -> bool {
     };
     let same_scopes = before.scopes.len() == new.scopes.len()
         && new.scopes.iter().all(|scope| before.scopes.contains(scope));
-    same_end && same_scopes && before.app == app
+    let may = |status: &KeyStatus| matches!(status, KeyStatus::Active);
+    // One that was revoked since stays so, whatever a file says.
+    let same_status = matches!(before.status, KeyStatus::Revoked { .. })
+        || may(&before.status) == may(&new.status);
+    let same_limits = before.tier == new.tier && before.limits == new.limits;
+    same_end && same_scopes && same_status && same_limits && before.app == app
 }
 
 /// What is wrong with one record fails that one; a store that fails, all.
@@ -425,7 +451,34 @@ fn only_this<T>(
     }
 }
 
-fn entry(by: &Actor, at: UnixMillis, import: &Import, outcome: &ImportOutcome) -> AuditEntry {
+/// Says what was made, by its id: a batch is bounded, and so is this.
+fn entry(
+    by: &Actor,
+    at: UnixMillis,
+    import: &Import,
+    records: &[StoredRecord],
+    outcome: &ImportOutcome,
+) -> AuditEntry {
+    let (mut accounts, mut apps) = (Vec::new(), Vec::new());
+    let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for record in records {
+        match record {
+            StoredRecord::Account(account) => accounts.push(account.id.to_string()),
+            StoredRecord::App(app) => apps.push(app.id.to_string()),
+            StoredRecord::Key(key) => {
+                keys.entry(key.app.to_string()).or_default().push(key.id.to_string());
+            }
+        }
+    }
+    let ids = [
+        ("accounts", (!accounts.is_empty()).then(|| serde_json::json!(accounts))),
+        ("apps", (!apps.is_empty()).then(|| serde_json::json!(apps))),
+        // By their apps.
+        ("keys", (!keys.is_empty()).then(|| serde_json::json!(keys))),
+    ];
+    let ids = ids
+        .into_iter()
+        .filter_map(|(name, made)| Some((name.to_owned(), serde_json::json!([null, made?]))));
     let counts = [
         ("accounts_created", created(&outcome.accounts)),
         ("apps_created", created(&outcome.apps)),
@@ -436,7 +489,7 @@ fn entry(by: &Actor, at: UnixMillis, import: &Import, outcome: &ImportOutcome) -
     };
     AuditEntry {
         reason: Some(format!("from {}", import.source)),
-        changes: counts.into_iter().filter_map(change).collect(),
+        changes: counts.into_iter().filter_map(change).chain(ids).collect(),
         ..by.entry(at, "keys.import", "keys".to_owned())
     }
 }

@@ -53,6 +53,56 @@ async fn imported_keys_are_found_by_the_hash_of_what_clients_send() {
     let entry = &audit["items"][0];
     assert_eq!([&entry["action"], &entry["reason"]], ["keys.import", "from kong"]);
     assert_eq!(audit["items"].as_array().unwrap().len(), 1);
+    let made: Vec<&Value> =
+        answer["results"].as_array().unwrap().iter().map(|key| &key["id"]).collect();
+    let app = shown["app_id"].as_str().unwrap();
+    assert_eq!(entry["changes"]["keys"][1][app], json!(made), "{entry}");
+    assert_eq!(entry["changes"]["apps"][1], json!([app]));
+    assert_eq!(entry["changes"]["accounts"][1], json!([answer["accounts"][0]["id"]]));
+}
+
+#[tokio::test]
+async fn an_id_says_nothing_about_the_key() {
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let api = Api::start().await;
+        let answer = import(&api, batch(&[key("legacy-1", &["read:orders"])])).await;
+        ids.push(answer["results"][0]["id"].clone());
+    }
+    assert_ne!(ids[0], ids[1], "the same key, and ids that have nothing in common");
+}
+
+#[tokio::test]
+async fn imports_of_the_same_key_at_the_same_time_make_one_key() {
+    let api = Api::start().await;
+    let body = batch(&[key("legacy-1", &["read:orders"]), key("legacy-2", &["read:orders"])]);
+    let answers = four_at_once(&api, &body).await;
+    let ids = |answer: &Value| {
+        let results = answer["results"].as_array().unwrap().iter();
+        results.map(|key| key["id"].clone()).collect::<Vec<_>>()
+    };
+    assert!(answers.iter().all(|answer| ids(answer) == ids(&answers[0])), "{answers:?}");
+    let created: u64 = answers.iter().map(|answer| counts(answer)[0]).sum();
+    assert_eq!(created, 2);
+}
+
+async fn four_at_once(api: &Api, body: &Value) -> [Value; 4] {
+    let one = || import(api, body.clone());
+    let (a, b, c, d) = tokio::join!(one(), one(), one(), one());
+    [a, b, c, d]
+}
+
+#[tokio::test]
+async fn other_limits_another_tier_or_being_enabled_is_a_difference() {
+    let api = Api::start().await;
+    let plain = key("legacy-1", &["read:orders"]);
+    for more in [json!({ "enabled": false }), json!({ "limits": { "rate": "5/s" } })] {
+        let mut other = plain.clone();
+        merge(&mut other, more);
+        let answer = import(&api, batch(&[plain.clone(), other])).await;
+        let differs = [0, 1].map(|at| answer["results"][at]["differs"].as_bool().unwrap());
+        assert_eq!(differs, [false, true], "{answer}");
+    }
 }
 
 #[tokio::test]
