@@ -94,12 +94,7 @@ fn verify(admin: &AdminOptions, expect: &[(u64, String)]) -> Result<(), Failure>
         log.compare(*noted, link, items(&client.send(&call)?).first());
     }
     output::print(&log.text(Style::of(admin)))?;
-    match log.found {
-        0 => Ok(()),
-        found => {
-            Err(Failure::new(Exit::Failed, format!("the audit log was changed: {found} findings")))
-        }
-    }
+    log.verdict().map_err(|failure| Failure::new(Exit::Failed, failure))
 }
 
 /// What was checked of the log so far.
@@ -111,6 +106,10 @@ struct Checked {
     link: Option<String>,
     found: u64,
     findings: Vec<Value>,
+    /// The first entry that the store keeps.
+    kept_from: Option<u64>,
+    /// The newest noted entry that came before that one.
+    too_old: Option<u64>,
     /// Where to go on.
     next: Option<u64>,
 }
@@ -120,6 +119,7 @@ impl Checked {
         let number = |name: &str| answer.get(name).and_then(Value::as_u64);
         self.entries += number("checked").unwrap_or_default();
         self.to = number("to").or(self.to);
+        self.kept_from = number("kept_from").or(self.kept_from);
         let link = answer.get("link").and_then(Value::as_str).map(str::to_owned);
         self.link = link.or_else(|| self.link.take());
         // One that does not move would go on for ever.
@@ -139,6 +139,10 @@ impl Checked {
     /// Holds an entry against what was noted of it.
     fn compare(&mut self, noted: u64, link: &str, entry: Option<&Value>) {
         let entry = entry.filter(|entry| number(entry) == Some(noted));
+        if entry.is_none() && self.kept_from.is_some_and(|first| noted < first) {
+            self.too_old = self.too_old.max(Some(noted));
+            return;
+        }
         let detail = match entry.map(|entry| entry.get("hash").and_then(Value::as_str)) {
             Some(Some(hash)) if hash.eq_ignore_ascii_case(link) => return,
             Some(_) => format!("entry {noted} has another link than the one that was noted"),
@@ -147,13 +151,26 @@ impl Checked {
         self.find(json!({ "number": noted, "kind": "not_as_kept", "detail": detail }));
     }
 
+    /// What is wrong, if anything is.
+    fn verdict(&self) -> Result<(), String> {
+        match (self.found, self.too_old, self.kept_from) {
+            (0, None, _) => Ok(()),
+            (0, Some(noted), first) => Err(format!(
+                "entry {noted} is too old to compare: the log is kept from {} on",
+                first.unwrap_or_default()
+            )),
+            (found, _, _) => Err(format!("the audit log was changed: {found} findings")),
+        }
+    }
+
     fn text(&self, style: Style) -> String {
         let newest =
             self.to.zip(self.link.as_ref()).map(|(number, link)| format!("{number}:{link}"));
         match style {
             Style::Json => {
                 let all = json!({ "checked": self.entries, "to": self.to, "link": self.link,
-                                  "found": self.found, "findings": self.findings });
+                                  "found": self.found, "findings": self.findings,
+                                  "kept_from": self.kept_from });
                 format!("{all:#}\n")
             }
             Style::Ids => newest.map(|newest| format!("{newest}\n")).unwrap_or_default(),
@@ -233,5 +250,19 @@ mod tests {
         let table = log.text(Style::Table);
         assert!(table.contains("entry 5003 is not") && table.contains("4 findings"), "{table}");
         assert_eq!(log.text(Style::Ids), format!("5009:{b}\n"));
+    }
+
+    #[test]
+    fn what_was_noted_of_an_entry_that_is_kept_no_more_is_no_finding_and_no_success() {
+        let link = "a".repeat(64);
+        let mut log = Checked::default();
+        log.add(&json!({ "checked": 9, "to": 58, "link": link, "findings": [], "kept_from": 50 }));
+        assert_eq!(log.verdict(), Ok(()));
+        log.compare(49, &link, Some(&json!({ "number": 50, "hash": link })));
+        assert_eq!(log.found, 0);
+        let too_old = "entry 49 is too old to compare: the log is kept from 50 on";
+        assert_eq!(log.verdict(), Err(too_old.to_owned()));
+        log.compare(59, &link, None);
+        assert_eq!(log.verdict(), Err("the audit log was changed: 1 findings".to_owned()));
     }
 }
