@@ -119,7 +119,6 @@ impl<S: KeyStore> Registry<S> {
         expected: &Expected,
     ) -> Result<Account, RegistryError> {
         let before = self.account(by, id).await?;
-        expected.check(before.version)?;
         let mut after = before.clone();
         let AccountChange { name, owner, purpose, status, metadata } = change.clone();
         after.name = name.unwrap_or(after.name);
@@ -127,10 +126,12 @@ impl<S: KeyStore> Registry<S> {
         after.purpose = purpose.unwrap_or(after.purpose);
         after.status = status.unwrap_or(after.status);
         after.metadata = metadata.unwrap_or(after.metadata);
+        // The same call again, after it may have been lost, finds it at another version.
         if after == before {
             self.settle().await?;
             return Ok(before);
         }
+        expected.check(before.version)?;
         after.updated_at = self.now();
         let action = match (before.status, after.status) {
             (AccountStatus::Active, AccountStatus::Suspended) => "account.suspend",

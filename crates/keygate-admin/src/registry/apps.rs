@@ -147,12 +147,13 @@ impl<S: KeyStore> Registry<S> {
         expected: &Expected,
     ) -> Result<App, RegistryError> {
         let before = self.app_of_any(id).await?;
-        expected.check(before.version)?;
         let mut after = changed(&before, change);
+        // The same call again, after it may have been lost, finds it at another version.
         if after == before {
             self.settle().await?;
             return Ok(before);
         }
+        expected.check(before.version)?;
         after.updated_at = self.now();
         let action = match (before.status, after.status) {
             (AppStatus::Active, AppStatus::Disabled) => "app.disable",

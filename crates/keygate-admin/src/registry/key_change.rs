@@ -58,7 +58,13 @@ impl<S: KeyStore> Registry<S> {
         change: &KeyChange,
         expected: &Expected,
     ) -> Result<Key, RegistryError> {
-        let before = self.key_to_change(by, id, expected).await?;
+        let before = self.key_to_change(by, id, &Expected::Any).await?;
+        // The same call again, after it may have been lost, finds the key at another version.
+        if expected.check(before.version).is_err()
+            && !changed(&before, change).is_ok_and(|after| after == before)
+        {
+            return Err(RegistryError::PreconditionFailed);
+        }
         if matches!(before.status, KeyStatus::Revoked { .. }) {
             return Err(RegistryError::KeyRevoked);
         }
@@ -132,11 +138,13 @@ impl<S: KeyStore> Registry<S> {
         reason: Option<&str>,
         expected: &Expected,
     ) -> Result<Key, RegistryError> {
-        let before = self.key_to_change(by, id, expected).await?;
+        // The same call again, after it may have been lost, finds the key at another version.
+        let before = self.key_to_change(by, id, &Expected::Any).await?;
         if matches!(before.status, KeyStatus::Revoked { .. }) {
             self.settle().await?;
             return Ok(before);
         }
+        expected.check(before.version)?;
         let reason = reason.map(ToOwned::to_owned);
         let status = KeyStatus::Revoked { at: self.now(), reason: reason.clone() };
         let after = Key { status, ..before.clone() };

@@ -177,11 +177,12 @@ impl<S: KeyStore> Registry<S> {
         expected: &Expected,
     ) -> Result<AdminToken, RegistryError> {
         let before = self.token(by, id).await?;
-        expected.check(before.version)?;
+        // The same call again, after it may have been lost, finds the token at another version.
         if matches!(before.status, TokenStatus::Revoked { .. }) {
             self.settle().await?;
             return Ok(before);
         }
+        expected.check(before.version)?;
         let now = self.now();
         let status = TokenStatus::Revoked { at: now };
         let after = AdminToken { status, updated_at: now, ..before.clone() };
