@@ -214,6 +214,8 @@ pub(crate) struct RotateKey {
     pub(crate) expected: IfMatch,
     #[command(flatten)]
     pub(crate) new: NewRecord,
+    #[command(flatten)]
+    pub(crate) sure: Sure,
 }
 
 /// What a key has instead of its tier's limits.

@@ -7,6 +7,7 @@ use keygate_core::KeyId;
 use serde_json::Value;
 
 use super::body::Body;
+use super::confirm::sure;
 use super::keys::show_new;
 use crate::cli::{AdminOptions, RotateKey};
 use crate::client::{Call, Client};
@@ -21,12 +22,22 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn rotate(admin: &AdminOptions, options: &RotateKey) -> Result<(), Failure> {
     let client = Client::new(admin)?;
+    if cuts_off(options.overlap.as_deref()) {
+        let (id, path) = (options.id, format!("/v1/keys/{}", options.id));
+        sure(&options.sure, &client, &format!("rotate key {id} and refuse it at once"), &path)?;
+    }
     let answer = client.send(&rotate_call(options))?;
     show_new(&answer, Style::of(admin))?;
     match options.wait_idle {
         Some(idle) => wait(&client, options.id, idle, options.timeout),
         None => Ok(()),
     }
+}
+
+/// Whether the old key stops working with the rotation, as if it were revoked.
+fn cuts_off(overlap: Option<&str>) -> bool {
+    let span = overlap.map(humantime::parse_duration);
+    span.is_some_and(|span| span.is_ok_and(|span| span.is_zero()))
 }
 
 fn rotate_call(options: &RotateKey) -> Call {
@@ -102,6 +113,8 @@ impl Look {
 
     /// `waited` since the rotation: a use before that may not be seen yet.
     fn verdict(&self, idle: Duration, waited: Duration, timeout: Option<Duration>) -> Verdict {
+        // A use that is younger than that may not be seen yet, however short a quiet is wanted.
+        let idle = idle.max(SEEN_AFTER);
         let is_quiet = self.last_used.is_none_or(|since| since >= idle);
         let words = self.words();
         if self.status != "active" {
@@ -172,6 +185,20 @@ mod tests {
     fn a_use_just_before_the_rotation_has_time_to_be_seen() {
         assert_eq!(verdict(None, "active", 0), Verdict::Wait(SEEN_AFTER));
         assert_eq!(verdict(Some(600), "active", 9), Verdict::Wait(LOOK_EVERY_MIN));
+    }
+
+    #[test]
+    fn only_an_overlap_of_nothing_cuts_the_old_key_off() {
+        assert!(cuts_off(Some("0s")) && cuts_off(Some("0ms")));
+        assert!(!cuts_off(Some("1s")) && !cuts_off(None) && !cuts_off(Some("soon")));
+    }
+
+    #[test]
+    fn a_short_quiet_is_not_taken_for_one_before_a_use_could_be_seen() {
+        let waited = Duration::from_secs(20);
+        let verdict = |idle_s| look(Some(idle_s), "active").verdict(LOOK_EVERY_MIN, waited, None);
+        assert_eq!(verdict(3), Verdict::Wait(Duration::from_secs(7)));
+        assert!(matches!(verdict(10), Verdict::Done(_)));
     }
 
     #[test]
