@@ -90,7 +90,7 @@ impl Step {
 /// What there is to go by.
 enum Named<'a> {
     Key(&'a [u8]),
-    Id(Key),
+    Id(Box<Key>),
 }
 
 /// The key as far as it could be followed.
@@ -118,7 +118,7 @@ impl<S: KeyStore> Registry<S> {
         let config = &*current.config;
         let (mut steps, route) = find_route(config, call);
         let named = match &about {
-            About::Id(id) => Named::Id(self.named(by, *id).await?),
+            About::Id(id) => Named::Id(Box::new(self.named(by, *id).await?)),
             About::Key(text) => Named::Key(text),
         };
         let is_public = route.is_some_and(|route| matches!(route.access, Access::Public(_)));
