@@ -5,7 +5,7 @@ mod alarm;
 mod proven;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
@@ -14,6 +14,7 @@ use axum::http::header::{AUTHORIZATION, ORIGIN};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use keygate_core::key::sha256;
+use keygate_core::limit::Gcra;
 use keygate_core::network::ClientNetwork;
 use keygate_core::{AccountId, AppId, KeyId, TokenId};
 use keygate_store::failures::FailureLimiter;
@@ -41,6 +42,9 @@ const TOKEN_ACTOR: &str = "token:bootstrap";
 const TOKEN_LENGTH_MAX: usize = 512;
 /// The most look-ups of tokens at one time: whoever guesses must not keep the store busy.
 const LOOKUPS_MAX: usize = 32;
+/// The look-ups a second for all addresses that have sent too many wrong tokens: a gateway that has just
+/// started knows no token that was right before, and keeps nobody out for long whose neighbour guesses.
+const BLOCKED_LOOKUPS: u64 = 4;
 /// How long a request waits for its turn.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -59,8 +63,10 @@ struct Inner<S: KeyStore> {
     registry: Registry<S>,
     refusals: Refusals,
     failures: Arc<FailureLimiter>,
-    /// Tokens that were right: only they are looked up for an address that sends too many wrong ones.
+    /// Tokens that were right: they are looked up for an address that sends too many wrong ones, too.
     proven: Proven,
+    /// What is left of [`BLOCKED_LOOKUPS`].
+    blocked_lookups: Mutex<u64>,
     lookups: Semaphore,
     wrong: Alarm,
     unasked: Alarm,
@@ -81,6 +87,7 @@ impl<S: KeyStore> Guard<S> {
             refusals,
             failures,
             proven: Proven::default(),
+            blocked_lookups: Mutex::default(),
             lookups: Semaphore::new(LOOKUPS_MAX),
             wrong: Alarm::default(),
             unasked: Alarm::default(),
@@ -110,7 +117,7 @@ impl<S: KeyStore> Guard<S> {
         if hash.ct_eq(&self.0.token_sha256).into() {
             return Ok(Actor { name: TOKEN_ACTOR.to_owned(), from, role: Role::Admin });
         }
-        if !has_shape_of_token(presented) || (self.is_blocked(from) && !self.0.proven.has(&hash)) {
+        if !has_shape_of_token(presented) || !self.may_look_up(from, &hash) {
             return Err(self.refuse_wrong_token(from));
         }
         match self.look_up(hash).await? {
@@ -145,6 +152,22 @@ impl<S: KeyStore> Guard<S> {
         let detail = "The store could not be asked about the admin token. Try again shortly.";
         let problem = Problem::new(ProblemCode::StoreUnavailable, detail).retry_after(RETRY_AFTER);
         Refusal::silent(problem)
+    }
+
+    fn may_look_up(&self, from: Option<IpAddr>, hash: &[u8; 32]) -> bool {
+        !self.is_blocked(from) || self.0.proven.has(hash) || self.takes_blocked_lookup()
+    }
+
+    fn takes_blocked_lookup(&self) -> bool {
+        let ration = Gcra::new(BLOCKED_LOOKUPS, Duration::from_secs(1), BLOCKED_LOOKUPS);
+        let mut state = self.0.blocked_lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        match ration.take(*state, self.now_ns(), 1) {
+            Ok(next) => {
+                *state = next;
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     fn is_blocked(&self, from: Option<IpAddr>) -> bool {

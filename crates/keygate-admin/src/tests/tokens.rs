@@ -1,6 +1,7 @@
 //! Admin tokens: made, shown once, of use as long as they are good, and no longer.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -214,7 +215,7 @@ async fn a_store_that_cannot_say_is_a_503_and_the_first_token_works_on() {
 }
 
 #[tokio::test]
-async fn a_flood_of_wrong_tokens_asks_the_store_nothing_once_it_is_one_and_locks_nobody_out() {
+async fn a_flood_of_wrong_tokens_asks_the_store_little_once_it_is_one_and_locks_nobody_out() {
     let api = Api::start().await.with_failures("60/hour").await;
     let known = text(&api.token(json!({ "name": "a", "role": "viewer" })).await);
     let fresh = text(&api.token(json!({ "name": "b", "role": "viewer" })).await);
@@ -230,20 +231,26 @@ async fn a_flood_of_wrong_tokens_asks_the_store_nothing_once_it_is_one_and_locks
         }
     }
     assert_eq!(lookups() - before, 30, "what has not the shape is not asked for");
+    let flood = Instant::now();
     for n in 100..200 {
         assert_problem(&api.look_as(&made_up(n)).await, 429, "too_many_failures");
     }
-    assert_eq!(lookups() - before, 30);
+    let rationed = lookups() - before - 30;
+    assert!(rationed <= 4 + 4 * usize::try_from(flood.elapsed().as_secs() + 1).unwrap());
     assert_eq!(api.look_as(&known).await.status, 200, "it was right before");
     assert_eq!(api.get("/v1/accounts").await.status, 200, "the first one always is");
-    assert_problem(&api.look_as(&fresh).await, 429, "too_many_failures");
+    // One that this gateway has not seen yet is let in when there is a look-up to spare.
+    let let_in = async {
+        while api.look_as(&fresh).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), let_in).await.expect("never let in");
     // One that was right before is looked up, and is not right for ever.
     api.post(&format!("{TOKENS}/{}/revoke", id(&revoked)), json!({})).await;
-    let before = lookups();
     for _ in 0..10 {
         assert_problem(&api.look_as(&text(&revoked)).await, 429, "too_many_failures");
     }
-    assert_eq!(lookups() - before, 1);
 }
 
 #[tokio::test]
