@@ -56,12 +56,22 @@ fn wait(
     let begun = Instant::now();
     let mut told = None;
     eprintln!("Waiting until {old} has not been used for {}.", humantime::format_duration(idle));
+    // Until then a gateway that does not answer may come back: a restart is no end of the wait.
+    let mut patience = timeout;
     loop {
-        let look = Look::new(
-            &client.send(&Call::get(format!("/v1/keys/{old}/usage")))?,
-            &client.send(&Call::get(format!("/v1/keys/{old}")))?,
-        );
+        let looked = look(client, old);
         let waited = begun.elapsed();
+        let look = match looked {
+            Ok(look) => look,
+            Err(failure)
+                if may_pass(failure.exit()) && patience.is_some_and(|end| waited < end) =>
+            {
+                std::thread::sleep(LOOK_EVERY_MIN);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        patience = timeout.or_else(|| Some(waited.saturating_add(look.left?)));
         match look.verdict(idle, waited, timeout) {
             Verdict::Done(word) => {
                 eprintln!("{word}");
@@ -77,6 +87,16 @@ fn wait(
             }
         }
     }
+}
+
+fn look(client: &Client, old: KeyId) -> Result<Look, Failure> {
+    let usage = client.send(&Call::get(format!("/v1/keys/{old}/usage")))?;
+    Ok(Look::new(&usage, &client.send(&Call::get(format!("/v1/keys/{old}")))?))
+}
+
+/// Not so a refusal, or a key that is not there.
+fn may_pass(exit: Exit) -> bool {
+    matches!(exit, Exit::Unreachable | Exit::Failed)
 }
 
 /// What is seen of the old key at one moment.
