@@ -104,7 +104,9 @@ impl<S: KeyStore> Registry<S> {
         // One more than is shown, to know whether there are more.
         while found.len() <= search.limit {
             let room = LOOKED_AT_MAX.saturating_sub(looked_at);
-            if room == 0 || began.saturating_add(TIME_MAX) < self.now() {
+            // Never before the first step, or a slow store would be asked for the same for ever.
+            let is_late = looked_at > 0 && began.saturating_add(TIME_MAX) < self.now();
+            if room == 0 || is_late {
                 return self.with_uses(found, walk.place()).await;
             }
             let Some(step) = walk.step(room).await? else {
