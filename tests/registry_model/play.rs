@@ -22,6 +22,8 @@ pub(super) struct Play {
     /// The name of this play, and each call so far: what a failure is understood by.
     history: Vec<String>,
     names: u32,
+    /// The newest entry of the audit log before this play.
+    log_began: u64,
 }
 
 /// What an `If-Match` says.
@@ -36,7 +38,9 @@ impl Play {
     pub(super) fn new(first: &Gateway, last: &Gateway, random: Rng, name: String) -> Self {
         let (admin, reader, caller) = (first.admin(), last.admin(), first.caller());
         let (model, history) = (Model::default(), vec![name]);
-        Self { admin, reader, caller, random, model, history, names: 0 }
+        let newest = admin.read("/v1/audit?tail=1");
+        let log_began = newest["items"][0]["number"].as_u64().unwrap_or_default();
+        Self { admin, reader, caller, random, model, history, names: 0, log_began }
     }
 
     pub(super) fn run(mut self) {
@@ -269,11 +273,7 @@ impl Play {
             let found = self.read(&format!("/v1/keys/{}", key.id), &key.etag);
             assert_has(&found, &self.model.shown(key), &self.history);
             assert_eq!(found["expires_at"].is_string(), key.ends, "{found} {:#?}", self.history);
-            let path = format!("/v1/audit?subject={}&refused=false&limit=200", key.id);
-            let log = self.reader.read(&path);
-            let actions = log["items"].as_array().unwrap().iter().map(|entry| &entry["action"]);
-            let actions: Vec<_> = actions.filter_map(Value::as_str).collect();
-            assert_eq!(actions, key.log, "{} {:#?}", key.id, self.history);
+            assert_eq!(self.actions(&key.id), key.log, "{} {:#?}", key.id, self.history);
         }
         let mut listed = self.list(&format!("/v1/apps/{}/keys?limit=2", app.id));
         let mut expected: Vec<_> = keys.iter().map(|key| key.id.clone()).collect();
@@ -288,6 +288,19 @@ impl Play {
             listed.sort_unstable();
             expected.sort_unstable();
             assert_eq!(listed, expected, "{status} {:#?}", self.history);
+        }
+    }
+
+    /// What the audit log says was done to a record, in order.
+    fn actions(&self, subject: &str) -> Vec<String> {
+        let path = format!("/v1/audit?subject={subject}&refused=false&limit=200");
+        let mut actions = Vec::new();
+        let mut page = self.reader.read(&format!("{path}&after={}", self.log_began));
+        loop {
+            let entries = page["items"].as_array().unwrap().iter();
+            actions.extend(entries.map(|entry| entry["action"].as_str().unwrap().to_owned()));
+            let Some(next) = page["next"].as_str() else { return actions };
+            page = self.reader.read(&format!("{path}&cursor={next}"));
         }
     }
 
