@@ -92,8 +92,11 @@ fn a_rotated_key_and_its_successor_both_work_until_the_overlap_ends() {
     assert_eq!(again.code, Some(4), "{again:?}");
     assert!(again.stderr.contains(&successor), "it names the successor: {again:?}");
 
-    let exit =
-        run(gateway.folder(), &words(&format!("keys rotate {successor} --overlap 0s --yes -q")), &[]);
+    let exit = run(
+        gateway.folder(),
+        &words(&format!("keys rotate {successor} --overlap 0s --yes -q")),
+        &[],
+    );
     let newest = exit.success().trim().to_owned();
     gateway.leaks().key(&newest);
     assert_eq!(status(&gateway, &newest), 200);

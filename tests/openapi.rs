@@ -114,7 +114,9 @@ impl<'a> Fuzzer<'a> {
         let said = format!("{} {:?} {}", answer.status, answer.headers, answer.text());
         self.last = format!("{}\n{}", self.said(&request), SECRET.replace_all(&said, "***"));
         for wrong in wrong {
-            self.wrong.entry(format!("{}: {wrong}", operation.id)).or_insert(self.last.clone());
+            self.wrong
+                .entry(format!("{}: {wrong}", operation.id))
+                .or_insert_with(|| self.last.clone());
         }
         *self.answers.entry((operation.id.clone(), answer.status)).or_default() += 1;
         self.learn(&answer);

@@ -114,7 +114,7 @@ impl Maker {
     /// What the schema of the member `name` asks for.
     fn value(&mut self, document: &Document, name: &str, schema: &Value) -> Value {
         let schema = document.resolve(schema);
-        if let Some(choices) = schema["oneOf"].as_array().or(schema["anyOf"].as_array()) {
+        if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()) {
             let choice = self.random.usize(..choices.len());
             return self.value(document, name, &choices[choice]);
         }
@@ -227,7 +227,11 @@ impl Maker {
                     first.and_then(|name| members.remove(&name));
                 }
             },
-            value => *value = self.nonsense(),
+            value @ (Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_)) => *value = self.nonsense(),
         }
     }
 

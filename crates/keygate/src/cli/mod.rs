@@ -111,13 +111,11 @@ fn without_keys(mut error: clap::Error) -> clap::Error {
     let is_id = error
         .context()
         .any(|(kind, value)| kind == ContextKind::InvalidArg && value.to_string().contains("<ID>"));
-    let repeats = |kind: ContextKind, value: &ContextValue| match value {
-        ContextValue::String(text) => {
-            let is_ours = IDS.iter().any(|prefix| text.starts_with(prefix));
-            let is_stray_id = kind == ContextKind::InvalidValue && is_id && !is_ours;
-            is_stray_id || holds_our_shape(text.as_bytes())
-        }
-        _ => false,
+    let repeats = |kind: ContextKind, value: &ContextValue| {
+        let ContextValue::String(text) = value else { return false };
+        let is_ours = IDS.iter().any(|prefix| text.starts_with(prefix));
+        let is_stray_id = kind == ContextKind::InvalidValue && is_id && !is_ours;
+        is_stray_id || holds_our_shape(text.as_bytes())
     };
     let hidden: Vec<ContextKind> = error
         .context()

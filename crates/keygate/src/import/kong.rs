@@ -302,7 +302,7 @@ impl Reading<'_> {
         match (found, member("username")) {
             (Some(at), _) => Ok(Ok(at)),
             (None, Some(name)) if !apps.contains(name) => Ok(Err(name.to_owned())),
-            (None, _) if member("custom_id").or(member("id")).is_some() => {
+            (None, _) if member("custom_id").or_else(|| member("id")).is_some() => {
                 Err("`consumer` refers to one that is not in the file")
             }
             (None, _) => Err(WHICH),

@@ -104,7 +104,8 @@ fn credits(key: &Map<String, Value>) -> Option<&Map<String, Value>> {
 
 /// Whether a key has no use left and gets none. One that has some could be used for ever here.
 fn read_remaining(key: &Map<String, Value>, rule: Credits) -> Result<bool, &'static str> {
-    let refill = credits(key).and_then(|credits| credits.get("refill")).or(key.get("refill"));
+    let refill =
+        credits(key).and_then(|credits| credits.get("refill")).or_else(|| key.get("refill"));
     let remaining = match credits(key) {
         Some(credits) => credits.get("remaining"),
         None => key.get("remaining"),
