@@ -152,7 +152,8 @@ fn a_change_is_made_to_the_version_that_was_looked_at() {
         let etag = json(&gateway, &show)["etag"].as_str().unwrap().to_owned();
         let changed = json(&gateway, &format!("{update} {change} --if-match {etag}"));
         assert_ne!(changed["etag"], etag.as_str(), "{changed}");
-        let late = keygate(&gateway, &format!("{update} {change} --if-match {etag}"));
+        // The same change again would be one that is made already.
+        let late = keygate(&gateway, &format!("{update} --name late --if-match {etag}"));
         assert_eq!(late.code, Some(4), "{late:?}");
         assert!(late.stderr.contains("precondition_failed"), "{late:?}");
         assert_eq!(keygate(&gateway, &update).code, Some(2), "nothing is to change");

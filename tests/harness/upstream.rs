@@ -247,7 +247,8 @@ impl Exchange<'_> {
         let mut all = headers.to_vec();
         all.push(("Content-Length", &length));
         self.start(status, &all)?;
-        self.write(body)
+        // What came after the head of an answer to HEAD would be taken for the next answer.
+        if self.request.method == "HEAD" { Ok(()) } else { self.write(body) }
     }
 
     /// Writes an answer's head.
