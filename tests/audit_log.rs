@@ -223,7 +223,11 @@ fn all(admin: &Admin) -> Vec<Value> {
 
 /// Waits until the file holds each entry once, in order, as the API shows it.
 fn is_whole(gateway: &Gateway) {
-    let log = all(&gateway.admin());
+    let admin = gateway.admin();
+    // After an outage, a gateway takes a moment to ask its store again.
+    let answers = || (admin.send(&get("/v1/audit?limit=1")).status == 200).then_some(());
+    eventually("a store that answers", answers);
+    let log = all(&admin);
     let lines = || -> Vec<Value> {
         let text = fs::read_to_string(gateway.path(FILE)).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
