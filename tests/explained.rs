@@ -5,7 +5,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Gateway, Key, KeySpec, Redis, Request, Setup, Upstream, post, request, scale,
+    Gateway, Key, KeySpec, Redis, Request, Setup, Upstream, alone, post, request, scale,
 };
 
 /// So slow that nothing comes back while a test runs.
@@ -163,6 +163,7 @@ fn pair(random: &mut Rng, key: &Key) -> (Request, Value) {
 }
 
 fn explained(gateway: &Gateway, upstream: &Upstream) {
+    let _alone = alone();
     let seed = scale("KEYGATE_SEED", fastrand::u64(..));
     println!("KEYGATE_SEED={seed}");
     let mut random = Rng::with_seed(seed);

@@ -6,7 +6,7 @@ mod model;
 mod play;
 
 use self::play::Play;
-use crate::harness::{Fleet, Gateway, Redis, Setup, Upstream, scale};
+use crate::harness::{Fleet, Gateway, Redis, Setup, Upstream, alone, scale};
 
 /// Cap of live keys an app, low enough to be met.
 const KEYS_MAX_LIVE: usize = 3;
@@ -18,6 +18,7 @@ fn setup(upstream: &Upstream) -> Setup {
 
 /// Changes go to the first gateway, which requests pass too; reads to the last.
 fn play(gateways: &[Gateway]) {
+    let _alone = alone();
     let seed = scale("KEYGATE_SEED", fastrand::u64(..));
     println!("KEYGATE_SEED={seed}");
     for n in 0..scale("MODEL_SEQUENCES", 40) {
