@@ -84,6 +84,8 @@ fn sentinels_make_a_replica_the_primary() {
     let first = set.primary();
     set.servers[first].command(&["SET", "name", "value"]);
     set.wait_until_replicated(1);
+    // A replica that is online need not have this yet.
+    set.servers[first].command(&["WAIT", "1", "10000"]);
     set.servers[first].kill();
     let second = set.wait_for_another_than(first);
     eventually("the value", || {
