@@ -5,21 +5,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use keygate_core::Scope;
-use keygate_core::key::Environment;
 use keygate_core::limit::Rate;
 use keygate_core::limit::bounds::{BURST_MAX, CONCURRENCY_MAX, QUOTAS_MAX};
 use keygate_core::limit::terms::Share;
-use keygate_core::route::PathPattern;
 
 use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
-use crate::settings::{LogLevel, Target};
+use crate::settings::LogLevel;
 use crate::value::Bytes;
-use crate::word::{AuditSinkKind, Auth, Host, Method, Name, QueryParam, Quota, UpstreamName};
+use crate::word::{AuditSinkKind, Quota};
 
 pub(crate) mod keys;
+pub(crate) mod listener;
+pub(crate) mod route;
 pub(crate) mod store;
+pub(crate) mod upstream;
 
 const SECOND_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
@@ -38,6 +38,8 @@ pub(crate) const ROUTES_MAX: usize = 10_000;
 pub(crate) const TABLES: &[&Table] = &[
     &server::TABLE,
     &failed_auth::TABLE,
+    &listener::TABLE,
+    &listener::CERTIFICATE_TABLE,
     &admin::TABLE,
     &keys::TABLE,
     &store::TABLE,
@@ -47,7 +49,15 @@ pub(crate) const TABLES: &[&Table] = &[
     &limits::TABLE,
     &tier::TABLE,
     &upstream::TABLE,
+    &upstream::TARGET_TABLE,
+    &upstream::TLS_TABLE,
+    &upstream::HEALTH_TABLE,
+    &upstream::EJECTION_TABLE,
     &route::TABLE,
+    &route::RESPOND_TABLE,
+    &route::REQUEST_HEADERS_TABLE,
+    &route::RESPONSE_HEADERS_TABLE,
+    &route::CORS_TABLE,
 ];
 
 pub(crate) static ROOT: Table = Table {
@@ -75,9 +85,27 @@ pub(crate) mod server {
     pub(crate) const LISTEN: Setting<Vec<SocketAddr>> = Setting::new(
         "listen",
         Required("write `listen = [\"127.0.0.1:8080\"]` under `[server]`"),
-        "where clients connect: HTTP/1.1 and h2c",
+        "where clients connect without TLS: HTTP/1.1 and h2c",
     )
-    .within(1, 16);
+    .within(0, 16);
+    pub(crate) const PROXY_PROTOCOL_FROM: Setting<Vec<IpNet>> = Setting::new(
+        "proxy_protocol_from",
+        Default("[]"),
+        "peers, such as a load balancer, whose connections begin with a PROXY header (v1 or v2)",
+    )
+    .within(0, 1_000);
+    pub(crate) const CONNECTIONS_MAX: Setting<u64> = Setting::new(
+        "connections_max",
+        Default("50_000"),
+        "the most client connections at one time; more wait to be accepted",
+    )
+    .within(1, 10_000_000);
+    pub(crate) const CONNECTIONS_PER_ADDRESS_MAX: Setting<u64> = Setting::new(
+        "connections_per_address_max",
+        Optional("none"),
+        "the same, of one address (IPv6: one /64); more are closed",
+    )
+    .within(1, 10_000_000);
     pub(crate) const THREADS: Setting<u64> =
         Setting::new("threads", Optional("one per core"), "worker threads").within(1, 1_024);
     /// The HTTP parser under us takes no more than 256, whatever is said here.
@@ -99,6 +127,21 @@ pub(crate) mod server {
         "from the first byte of a request to the end of its head",
     )
     .within(1, DAY_MS);
+    pub(crate) const BODY_TIMEOUT: Setting<Duration> =
+        Setting::new("body_timeout", Default("\"60s\""), "between two pieces of a request's body")
+            .within(1, DAY_MS);
+    pub(crate) const HANDSHAKE_TIMEOUT: Setting<Duration> = Setting::new(
+        "handshake_timeout",
+        Default("\"10s\""),
+        "of a TLS handshake, and of a PROXY header",
+    )
+    .within(1, DAY_MS);
+    pub(crate) const UPSTREAM_IDLE_MAX: Setting<u64> = Setting::new(
+        "upstream_idle_max",
+        Default("1024"),
+        "the most idle connections to upstreams that are kept, all together",
+    )
+    .within(1, 1_000_000);
     pub(crate) const KEEPALIVE_TIMEOUT: Setting<Duration> = Setting::new(
         "keepalive_timeout",
         Default("\"75s\""),
@@ -126,17 +169,23 @@ pub(crate) mod server {
         meaning: "The listeners that clients talk to, and the bounds on what they may send.",
         settings: &[
             &LISTEN,
+            &PROXY_PROTOCOL_FROM,
+            &CONNECTIONS_MAX,
+            &CONNECTIONS_PER_ADDRESS_MAX,
             &THREADS,
             &HEADERS_MAX,
             &HEADER_BYTES_MAX,
             &BODY_BYTES_MAX,
+            &HANDSHAKE_TIMEOUT,
             &HEADER_TIMEOUT,
+            &BODY_TIMEOUT,
             &KEEPALIVE_TIMEOUT,
+            &UPSTREAM_IDLE_MAX,
             &TRUSTED_PROXIES,
             &SHUTDOWN_DELAY,
             &DRAIN_TIMEOUT,
         ],
-        tables: &["failed_auth"],
+        tables: &["failed_auth", "tls"],
     };
 }
 
@@ -318,107 +367,6 @@ pub(crate) mod tier {
         header: "[tiers.NAME]",
         meaning: "A named set of limits. `NAME` is 1 to 64 of `a-z 0-9 . _ -`; at most 1000.",
         settings: &[&RATE, &BURST, &QUOTAS, &CONCURRENCY, &SHARE, &MAX_AGE],
-        tables: &[],
-    };
-}
-
-pub(crate) mod upstream {
-    use super::*;
-
-    pub(crate) const TARGETS: Setting<Vec<Target>> = Setting::new(
-        "targets",
-        Required("write where the service is: `targets = [\"127.0.0.1:9000\"]`"),
-        "the servers of the service",
-    )
-    .within(1, 256);
-    pub(crate) const CONNECT_TIMEOUT: Setting<Duration> =
-        Setting::new("connect_timeout", Default("\"5s\""), "to connect").within(1, DAY_MS);
-    pub(crate) const READ_TIMEOUT: Setting<Duration> =
-        Setting::new("read_timeout", Default("\"60s\""), "between two reads, the first included")
-            .within(1, DAY_MS);
-    pub(crate) const WRITE_TIMEOUT: Setting<Duration> =
-        Setting::new("write_timeout", Default("\"60s\""), "of one write").within(1, DAY_MS);
-    pub(crate) const IDLE_TIMEOUT: Setting<Duration> =
-        Setting::new("idle_timeout", Default("\"60s\""), "how long an idle connection is kept")
-            .within(1, DAY_MS);
-
-    pub(crate) static TABLE: Table = Table {
-        header: "[upstreams.NAME]",
-        meaning: "A service behind the gateway. `NAME` is 1 to 64 of `a-z 0-9 . _ -`; at most 10000.",
-        settings: &[&TARGETS, &CONNECT_TIMEOUT, &READ_TIMEOUT, &WRITE_TIMEOUT, &IDLE_TIMEOUT],
-        tables: &[],
-    };
-}
-
-pub(crate) mod route {
-    use super::*;
-
-    pub(crate) const NAME: Setting<Name> = Setting::new(
-        "name",
-        Required("write `name = \"orders.read\"`, say: metrics and logs call the route that"),
-        "the route in metrics and logs; no two alike",
-    );
-    pub(crate) const HOST: Setting<Host> =
-        Setting::new("host", Optional("any"), "the host that is asked for, without port");
-    pub(crate) const PATH: Setting<PathPattern> = Setting::new(
-        "path",
-        Required("write `path = \"/v1/orders\"`, say, or `path = \"/\"` for every path"),
-        "a prefix; the longest match wins",
-    );
-    pub(crate) const METHODS: Setting<Vec<Method>> =
-        Setting::new("methods", Optional("any"), "the methods that are served").within(1, 32);
-    pub(crate) const UPSTREAM: Setting<UpstreamName> = Setting::new(
-        "upstream",
-        Required("write `upstream = \"NAME\"`, and where it is under `[upstreams.NAME]`"),
-        "where requests go",
-    );
-    pub(crate) const AUTH: Setting<Auth> = Setting::new(
-        "auth",
-        Required("say `auth = \"key\"` or `auth = \"public\"`"),
-        "whether a key is needed",
-    );
-    pub(crate) const ENVIRONMENT: Setting<Environment> =
-        Setting::new("environment", Default("\"live\""), "the environment of the keys let in");
-    pub(crate) const SCOPES: Setting<Vec<Scope>> =
-        Setting::new("scopes", Default("[]"), "the key needs all of these").within(0, SCOPES_MAX);
-    pub(crate) const ANY_SCOPES: Setting<Vec<Scope>> =
-        Setting::new("any_scopes", Default("[]"), "the key needs one of these, if there are any")
-            .within(0, SCOPES_MAX);
-    pub(crate) const QUERY_PARAM: Setting<QueryParam> = Setting::new(
-        "query_param",
-        Optional("none"),
-        "the query parameter that may carry the key, besides the headers",
-    );
-    pub(crate) const COST: Setting<u64> =
-        Setting::new("cost", Default("1"), "how much of its limits a request takes")
-            .within(1, 1_000_000);
-    pub(crate) const END_WHEN_REVOKED: Setting<bool> = Setting::new(
-        "end_when_revoked",
-        Default("true"),
-        "whether a request that still runs is cut off when its key stops being good",
-    );
-
-    const SCOPES_MAX: u64 = 64;
-    const _: () = assert!(SCOPES_MAX == keygate_core::scope::SCOPES_MAX as u64);
-
-    pub(crate) static TABLE: Table = Table {
-        header: "[[routes]]",
-        meaning: "What a request needs and where it goes. At most 10000. \
-                  From `environment` on, all need `auth = \"key\"`.",
-        settings: &[
-            &NAME,
-            &HOST,
-            &PATH,
-            &METHODS,
-            &UPSTREAM,
-            &AUTH,
-            &ENVIRONMENT,
-            &SCOPES,
-            &ANY_SCOPES,
-            &QUERY_PARAM,
-            &COST,
-            &END_WHEN_REVOKED,
-        ],
         tables: &[],
     };
 }

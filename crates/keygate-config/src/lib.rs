@@ -7,12 +7,15 @@ mod address;
 mod catalogue;
 mod confidential;
 mod environment;
+mod header;
 mod lines;
+mod listeners;
 pub mod live;
 mod machine;
 mod reader;
 mod reload;
 mod report;
+mod route_settings;
 mod routes;
 pub mod secrets;
 mod services;
@@ -39,9 +42,11 @@ use crate::reader::{Findings, Reader, Section};
 use crate::tree::Tree;
 pub use report::{Colours, Problem, Report};
 pub use settings::{
-    Admin, AuditSink, Cache, Config, EmbeddedStore, FailedAuth, Keys, LimitSettings, Log, LogLevel,
-    RedisClientCertificate, RedisLogin, RedisMode, RedisStore, RedisTls, Server, Store, Target,
-    Tier, Upstream,
+    Admin, AuditSink, Balance, Cache, ClientAuth, Config, Cors, Ejection, EmbeddedStore,
+    FailedAuth, HashBy, HeaderChanges, HealthCheck, HostRewrite, Identity, Keys, LimitSettings,
+    Log, LogLevel, Protocol, RedisClientCertificate, RedisLogin, RedisMode, RedisStore, RedisTls,
+    Respond, RouteSettings, Server, Store, Target, Tier, TlsListener, TlsVersion, Upstream,
+    UpstreamTls, WeightedTarget,
 };
 
 /// The longest configuration, in bytes: ten thousand routes with comments fit.
@@ -160,6 +165,7 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
     let upstreams = services::Upstreams::read(&root);
     let ceilings = tiers::Ceilings::of(tiers.as_deref().unwrap_or_default());
     let routes = routes::read_routes(reader, &root, &upstreams, &ceilings);
+    let (routes, route_settings) = routes.unzip();
     Some(Config {
         server: server?,
         admin: admin?,
@@ -172,6 +178,7 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
         tiers: tiers?,
         upstreams: upstreams.list?,
         routes: routes?,
+        route_settings: route_settings?,
         warnings: Vec::new(),
     })
 }

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use crate::address::clash;
 use crate::catalogue::{admin, audit, cache, failed_auth, keys, log, server};
+use crate::listeners::read_tls;
 use crate::reader::Section;
 use crate::settings::{
     Admin, AuditSink, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store,
@@ -19,11 +20,18 @@ use crate::word::{AuditSinkKind, FurtherHeader, KeySource};
 pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let section = root.child("server", &server::TABLE)?;
     let failed_auth = read_failed_auth(&section);
+    let tls = read_tls(&section);
     let listen = section.get(&server::LISTEN);
     if let Some(listen) = &listen {
         section.refuse_repeats("listen", listen);
         refuse_clashes(&section, listen);
     }
+    let proxy_protocol_from = section.get(&server::PROXY_PROTOCOL_FROM);
+    let connections_max = section.get(&server::CONNECTIONS_MAX);
+    let connections_per_address_max = section.get(&server::CONNECTIONS_PER_ADDRESS_MAX);
+    let body_timeout = section.get(&server::BODY_TIMEOUT);
+    let handshake_timeout = section.get(&server::HANDSHAKE_TIMEOUT);
+    let upstream_idle_max = section.get(&server::UPSTREAM_IDLE_MAX);
     let threads = section.get(&server::THREADS);
     let headers_max = section.get(&server::HEADERS_MAX);
     let header_bytes_max = section.get(&server::HEADER_BYTES_MAX);
@@ -37,6 +45,14 @@ pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let Bytes(body_bytes_max) = body_bytes_max?;
     Some(Server {
         listen: listen?,
+        tls: tls?,
+        proxy_protocol_from: Networks::new(proxy_protocol_from?),
+        connections_max: usize::try_from(connections_max?).ok()?,
+        connections_per_address_max: connections_per_address_max
+            .and_then(|most| usize::try_from(most).ok()),
+        body_timeout: body_timeout?,
+        handshake_timeout: handshake_timeout?,
+        upstream_idle_max: usize::try_from(upstream_idle_max?).ok()?,
         threads: threads.and_then(|threads| usize::try_from(threads).ok()),
         headers_max: usize::try_from(headers_max?).ok()?,
         header_bytes_max: usize::try_from(header_bytes_max).ok()?,

@@ -3,10 +3,11 @@
 //! Names of settings, never values.
 
 use std::mem::discriminant;
+use std::net::SocketAddr;
 
 use keygate_core::Route;
 
-use crate::{AuditSink, Config, RedisStore, Store};
+use crate::{AuditSink, Config, RedisStore, Server, Store};
 
 impl Config {
     /// The sections in which `next` is another configuration, such as `tiers`, in the order of the
@@ -40,6 +41,7 @@ impl Config {
     fn has_routes_of(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.routes.routes(), other.routes.routes());
         ours.len() == theirs.len()
+            && self.route_settings == other.route_settings
             && ours.iter().zip(theirs).all(|(ours, theirs)| {
                 let Route { name, host, path, methods, access, upstream, ends_when_revoked } = ours;
                 *name == theirs.name
@@ -49,7 +51,8 @@ impl Config {
                     && *access == theirs.access
                     && *ends_when_revoked == theirs.ends_when_revoked
                     // A place in a list that may have changed.
-                    && self.upstream_name(*upstream) == other.upstream_name(theirs.upstream)
+                    && upstream.map(|place| self.upstream_name(place))
+                        == theirs.upstream.map(|place| other.upstream_name(place))
             })
     }
 
@@ -65,6 +68,8 @@ type Differs = fn(&Config, &Config) -> bool;
 const FIXED: &[(&str, Differs)] = &[
     ("[server] listen", |a, b| a.server.listen != b.server.listen),
     ("[server] threads", |a, b| a.server.threads != b.server.threads),
+    ("[server] upstream_idle_max", |a, b| a.server.upstream_idle_max != b.server.upstream_idle_max),
+    ("[[server.tls]] listen", |a, b| !has_tls_listeners_of(&a.server, &b.server)),
     // Pingora is told at its start how long it may take to end.
     ("[server] drain_timeout", |a, b| a.server.drain_timeout != b.server.drain_timeout),
     ("[server.failed_auth] rate", |a, b| a.server.failed_auth.rate != b.server.failed_auth.rate),
@@ -85,6 +90,13 @@ const FIXED: &[(&str, Differs)] = &[
     ),
     ("[limits] lease", |a, b| a.limits.lease != b.limits.lease),
 ];
+
+fn has_tls_listeners_of(ours: &Server, theirs: &Server) -> bool {
+    let addresses = |server: &Server| -> Vec<Vec<SocketAddr>> {
+        server.tls.iter().map(|listener| listener.listen.clone()).collect()
+    };
+    addresses(ours) == addresses(theirs)
+}
 
 fn store_differences(ours: &Store, theirs: &Store) -> Vec<&'static str> {
     match (ours, theirs) {
@@ -136,9 +148,31 @@ mod tests {
     use crate::{Source, parse};
 
     /// Tables all of whose settings are read where they are used.
-    const LIVE_TABLES: [&str; 4] = ["[keys]", "[tiers.NAME]", "[upstreams.NAME]", "[[routes]]"];
+    const LIVE_TABLES: [&str; 13] = [
+        "[keys]",
+        "[tiers.NAME]",
+        "[upstreams.NAME]",
+        "targets = [{ … }]",
+        "[upstreams.NAME.tls]",
+        "[upstreams.NAME.health_check]",
+        "[upstreams.NAME.ejection]",
+        "[[routes]]",
+        "[routes.respond]",
+        "[routes.request_headers]",
+        "[routes.response_headers]",
+        "[routes.cors]",
+        "certificates = [{ … }]",
+    ];
     /// Settings that are.
-    const LIVE: [&str; 11] = [
+    const LIVE: [&str; 19] = [
+        "[server] proxy_protocol_from",
+        "[server] connections_max",
+        "[server] connections_per_address_max",
+        "[server] body_timeout",
+        "[server] handshake_timeout",
+        "[[server.tls]] min_version",
+        "[[server.tls]] client_ca_file",
+        "[[server.tls]] client_auth",
         "[server] headers_max",
         "[server] header_bytes_max",
         "[server] body_bytes_max",

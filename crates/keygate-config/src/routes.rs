@@ -10,7 +10,9 @@ use toml::de::DeValue;
 
 use crate::catalogue::{ROUTES_MAX, route};
 use crate::reader::{Item, Reader, Section};
+use crate::route_settings::read_route_settings;
 use crate::services::Upstreams;
+use crate::settings::RouteSettings;
 use crate::suggest::nearest;
 use crate::tiers::Ceilings;
 use crate::value::found;
@@ -24,7 +26,7 @@ pub(crate) fn read_routes(
     root: &Section<'_, '_>,
     upstreams: &Upstreams<'_>,
     ceilings: &Ceilings<'_>,
-) -> Option<RouteTable> {
+) -> Option<(RouteTable, Vec<RouteSettings>)> {
     let items = route_items(reader, root)?;
     if items.is_empty() {
         let help = "add `[[routes]]`, or every request is answered with 404";
@@ -33,19 +35,20 @@ pub(crate) fn read_routes(
     let sections: Vec<Section<'_, '_>> =
         items.iter().filter_map(|item| Section::open(reader, item, &route::TABLE)).collect();
     refuse_repeated_names(&sections);
-    let read: Vec<(&Section<'_, '_>, Option<Route>)> = sections
+    let read: Vec<(&Section<'_, '_>, Option<(Route, RouteSettings)>)> = sections
         .iter()
         .map(|section| (section, read_route(section, upstreams, ceilings)))
         .collect();
     let whole = read.len() == items.len() && read.iter().all(|(_, route)| route.is_some());
     let (sections, routes): (Vec<_>, Vec<_>) =
         read.into_iter().filter_map(|(section, route)| Some((section, route?))).unzip();
-    let mut used: Vec<usize> = routes.iter().map(|route| route.upstream).collect();
+    let (routes, settings): (Vec<Route>, Vec<RouteSettings>) = routes.into_iter().unzip();
+    let mut used: Vec<usize> = routes.iter().filter_map(|route| route.upstream).collect();
     used.sort_unstable();
     used.dedup();
     upstreams.warn_of_unused(reader, &used);
     match RouteTable::new(routes) {
-        Ok(table) => whole.then_some(table),
+        Ok(table) => whole.then_some((table, settings)),
         Err(conflicts) => {
             for conflict in conflicts {
                 if let (Some(first), Some(second)) =
@@ -78,12 +81,16 @@ fn read_route(
     section: &Section<'_, '_>,
     upstreams: &Upstreams<'_>,
     ceilings: &Ceilings<'_>,
-) -> Option<Route> {
+) -> Option<(Route, RouteSettings)> {
     let name = section.get(&route::NAME);
     let host = section.get(&route::HOST);
     let path = section.get(&route::PATH);
     let methods = read_methods(section);
-    let upstream = read_upstream(section, upstreams);
+    let upstream = match section.item("respond") {
+        Some(_) => Some(None),
+        None => read_upstream(section, upstreams).map(Some),
+    };
+    let settings = read_route_settings(section, path.as_ref());
     let access = read_access(section, ceilings);
     let ends_when_revoked = section.get(&route::END_WHEN_REVOKED);
     let Name(name) = name?;
@@ -102,7 +109,7 @@ fn read_route(
         (None, None) => None,
         (None, Some(_)) => return None,
     };
-    Some(Route {
+    let route = Route {
         name,
         host,
         path: path?,
@@ -110,7 +117,8 @@ fn read_route(
         access: access?,
         upstream: upstream?,
         ends_when_revoked: ends_when_revoked?,
-    })
+    };
+    Some((route, settings?))
 }
 
 fn read_methods(section: &Section<'_, '_>) -> Option<Methods> {

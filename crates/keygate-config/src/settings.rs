@@ -1,6 +1,5 @@
 //! The settings as the program uses them. Everything here has passed validation.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +11,17 @@ use keygate_core::network::Networks;
 use keygate_core::route::RouteTable;
 
 use crate::secrets::Secret;
+
+mod listener;
+mod route;
+mod upstream;
+
+pub use listener::{ClientAuth, Identity, TlsListener, TlsVersion};
+pub use route::{Cors, HeaderChanges, Respond, RouteSettings};
+pub use upstream::{
+    Balance, Ejection, HashBy, HealthCheck, HostRewrite, Protocol, Target, Upstream, UpstreamTls,
+    WeightedTarget,
+};
 
 /// One whole, valid `gateway.toml`.
 #[derive(Debug)]
@@ -29,6 +39,8 @@ pub struct Config {
     /// A route names its upstream by the place in this list.
     pub upstreams: Vec<Upstream>,
     pub routes: RouteTable,
+    /// In the order of the routes.
+    pub route_settings: Vec<RouteSettings>,
     /// What is legal and probably not meant; to be shown to the operator.
     pub warnings: Vec<String>,
 }
@@ -55,7 +67,15 @@ impl Config {
 /// `[server]`: the listeners that clients talk to, and the bounds on what they may send.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Server {
+    /// Without TLS.
     pub listen: Vec<SocketAddr>,
+    pub tls: Vec<TlsListener>,
+    /// Peers whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Networks,
+    /// The most client connections at one time.
+    pub connections_max: usize,
+    /// The same, of one address.
+    pub connections_per_address_max: Option<usize>,
     /// Worker threads; as many as there are cores if absent.
     pub threads: Option<usize>,
     pub headers_max: usize,
@@ -63,8 +83,14 @@ pub struct Server {
     pub body_bytes_max: u64,
     /// From the first byte of a request to the end of its head.
     pub header_timeout: Duration,
+    /// Between two reads of a request's body.
+    pub body_timeout: Duration,
+    /// Of a TLS handshake, from the connection's beginning.
+    pub handshake_timeout: Duration,
     /// How long an idle client connection is kept.
     pub keepalive_timeout: Duration,
+    /// The most idle connections to upstreams that are kept, all together.
+    pub upstream_idle_max: usize,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Networks,
     pub failed_auth: FailedAuth,
@@ -233,34 +259,4 @@ pub struct Tier {
     pub limits: Limits,
     /// How old a key may get.
     pub max_age: Option<Duration>,
-}
-
-/// `[upstreams.NAME]`: a service behind the gateway.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Upstream {
-    pub name: Box<str>,
-    /// At least one.
-    pub targets: Vec<Target>,
-    pub connect_timeout: Duration,
-    /// Between two reads from the upstream, the first included.
-    pub read_timeout: Duration,
-    pub write_timeout: Duration,
-    /// How long an idle connection to the upstream is kept.
-    pub idle_timeout: Duration,
-}
-
-/// `host:port` of one server of an upstream, its syntax checked, its name not yet looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// A name in lower case or an address; IPv6 without its brackets, as `ToSocketAddrs` takes it.
-    pub host: Box<str>,
-    /// Never 0.
-    pub port: u16,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
 }

@@ -310,9 +310,10 @@ fn an_upstreams_targets_are_host_and_port() {
     target("::1:80", "5:12: an IPv6 address needs brackets; write `\"[2001:db8::1]:9000\"`");
     let config =
         settings_of("[upstreams.a]\ntargets = [\"${HOST}:9000\", \"[::1]:80\", \"A.example.:1\"]");
-    let targets: Vec<String> = config.upstreams[0].targets.iter().map(Target::to_string).collect();
+    let targets = config.upstreams[0].targets.iter().map(|one| one.target.to_string());
+    let targets: Vec<String> = targets.collect();
     assert_eq!(targets, ["orders.internal:9000", "[::1]:80", "a.example:1"]);
-    assert_eq!(&*config.upstreams[0].targets[1].host, "::1");
+    assert_eq!(&*config.upstreams[0].targets[1].target.host, "::1");
 }
 
 #[test]

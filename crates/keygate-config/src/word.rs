@@ -1,5 +1,7 @@
 //! Words that a setting may be: the closed lists, and the names that an operator makes up.
 
+mod edge;
+
 use std::str::FromStr;
 
 use keygate_core::key::{Brand, Environment};
@@ -13,6 +15,8 @@ use keygate_core::{Scope, credential};
 use crate::settings::LogLevel;
 use crate::suggest::nearest;
 use crate::value::{FromText, Wrong};
+
+pub(crate) use edge::{BalanceKind, ClientAuthKind, ContentType, Origin, PathPrefix, Status, Text};
 
 /// The longest name of a route, upstream or tier, in bytes.
 pub(crate) const NAME_LENGTH_MAX: usize = 64;

@@ -18,8 +18,8 @@ pub struct Route {
     pub path: PathPattern,
     pub methods: Methods,
     pub access: Access,
-    /// The upstream's place in the configuration's list.
-    pub upstream: usize,
+    /// The upstream's place in the configuration's list. None if the gateway itself answers.
+    pub upstream: Option<usize>,
     /// Whether a request that still runs when its key is no longer good is cut off.
     pub ends_when_revoked: bool,
 }
@@ -315,7 +315,7 @@ mod tests {
                 listed => Methods::Listed(listed.iter().map(|&m| m.into()).collect()),
             },
             access: Access::Public(PublicAccess::default()),
-            upstream: 0,
+            upstream: Some(0),
             ends_when_revoked: true,
         }
     }

@@ -49,7 +49,7 @@ impl Context {
     }
 
     pub(crate) fn upstream(&self) -> Option<&UpstreamPeers> {
-        self.snapshot.upstream(self.route()?.upstream)
+        self.snapshot.upstream(self.route()?.upstream?)
     }
 
     fn charged(&mut self) -> Option<&mut Charged> {

@@ -25,7 +25,12 @@ impl UpstreamPeers {
         let peer = |target| resolve(target).map(|address| template(address, upstream));
         Ok(Self {
             metrics: metrics.upstream(&upstream.name),
-            peers: upstream.targets.iter().map(peer).collect::<Result<_, _>>()?,
+            peers: upstream
+                .targets
+                .iter()
+                .map(|one| &one.target)
+                .map(peer)
+                .collect::<Result<_, _>>()?,
             next: AtomicUsize::new(0),
         })
     }

@@ -154,7 +154,7 @@ fn no_address(config: &Config, error: &ProxyError) -> Fault {
     let setting = match error {
         ProxyError::Target { target, .. } => {
             let has_it = |upstream: &&keygate_config::Upstream| {
-                upstream.targets.iter().any(|one| one.to_string() == *target)
+                upstream.targets.iter().any(|one| one.target.to_string() == *target)
             };
             let upstream = config.upstreams.iter().find(has_it);
             upstream.map(|upstream| format!("upstreams.{}.targets", upstream.name))

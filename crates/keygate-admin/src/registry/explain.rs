@@ -348,7 +348,7 @@ fn fits(used: &Use, cost: u64) -> Step {
 
 fn upstream(config: &Config, route: Option<&Route>) -> Step {
     const NAME: &str = "upstream";
-    let upstream = route.and_then(|route| config.upstreams.get(route.upstream));
+    let upstream = route.and_then(|route| config.upstreams.get(route.upstream?));
     match upstream {
         Some(upstream) => Step::pass(NAME, upstream.name.to_string()),
         None => Step::skip(NAME, "there is no route"),

@@ -27,11 +27,11 @@ impl<'a> Plan<'a> {
             .find(|(_, access)| access.scopes.iter().next().is_some())
             .or_else(|| keyed().next())
             .ok_or("the demo needs a route with `auth = \"key\"` that serves GET")?;
-        let target = config.upstreams.get(route.upstream).and_then(|up| up.targets.first());
+        let target = route.upstream.and_then(|place| config.upstreams.get(place)?.targets.first());
         let upstream = target.ok_or("the route has no upstream").map_err(str::to_owned)?;
         Ok(Self {
             route,
-            upstream: local(upstream)?,
+            upstream: local(&upstream.target)?,
             environment: access.environment,
             enough: access.scopes.all.iter().chain(access.scopes.any.first()).cloned().collect(),
             not_enough: not_enough(config, access),

@@ -1,0 +1,99 @@
+//! Reads the listeners with TLS, and that no two listeners want the same address.
+
+use toml::de::DeValue;
+
+use crate::catalogue::listener::{self, CERTIFICATES_MAX, LISTENERS_MAX};
+use crate::confidential::{certificates_in, private_key_in};
+use crate::reader::{Item, Section};
+use crate::setting::Table;
+use crate::settings::{ClientAuth, Identity, TlsListener};
+use crate::value::found;
+use crate::word::ClientAuthKind;
+
+pub(crate) fn read_tls(server: &Section<'_, '_>) -> Option<Vec<TlsListener>> {
+    let sections = tables(server, "tls", &listener::TABLE, LISTENERS_MAX)?;
+    // Every one is read, also after a wrong one.
+    let listeners: Vec<Option<TlsListener>> = sections.iter().map(read_listener).collect();
+    listeners.into_iter().collect()
+}
+
+/// The tables of a list; nothing if it is none, or one of them is none.
+fn tables<'r, 'a>(
+    section: &Section<'r, 'a>,
+    key: &str,
+    shape: &'static Table,
+    count_max: usize,
+) -> Option<Vec<Section<'r, 'a>>> {
+    let Some(item) = section.item(key) else { return Some(Vec::new()) };
+    let DeValue::Array(items) = item.get_ref() else {
+        let message = format!("expected a list of tables, found {}", found(item));
+        section.reader.error(item.span(), message, Some(format!("write `{}`", shape.header)));
+        return None;
+    };
+    let items: &'r [Item<'a>] = items;
+    if items.len() > count_max {
+        let message = format!("there are more than {count_max} of `{}`", shape.header);
+        section.reader.error(item.span(), message, None);
+        return None;
+    }
+    let opened: Vec<_> =
+        items.iter().map(|item| Section::open(section.reader, item, shape)).collect();
+    opened.into_iter().collect()
+}
+
+fn read_listener(section: &Section<'_, '_>) -> Option<TlsListener> {
+    let listen = section.get(&listener::LISTEN);
+    if let Some(listen) = &listen {
+        section.refuse_repeats("listen", listen);
+    }
+    let certificates = read_certificates(section);
+    let min_version = section.get(&listener::MIN_VERSION);
+    let client_auth = read_client_auth(section);
+    Some(TlsListener {
+        listen: listen?,
+        certificates: certificates?,
+        min_version: min_version?,
+        client_auth: client_auth?,
+    })
+}
+
+fn read_certificates(section: &Section<'_, '_>) -> Option<Vec<Identity>> {
+    let shape = &listener::CERTIFICATE_TABLE;
+    let sections = tables(section, "certificates", shape, CERTIFICATES_MAX)?;
+    if sections.is_empty() {
+        let help = "write `certificates = [{ cert_file = \"cert.pem\", key_file = \"key.pem\" }]`";
+        let message = "a listener with TLS needs a certificate";
+        section.reader.absence(section.span.clone(), message, Some(help.to_owned()));
+        return None;
+    }
+    let read: Vec<Option<Identity>> = sections.iter().map(read_certificate).collect();
+    read.into_iter().collect()
+}
+
+fn read_certificate(section: &Section<'_, '_>) -> Option<Identity> {
+    let certificate = certificates_in(section, &listener::CERT_FILE);
+    let key = private_key_in(section, &listener::KEY_FILE);
+    Some(Identity {
+        cert_file: section.get(&listener::CERT_FILE)?,
+        key_file: section.get(&listener::KEY_FILE)?,
+        certificate: certificate?,
+        key: key?,
+    })
+}
+
+/// The outer nothing means that something is wrong, the inner one that nobody is asked.
+fn read_client_auth(section: &Section<'_, '_>) -> Option<Option<ClientAuth>> {
+    if section.item("client_ca_file").is_none() {
+        let help = "write `client_ca_file` too, or remove it";
+        section.refuse_key("client_auth", "means nothing without `client_ca_file`", help);
+        return Some(None);
+    }
+    let ca = certificates_in(section, &listener::CLIENT_CA_FILE);
+    let ca_file = section.get(&listener::CLIENT_CA_FILE);
+    let kind = section.get(&listener::CLIENT_AUTH);
+    Some(Some(ClientAuth {
+        ca_file: ca_file?,
+        ca: ca?,
+        is_required: kind? == ClientAuthKind::Required,
+    }))
+}
