@@ -9,6 +9,8 @@ use pingora::upstreams::peer::HttpPeer;
 
 use crate::server::ProxyError;
 
+pub(crate) mod peer;
+
 /// One upstream: its targets as templates that a request copies.
 pub(crate) struct UpstreamPeers {
     pub metrics: UpstreamMetrics,
@@ -22,7 +24,8 @@ impl UpstreamPeers {
     /// # Errors
     /// [`ProxyError::Target`] when a name has no address.
     pub(crate) fn new(upstream: &Upstream, metrics: &Metrics) -> Result<Self, ProxyError> {
-        let peer = |target| resolve(target).map(|address| template(address, upstream));
+        let peer =
+            |target| resolve(target).map(|address| peer::template(address, target, upstream));
         Ok(Self {
             metrics: metrics.upstream(&upstream.name),
             peers: upstream
@@ -57,15 +60,4 @@ fn resolve(target: &Target) -> Result<SocketAddr, ProxyError> {
         .map_err(|error| ProxyError::Target { target: name(), source: Some(error) })?
         .next()
         .ok_or_else(|| ProxyError::Target { target: name(), source: None })
-}
-
-fn template(address: SocketAddr, upstream: &Upstream) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
-    // Pingora's defaults wait for ever, and keep idle connections until the other side closes them.
-    peer.options.connection_timeout = Some(upstream.connect_timeout);
-    peer.options.total_connection_timeout = Some(upstream.connect_timeout);
-    peer.options.read_timeout = Some(upstream.read_timeout);
-    peer.options.write_timeout = Some(upstream.write_timeout);
-    peer.options.idle_timeout = Some(upstream.idle_timeout);
-    peer
 }
