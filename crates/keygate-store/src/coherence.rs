@@ -1,11 +1,13 @@
 //! What a cache and whoever follows its store's changes share: which entries a change ended, and
 //! since when nobody can say whether there were changes. Knows no entries and no store.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use keygate_core::{AccountId, AppId, KeyDigest};
 use quanta::Instant;
+use tokio::sync::broadcast::{self, Receiver, Sender};
 
 use crate::epochs::Epochs;
 use crate::keys::Subject;
@@ -13,6 +15,9 @@ use crate::keys::Subject;
 /// How long after the last sign of the store's changes what is read may still be put into the
 /// cache. Beyond it nobody would hear that an entry has stopped being true.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// Changes that whoever is told of them may be behind. Who is further behind has missed some.
+const UNTOLD_MAX: usize = 1_024;
 
 /// Shared by a [`CachedKeys`](crate::cached::CachedKeys) and its store.
 pub struct Coherence {
@@ -23,6 +28,8 @@ pub struct Coherence {
     /// Until when what is cached may be used, and added to.
     usable_until: AtomicU64,
     keepable_until: AtomicU64,
+    /// Who is told of every change, if anybody ever asked to be.
+    told: OnceLock<Sender<Subject>>,
 }
 
 impl Coherence {
@@ -46,12 +53,22 @@ impl Coherence {
             stale_max,
             usable_until: AtomicU64::new(until),
             keepable_until: AtomicU64::new(until),
+            told: OnceLock::new(),
         }
     }
 
     /// Ends the validity of everything about `subject` that was read before this call.
     pub fn invalidate(&self, subject: Subject) {
         self.epochs.invalidate(subject);
+        if let Some(told) = self.told.get() {
+            // The error says that nobody listens any more.
+            told.send(subject).ok();
+        }
+    }
+
+    /// Tells of every invalidation from now on, in order.
+    pub fn invalidations(&self) -> Receiver<Subject> {
+        self.told.get_or_init(|| broadcast::channel(UNTOLD_MAX).0).subscribe()
     }
 
     /// Says that every change that was acknowledged before `asked_at` has been applied here.

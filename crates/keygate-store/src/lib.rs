@@ -13,6 +13,7 @@ mod epochs;
 pub mod failures;
 pub mod fleet;
 mod flights;
+pub mod heir;
 pub mod keys;
 mod known;
 pub mod limits;
@@ -20,6 +21,7 @@ pub mod observed;
 pub mod records;
 pub mod redis;
 pub mod store;
+mod subject;
 #[cfg(test)]
 mod testing;
 pub mod usage;

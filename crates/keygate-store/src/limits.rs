@@ -258,6 +258,15 @@ impl Limiter {
         }
     }
 
+    /// Writes down exactly what was used, and nothing after that: another process takes over the
+    /// record of it. What is charged here from now on is forgotten when this process ends.
+    pub async fn give_away(&self) {
+        self.stop().await;
+        if let Keeper::File(marks) = &self.0.keeper {
+            marks.give_away();
+        }
+    }
+
     /// Parties that are remembered.
     #[must_use]
     pub fn meters(&self) -> usize {

@@ -20,7 +20,7 @@ use crate::testing::{MemoryStore, app, app_id, audit, create, digest, key, revok
 
 type Keys = Arc<CachedKeys<Gated>>;
 
-fn settings() -> CacheSettings {
+pub(crate) fn settings() -> CacheSettings {
     CacheSettings {
         keys_max: 10_000,
         ttl: Duration::from_secs(3_600),

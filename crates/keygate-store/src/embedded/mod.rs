@@ -14,15 +14,18 @@ mod write;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 use redb::Database;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 
 pub use open::OpenError;
 use slot::Slot;
 
+use crate::heir::HeirLink;
 use crate::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
@@ -33,7 +36,21 @@ pub struct EmbeddedStore {
     slot: Arc<Slot>,
     /// Writers wait here, not on threads: the database lets one write at a time.
     writing: Arc<Mutex<()>>,
+    /// Who has the file instead of us, once it was given away.
+    heir: watch::Sender<Heir>,
 }
+
+/// Whom to ask about keys.
+enum Heir {
+    /// Our own file.
+    Nobody,
+    /// Who was given it, and has yet to open it.
+    Awaited,
+    There(HeirLink),
+}
+
+/// How long a look-up waits for whoever was given the file to have opened it.
+const HEIR_WAIT_MAX: Duration = Duration::from_secs(2);
 
 impl EmbeddedStore {
     /// Opens the store at `path`, and makes it, and its folder, if there is none. Blocks.
@@ -47,7 +64,45 @@ impl EmbeddedStore {
     }
 
     fn of(slot: Slot) -> Self {
-        Self { slot: Arc::new(slot), writing: Arc::default() }
+        Self {
+            slot: Arc::new(slot),
+            writing: Arc::default(),
+            heir: watch::Sender::new(Heir::Nobody),
+        }
+    }
+
+    /// Closes the file, so that another process can open it. From now on nothing can be changed or
+    /// listed here; look-ups wait for [`follow`](Self::follow).
+    pub async fn give_away(&self) {
+        // Whatever waits for its turn to write finds the file gone.
+        self.heir.send_replace(Heir::Awaited);
+        let slot = Arc::clone(&self.slot);
+        if tokio::task::spawn_blocking(move || slot.give_away()).await.is_err() {
+            tracing::error!("the store broke off while it was closed");
+        }
+    }
+
+    /// Asks whoever has the file now about keys.
+    pub fn follow(&self, heir: HeirLink) {
+        self.heir.send_replace(Heir::There(heir));
+    }
+
+    /// Whoever can be asked about keys in place of our own file, if it was given away.
+    async fn heir(&self) -> Result<Option<HeirLink>, StoreError> {
+        match &*self.heir.borrow() {
+            Heir::Nobody => return Ok(None),
+            Heir::There(link) => return Ok(Some(link.clone())),
+            Heir::Awaited => {}
+        }
+        let mut heir = self.heir.subscribe();
+        let there = heir.wait_for(|heir| matches!(heir, Heir::There(_)));
+        match timeout(HEIR_WAIT_MAX, there).await {
+            Ok(Ok(heir)) => match &*heir {
+                Heir::There(link) => Ok(Some(link.clone())),
+                Heir::Nobody | Heir::Awaited => Ok(None),
+            },
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable(Box::new(NoHeir))),
+        }
     }
 
     /// Runs `work` where it may block. If the file has failed, it is opened again first, there
@@ -84,9 +139,16 @@ impl EmbeddedStore {
 #[error("the embedded database broke off")]
 struct BrokenOff;
 
+#[derive(Debug, thiserror::Error)]
+#[error("the process that takes the store over has not opened it yet")]
+struct NoHeir;
+
 impl KeyStore for EmbeddedStore {
     async fn find(&self, digest: KeyDigest) -> Result<Option<OwnedKey>, StoreError> {
-        self.blocking(move |db| read::find(db, &digest)).await
+        match self.heir().await? {
+            None => self.blocking(move |db| read::find(db, &digest)).await,
+            Some(heir) => heir.find(digest).await,
+        }
     }
 
     /// Dropping the future before the write began means that it never happens; after that, that it

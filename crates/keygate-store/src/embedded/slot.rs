@@ -23,8 +23,10 @@ pub(super) struct Slot {
 }
 
 struct State {
-    /// Absent after an attempt to open it again that failed.
+    /// Absent after an attempt to open it again that failed, or when it was given away.
     open: Option<Open>,
+    /// Whether the file is another process's by now.
+    is_given_away: bool,
     tried_at: Option<Instant>,
 }
 
@@ -39,6 +41,10 @@ struct Open {
 #[error("the file of the store failed, and is soon opened again")]
 struct Broken;
 
+#[derive(Debug, thiserror::Error)]
+#[error("the store was handed over to the process that takes over")]
+struct GivenAway;
+
 impl Slot {
     /// `opener` opens the file that `db` is in. It must not make one: an empty store in the place of
     /// one that is gone would refuse every key.
@@ -46,7 +52,7 @@ impl Slot {
         db: Database,
         opener: impl Fn() -> Result<Database, OpenError> + Send + Sync + 'static,
     ) -> Self {
-        let state = State { open: Some(Open::new(db)), tried_at: None };
+        let state = State { open: Some(Open::new(db)), is_given_away: false, tried_at: None };
         Self { state: RwLock::new(state), opener: Box::new(opener), reopen_pause: REOPEN_PAUSE }
     }
 
@@ -67,6 +73,15 @@ impl Slot {
         }
     }
 
+    /// Closes the file for good, so that another process can open it. Waits for all work with it.
+    pub(super) fn give_away(&self) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.is_given_away = true;
+        if state.open.take().is_some_and(|open| !open.close()) {
+            tracing::warn!("the store did not close cleanly; whoever opens it next will check it");
+        }
+    }
+
     /// Opens the file again, unless somebody else has, or has just tried to.
     fn reopen(&self) -> Result<(), StoreError> {
         // Waits for all work with the old database. Its lock on the file must go before the new
@@ -74,6 +89,9 @@ impl Slot {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.usable().is_some() {
             return Ok(());
+        }
+        if state.is_given_away {
+            return Err(unavailable(GivenAway));
         }
         if state.tried_at.is_some_and(|at| at.elapsed() < self.reopen_pause) {
             return Err(unavailable(Broken));

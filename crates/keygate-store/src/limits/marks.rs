@@ -60,6 +60,8 @@ struct Inner<D> {
     next_end: AtomicU64,
     /// Something was written that may not be on the disk.
     is_dirty: AtomicBool,
+    /// Another process has the file by now: nothing is written any more.
+    is_given_away: AtomicBool,
     /// Some shard has marks that could not be written.
     is_behind: AtomicBool,
     /// The log has it that writing fails.
@@ -130,6 +132,7 @@ impl<D: Disk> Marks<D> {
             tidied_to: AtomicU64::new(now.0),
             next_end: AtomicU64::new(found.next_end),
             is_dirty: AtomicBool::new(false),
+            is_given_away: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
             is_failing: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
@@ -158,6 +161,9 @@ impl<D: Disk> Marks<D> {
         }
         let (id, mark) = (MarkId::new(party, unit), Mark { ends_at, used });
         let mut shard = inner.shard_of(party);
+        if inner.is_given_away() {
+            return;
+        }
         let slot = match shard.marks.entry(id) {
             Entry::Occupied(known) if known.get().mark == mark => return,
             Entry::Occupied(mut known) => {
@@ -209,7 +215,7 @@ impl<D: Disk> Marks<D> {
     /// that may take its time. To be called about once a second.
     pub(super) fn tidy(&self, now: UnixMillis) {
         self.0.tidied_to.store(now.0, Ordering::Relaxed);
-        if !self.0.has_work(now) {
+        if self.0.is_given_away() || !self.0.has_work(now) {
             return;
         }
         let inner = Arc::clone(&self.0);
@@ -225,6 +231,15 @@ impl<D: Disk> Marks<D> {
         }
     }
 
+    /// Writes nothing any more: from now on the file is another process's.
+    pub(super) fn give_away(&self) {
+        // Whoever is at it may finish.
+        let _turn = lock(&self.0.syncing);
+        self.0.is_given_away.store(true, Ordering::SeqCst);
+        // A write that is under way has its shard locked.
+        self.0.shards.iter().for_each(|shard| drop(lock(shard)));
+    }
+
     /// Brings everything to the disk. Blocks.
     pub(super) fn sync(&self) {
         let turn = lock(&self.0.syncing);
@@ -236,6 +251,10 @@ impl<D: Disk> Marks<D> {
 type Turn<'a> = MutexGuard<'a, ()>;
 
 impl<D: Disk> Inner<D> {
+    fn is_given_away(&self) -> bool {
+        self.is_given_away.load(Ordering::Relaxed)
+    }
+
     fn has_work(&self, now: UnixMillis) -> bool {
         self.is_dirty.load(Ordering::Relaxed)
             || self.is_behind.load(Ordering::Relaxed)

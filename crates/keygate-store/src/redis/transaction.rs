@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use keygate_core::key::sha256;
 use redis::{RedisResult, Script, Value};
 
-use super::change::{Mark, SubjectText};
+use super::change::Mark;
 use super::layout::{FORMAT, Names, Score};
 use super::primary::{Primary, Written, unavailable};
 use super::reply::{self, Malformed, unreadable};
@@ -15,6 +15,7 @@ use super::script::Call;
 use crate::codec::Record;
 use crate::keys::{ChangeNumber, StoreError, Subject};
 use crate::records::AuditEntry;
+use crate::subject::SubjectText;
 
 static CHANGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("sha256.lua"), include_str!("change.lua"))));

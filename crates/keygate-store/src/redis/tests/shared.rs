@@ -4,12 +4,13 @@ use redis::streams::StreamRangeReply;
 use redis::{ProtocolVersion, PushInfo, PushKind, Value};
 use tokio::task::JoinSet;
 
-use super::super::change::{Change, SubjectText};
+use super::super::change::Change;
 use super::*;
 use crate::contract::run;
 use crate::fleet::Member;
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, StoredRecord, Subject, Write};
 use crate::records::{Account, Version};
+use crate::subject::SubjectText;
 use crate::testing::{LIVE_MAX, account, app, audit, create, key, revoked, seed, update};
 
 fn all<T>() -> Page<T> {
