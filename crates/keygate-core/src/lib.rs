@@ -3,9 +3,11 @@
 //! Pure: no IO, no async, no clock, no randomness, no logging. Time and entropy are arguments,
 //! so every rule can be tested with plain values. Start with [`decide`](decide()).
 
+pub mod balance;
 pub mod credential;
 pub mod decide;
 pub mod explain;
+pub mod health;
 pub mod id;
 pub mod key;
 pub mod limit;
