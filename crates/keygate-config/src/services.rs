@@ -1,6 +1,7 @@
 //! Reads the upstreams: the services behind the gateway.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::catalogue::{UPSTREAMS_MAX, upstream};
 use crate::confidential::{certificates_in, private_key_in};
@@ -14,7 +15,7 @@ use crate::word::{BalanceKind, Host, Status, Text};
 
 /// The upstreams of a file: the settings if all are right, and every name in any case.
 pub(crate) struct Upstreams<'r> {
-    pub(crate) list: Option<Vec<Upstream>>,
+    pub(crate) list: Option<Vec<Arc<Upstream>>>,
     /// In the order of the list, which is that of the alphabet.
     names: Vec<(&'r str, Option<Range<usize>>)>,
 }
@@ -22,9 +23,9 @@ pub(crate) struct Upstreams<'r> {
 impl<'r> Upstreams<'r> {
     pub(crate) fn read(root: &Section<'r, '_>) -> Self {
         let children = root.named_children("upstreams", &upstream::TABLE, UPSTREAMS_MAX);
-        let list: Vec<Option<Upstream>> = children
+        let list: Vec<Option<Arc<Upstream>>> = children
             .iter()
-            .map(|child| read_upstream(child.name, child.section.as_ref()?))
+            .map(|child| read_upstream(child.name, child.section.as_ref()?).map(Arc::new))
             .collect();
         let names = children
             .into_iter()

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keygate_core::credential::CredentialRules;
@@ -37,7 +38,7 @@ pub struct Config {
     /// In the order of their names.
     pub tiers: Vec<Tier>,
     /// A route names its upstream by the place in this list.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
     pub routes: RouteTable,
     /// In the order of the routes.
     pub route_settings: Vec<RouteSettings>,

@@ -153,7 +153,7 @@ fn exposed(keys: &Keys) -> impl Iterator<Item = String> {
 fn no_address(config: &Config, error: &ProxyError) -> Fault {
     let setting = match error {
         ProxyError::Target { target, .. } => {
-            let has_it = |upstream: &&keygate_config::Upstream| {
+            let has_it = |upstream: &&Arc<keygate_config::Upstream>| {
                 upstream.targets.iter().any(|one| one.target.to_string() == *target)
             };
             let upstream = config.upstreams.iter().find(has_it);
