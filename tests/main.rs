@@ -54,6 +54,7 @@ mod peppers;
 mod readme;
 mod registry_model;
 mod reload;
+mod respond;
 mod robust;
 mod rotation_load;
 mod running;

@@ -51,8 +51,10 @@ impl FromText for ChangedHeader {
 
     fn from_text(text: &str) -> Result<Self, Wrong> {
         let HeaderName(name) = HeaderName::from_text(text)?;
-        if NOT_TO_BE_CHANGED.contains(&&*name) || name.starts_with("x-keygate-") {
-            let help = match &*name {
+        // Servers read `_` and `-` alike.
+        let alike = name.replace('_', "-");
+        if NOT_TO_BE_CHANGED.contains(&&*alike) || alike.starts_with("x-keygate-") {
+            let help = match &*alike {
                 "host" => "write `host` in `[upstreams.NAME]`",
                 _ => "remove it: the gateway alone says what is in it",
             };

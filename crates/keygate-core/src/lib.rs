@@ -4,6 +4,7 @@
 //! so every rule can be tested with plain values. Start with [`decide`](decide()).
 
 pub mod balance;
+pub mod cors;
 pub mod credential;
 pub mod decide;
 pub mod explain;
@@ -15,6 +16,7 @@ pub mod network;
 pub mod path;
 pub mod problem;
 pub mod record;
+pub mod rewrite;
 pub mod route;
 pub mod scope;
 pub mod time;

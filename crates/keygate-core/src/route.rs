@@ -62,7 +62,7 @@ pub enum Methods {
 }
 
 impl Methods {
-    fn contains(&self, method: &str) -> bool {
+    pub(crate) fn contains(&self, method: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Listed(listed) => listed.iter().any(|one| **one == *method),

@@ -1,9 +1,11 @@
 //! What one request carries from phase to phase.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use keygate_core::credential::{FURTHER_HEADERS_MAX, Place, holds_param, without_param};
+use keygate_core::rewrite::PathRewrite;
 use keygate_core::{Permit, Route};
 use keygate_telemetry::InFlightGuard;
 use pingora::http::RequestHeader;
@@ -13,6 +15,7 @@ use quanta::Instant;
 use crate::facts::RequestFacts;
 use crate::limits::{Charged, Told};
 use crate::line;
+use crate::route_work::RouteWork;
 use crate::snapshot::Snapshot;
 use crate::upstreams::UpstreamPeers;
 
@@ -32,6 +35,8 @@ pub struct Context {
     pub(crate) told: Told,
     /// Bytes of the request's body so far.
     pub(crate) body_bytes: u64,
+    /// Bytes of the answer's body so far, if its route bounds them.
+    pub(crate) answer_bytes: u64,
     /// Connections to the upstream that were tried.
     pub(crate) attempts: usize,
     pub(crate) forwarded_at: Option<Instant>,
@@ -46,6 +51,11 @@ pub struct Context {
 impl Context {
     pub(crate) fn route(&self) -> Option<&Route> {
         self.snapshot.route(self.route?)
+    }
+
+    /// What the route has done to the request and its answer.
+    pub(crate) fn work(&self) -> Option<&RouteWork> {
+        self.snapshot.work(self.route?)
     }
 
     pub(crate) fn upstream(&self) -> Option<&UpstreamPeers> {
@@ -106,8 +116,8 @@ pub(crate) struct Admitted {
     /// If its key has limits.
     pub charged: Option<Charged>,
     pub strip: Strip,
-    /// The target to send, if it is not the one that was sent: a normalised path, or a query
-    /// without the key.
+    /// The target to send, if it is not the one that was sent: a path that was normalised or is
+    /// rewritten, or a query without the key.
     pub target: Option<String>,
 }
 
@@ -117,31 +127,40 @@ impl Admitted {
         charged: Option<Charged>,
         strip: Strip,
         query_param: Option<&str>,
+        rewrite: Option<&PathRewrite>,
         head: &RequestHeader,
         request: &RequestFacts<'_>,
     ) -> Self {
-        Self { permit, charged, strip, target: changed_target(query_param, head, request) }
+        let target = changed_target(query_param, rewrite, head, request);
+        Self { permit, charged, strip, target }
     }
 }
 
 /// The target to send, unless it is the one that was sent.
 fn changed_target(
     query_param: Option<&str>,
+    rewrite: Option<&PathRewrite>,
     head: &RequestHeader,
     request: &RequestFacts<'_>,
 ) -> Option<String> {
     let query = request.query.unwrap_or_default();
     let has_param = query_param.filter(|param| holds_param(query, param));
-    let is_as_sent =
-        request.path == head.uri.path() && has_param.is_none() && head.raw_path().starts_with(b"/");
+    let is_as_sent = rewrite.is_none()
+        && request.path == head.uri.path()
+        && has_param.is_none()
+        && head.raw_path().starts_with(b"/");
     (!is_as_sent).then(|| {
         let query = match (request.query, has_param) {
             (Some(query), Some(param)) => without_param(query, param),
             (query, _) => query.map(str::to_owned),
         };
+        let path = match rewrite {
+            Some(rewrite) => rewrite.apply(&request.path),
+            None => Cow::Borrowed(&*request.path),
+        };
         match query {
-            Some(query) => format!("{}?{query}", request.path),
-            None => request.path.to_string(),
+            Some(query) => format!("{path}?{query}"),
+            None => path.into_owned(),
         }
     })
 }

@@ -22,6 +22,8 @@ pub(crate) struct RequestFacts<'a> {
     pub path: Cow<'a, str>,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
+    /// What the body's length is said to be.
+    pub length: Option<u64>,
     pub client: IpAddr,
 }
 
@@ -45,13 +47,13 @@ impl<'a> RequestFacts<'a> {
         if !request.raw_path_is_utf8() {
             return Err(Denial::BadRequest("the path holds a byte that must be escaped"));
         }
-        check_length(&request.headers, server.body_bytes_max)?;
         Ok(Self {
             method: request.method.as_str(),
             host: read_host(request)?,
             path: normalize(request.uri.path())?,
             query: request.uri.query(),
             headers: &request.headers,
+            length: declared_length(&request.headers)?,
             client: client_address(&request.headers, peer, server),
         })
     }
@@ -89,13 +91,13 @@ fn check_size(request: &RequestHeader, limits: HeadLimits) -> Result<(), Denial>
     Ok(())
 }
 
-fn check_length(headers: &HeaderMap, body_bytes_max: u64) -> Result<(), Denial> {
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    match length.map(str::parse::<u64>) {
-        None => Ok(()),
-        Some(Ok(length)) if length <= body_bytes_max => Ok(()),
-        Some(Ok(_)) => Err(Denial::PayloadTooLarge),
-        Some(Err(_)) => Err(Denial::BadRequest("`Content-Length` is not a number")),
+fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Denial> {
+    const WRONG: Denial = Denial::BadRequest("`Content-Length` is not a number");
+    let length = headers.get(CONTENT_LENGTH).map(|value| value.to_str().map(str::parse::<u64>));
+    match length {
+        None => Ok(None),
+        Some(Ok(Ok(length))) => Ok(Some(length)),
+        Some(Ok(Err(_)) | Err(_)) => Err(WRONG),
     }
 }
 

@@ -48,6 +48,12 @@ pub(crate) fn rewrite(
     peer: Peer,
     request_id: HeaderValue,
 ) -> pingora::Result<()> {
+    if let (Some(authority), false) = (request.uri.authority(), request.headers.contains_key(HOST))
+    {
+        // HTTP/2 has the host in its target, which may be another below.
+        let host = Bytes::copy_from_slice(authority.as_str().as_bytes());
+        request.insert_header(HOST, header_value(host))?;
+    }
     if let Some(target) = &admitted.target {
         request.set_raw_path(target.as_bytes())?;
     }

@@ -1,7 +1,6 @@
 //! A request's whole life, top to bottom: the phases in the order in which Pingora calls them, and
 //! `admit`, where every way to be refused is one `?`.
 
-use std::mem::take;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
 use keygate_config::live::Current;
 use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
-use keygate_core::{Access, Caller, Code, Denial, KeyDigest, KeyKind, Permit, UnixMillis, decide};
+use keygate_core::{Access, Caller, Denial, KeyDigest, KeyKind, Permit, UnixMillis, decide};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
@@ -29,8 +28,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use quanta::Instant;
 
+use crate::answer;
 use crate::attempts::Attempts;
+use crate::bodies;
 use crate::context::{Admitted, Context, Strip};
+use crate::cors;
 use crate::expiry;
 use crate::facts::RequestFacts;
 use crate::failure::{failure_code, log_failure};
@@ -38,7 +40,7 @@ use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
 use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::lookup::Lookup;
-use crate::respond::{self, Problem, final_response, is_final};
+use crate::respond::{Problem, final_response, is_final};
 use crate::server::ProxyError;
 use crate::snapshot::{Changer, Snapshot, Snapshots};
 use crate::sweep::Sweep;
@@ -46,8 +48,7 @@ use crate::trace;
 use crate::upgrade;
 use crate::upstreams::UpstreamPeers;
 
-/// What a `request_filter` answers: whether the request has been answered already.
-const FORWARD: bool = false;
+/// What a `request_filter` answers when there is nothing left to forward.
 const ANSWERED: bool = true;
 /// How long one write to a client may take.
 const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -150,15 +151,18 @@ impl<S: KeyStore> Gateway<S> {
         ctx: &mut Context,
     ) -> Result<Admitted, Denial> {
         let snapshot = &*ctx.snapshot;
-        let request = RequestFacts::read(head, peer, &snapshot.config.server)?; // 400, 413, 431
+        let request = RequestFacts::read(head, peer, &snapshot.config.server)?; // 400, 431
         let place = snapshot.config.routes.place(&request.host, &request.path, request.method)?; // 404, 405
         ctx.route = Some(place);
         let route = snapshot.route(place).ok_or(Denial::RouteNotFound)?;
+        bodies::check_declared(request.length, snapshot, place)?; // 413
+        let rewrite = snapshot.work(place).and_then(|work| work.path.as_ref());
         let access = match &route.access {
             Access::Public(public) => {
                 let further = snapshot.config.keys.credentials.further_headers();
                 let strip = forward::strip_on_public_route(&request, further);
-                return Ok(Admitted::new(public.permit(), None, strip, None, head, &request));
+                let permit = public.permit();
+                return Ok(Admitted::new(permit, None, strip, None, rewrite, head, &request));
             }
             Access::Key(access) => access,
         };
@@ -179,7 +183,7 @@ impl<S: KeyStore> Gateway<S> {
             self.uses.note(key, at);
         }
         let param = access.query_param.as_deref();
-        Ok(Admitted::new(permit, charged, strip, param, head, &request))
+        Ok(Admitted::new(permit, charged, strip, param, rewrite, head, &request))
     }
 
     async fn authenticate_and_decide(
@@ -267,6 +271,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             has_imported_key: false,
             told: Told::default(),
             body_bytes: 0,
+            answer_bytes: 0,
             attempts: 0,
             forwarded_at: None,
             status: None,
@@ -288,24 +293,19 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         let sent_id = session.req_header().headers.get(X_REQUEST_ID);
         ctx.request_id = Some(trace::request_id(sent_id));
+        if cors::answered_preflight(session, ctx).await? {
+            return Ok(ANSWERED);
+        }
         let decided = self.admit(session.req_header(), peer_address(session), ctx).await;
         self.count(ctx, &decided);
         match decided {
             Ok(admitted) => {
                 ctx.admitted = Some(admitted);
-                Ok(FORWARD)
+                // What a route answers itself, no upstream gets.
+                answer::answered_by_route(session, ctx, |ctx| self.told(ctx)).await
             }
             Err(denial) => {
-                let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
-                let code = denial.code().as_str();
-                let id = request_id.to_str().unwrap_or_default();
-                tracing::debug!(request_id = id, code, reason = ?denial, "request refused");
-                let scopes = ctx.route().and_then(|route| match &route.access {
-                    Access::Key(access) => Some(&access.scopes),
-                    Access::Public(_) => None,
-                });
-                let problem = Problem::of_denial(&denial, scopes).telling(take(&mut ctx.told));
-                respond::answer(session, &problem, &request_id).await?;
+                answer::refuse(session, ctx, &denial).await?;
                 Ok(ANSWERED)
             }
         }
@@ -350,6 +350,9 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         };
         let further = ctx.snapshot.config.keys.credentials.further_headers();
         forward::rewrite(request, admitted, further, peer, request_id.clone())?;
+        if let Some(work) = ctx.work() {
+            work.change_request(request)?;
+        }
         ctx.keep_charge();
         Ok(())
     }
@@ -362,21 +365,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
-        if session.was_upgraded() {
-            return Ok(());
-        }
         let piece = body.as_ref().map_or(0, Bytes::len);
-        ctx.body_bytes = ctx.body_bytes.saturating_add(piece as u64);
-        if ctx.body_bytes > ctx.snapshot.config.server.body_bytes_max {
-            let status = ErrorType::HTTPStatus(Code::PayloadTooLarge.status());
-            return Err(Error::explain(status, "the body is too large").into_down());
-        }
-        if end_of_stream && ctx.body_bytes > piece as u64 {
-            // If this last piece fills the pipe to the upstream, Pingora forgets to watch for a client
-            // that leaves. The pipe's other end has its turn here, and makes room.
-            tokio::task::yield_now().await;
-        }
-        Ok(())
+        bodies::count_request(session, ctx, piece, end_of_stream).await
     }
 
     /// The answer as the client gets it.
@@ -393,6 +383,10 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             ctx.status = Some(response.status);
             for (name, value) in self.told(ctx).headers() {
                 response.insert_header(name, value)?;
+            }
+            if let Some(work) = ctx.work() {
+                bodies::check_answer(ctx, &session.req_header().method, response)?;
+                work.change_answer(&session.req_header().headers, response)?;
             }
             if forward::has_no_body(&session.req_header().method, response) {
                 ctx.upstream_is_done(session);
@@ -416,10 +410,11 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     fn response_body_filter(
         &self,
         session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<Option<Duration>> {
+        bodies::count_answer(session, ctx, body.as_ref().map_or(0, Bytes::len))?;
         if end_of_stream {
             ctx.upstream_is_done(session);
         }
@@ -456,7 +451,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             // The connection is in an unknown state: the answer is its last.
             session.set_keepalive(None);
             let problem = Problem::of_code(code).telling(self.told(ctx));
-            if let Err(gone) = respond::answer(session, &problem, &request_id).await {
+            if let Err(gone) = answer::tell(session, ctx, problem).await {
                 tracing::debug!(kind = gone.etype().as_str(), "the client left before the answer");
             }
         }
@@ -492,7 +487,7 @@ struct Decided {
     at: UnixMillis,
 }
 
-fn peer_address(session: &Session) -> IpAddr {
+pub(crate) fn peer_address(session: &Session) -> IpAddr {
     let address = session.client_addr().and_then(|address| address.as_inet());
     address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), std::net::SocketAddr::ip)
 }

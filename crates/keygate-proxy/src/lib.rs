@@ -1,8 +1,11 @@
 //! Forwards. The only crate that names Pingora. Start with `gateway.rs`: a request's whole life.
 
+mod answer;
 mod attempts;
+mod bodies;
 mod connection;
 mod context;
+mod cors;
 mod expiry;
 mod facts;
 mod failure;
@@ -14,6 +17,7 @@ mod line;
 mod lookup;
 mod replay;
 mod respond;
+mod route_work;
 mod server;
 mod snapshot;
 mod streams;

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, TRANSFER_ENCODING,
-    WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderName, HeaderValue, StatusCode, Version};
 use keygate_core::limit::policy::{Over, Policy, RetryAfter};
 use keygate_core::scope::RequiredScopes;
 use keygate_core::{Code, Denial};
@@ -19,13 +18,6 @@ use serde::{Serialize, Serializer};
 
 use crate::forward::X_REQUEST_ID;
 use crate::limits::{Told, whole_seconds};
-
-/// How much of a refused upload is read, so that its sender stops writing and sees the answer.
-const DISCARD_BYTES_MAX: usize = 64 << 20;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// A refused body up to this size costs less than a new connection: it is read, and the
-/// connection is kept.
-const KEEP_BODY_BYTES_MAX: u64 = 64 << 10;
 
 /// The detail of a request that no waiting helps.
 const COSTS_TOO_MUCH: &str =
@@ -43,6 +35,8 @@ pub(crate) struct Problem {
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
     told: Told,
+    /// What a web page may read of it.
+    cors: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -92,12 +86,33 @@ impl Problem {
             retry_after: None,
             allow: None,
             told: Told::default(),
+            cors: Vec::new(),
         }
     }
 
     /// The same, with what the client is told of its limits.
     pub(crate) fn telling(self, told: Told) -> Self {
         Self { told, ..self }
+    }
+
+    /// The same, with what a web page may read of it.
+    pub(crate) fn readable(self, cors: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { cors, ..self }
+    }
+
+    /// The answer as HTTP has it: its head and its body.
+    pub(crate) fn answer(
+        &self,
+        request_id: &HeaderValue,
+    ) -> pingora::Result<(ResponseHeader, Bytes)> {
+        let body = self.body(request_id);
+        let mut head = ResponseHeader::build(self.code.status(), Some(12))?;
+        for (name, value) in self.headers() {
+            head.insert_header(name, value)?;
+        }
+        head.insert_header(X_REQUEST_ID, request_id.clone())?;
+        head.insert_header(CONTENT_LENGTH, body.len())?;
+        Ok((head, body))
     }
 
     fn set_over(&mut self, over: &Over) {
@@ -156,10 +171,11 @@ impl Problem {
         .chain(self.pace())
     }
 
-    /// The headers that say how fast to go, whatever form the answer has.
+    /// The headers that say how fast to go and who may read it, whatever form the answer has.
     fn pace(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let wait = |wait| (RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
-        self.retry_after.map(wait).into_iter().chain(self.told.headers())
+        let pace = self.retry_after.map(wait).into_iter().chain(self.told.headers());
+        pace.chain(self.cors.iter().cloned())
     }
 
     /// RFC 6750 section 3: what a client has to do to get in.
@@ -214,100 +230,8 @@ impl Serialize for Seconds {
     }
 }
 
-/// Answers a request that was not forwarded, and keeps the connection when that is safe.
-///
-/// # Errors
-/// Pingora's, when the client is gone.
-pub(crate) async fn answer(
-    session: &mut Session,
-    problem: &Problem,
-    request_id: &HeaderValue,
-) -> pingora::Result<()> {
-    let unread = UnreadBody::of(session);
-    if unread == UnreadBody::Small {
-        session.set_close_on_response_before_downstream_finish(false);
-    }
-    if is_grpc(session) {
-        write_grpc(session, problem, request_id)?;
-    } else {
-        write_problem(session, problem, request_id).await?;
-    }
-    if unread != UnreadBody::None {
-        discard_body(session).await;
-    }
-    Ok(())
-}
-
-async fn write_problem(
-    session: &mut Session,
-    problem: &Problem,
-    request_id: &HeaderValue,
-) -> pingora::Result<()> {
-    let body = problem.body(request_id);
-    let mut response = ResponseHeader::build(problem.code.status(), Some(9))?;
-    for (name, value) in problem.headers() {
-        response.insert_header(name, value)?;
-    }
-    response.insert_header(X_REQUEST_ID, request_id.clone())?;
-    response.insert_header(CONTENT_LENGTH, body.len())?;
-    let has_body = session.req_header().method != Method::HEAD;
-    session.write_response_header(Box::new(response), !has_body).await?;
-    if has_body {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
-}
-
-/// What the client is still sending while it is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum UnreadBody {
-    None,
-    /// Short enough to read and go on with the next request.
-    Small,
-    /// Read within a bound, so that the client can read the answer; then the connection closes.
-    Large,
-}
-
-impl UnreadBody {
-    fn of(session: &mut Session) -> Self {
-        let request = session.req_header();
-        let expects = request.headers.contains_key(EXPECT);
-        let chunked = request.headers.contains_key(TRANSFER_ENCODING);
-        let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let length = length.and_then(|text| text.parse::<u64>().ok());
-        let is_h2 = request.version == Version::HTTP_2;
-        match length {
-            Some(0) => Self::None,
-            // Who waits for `100 Continue` sends no body once refused: reading on would take the
-            // next request for one.
-            Some(length) if length <= KEEP_BODY_BYTES_MAX && !expects => Self::Small,
-            Some(_) => Self::Large,
-            None if chunked => Self::Large,
-            None if is_h2 && !session.as_downstream_mut().is_body_done() => Self::Large,
-            None => Self::None,
-        }
-    }
-}
-
-async fn discard_body(session: &mut Session) {
-    let read = async {
-        let mut bytes = 0;
-        while let Ok(Some(piece)) = session.as_downstream_mut().read_request_body().await {
-            bytes += piece.len();
-            if bytes > DISCARD_BYTES_MAX {
-                return false;
-            }
-        }
-        true
-    };
-    let finished = tokio::time::timeout(DISCARD_TIMEOUT, read).await.unwrap_or(false);
-    if !finished {
-        session.set_keepalive(None);
-    }
-}
-
 /// gRPC is HTTP/2: over HTTP/1 the content type is only a claim.
-fn is_grpc(session: &Session) -> bool {
+pub(crate) fn is_grpc(session: &Session) -> bool {
     let request = session.req_header();
     let content_type = request.headers.get(CONTENT_TYPE);
     request.version == Version::HTTP_2
@@ -315,7 +239,7 @@ fn is_grpc(session: &Session) -> bool {
 }
 
 /// Trailers-only: one HEADERS frame that ends the stream (gRPC over HTTP/2, "Responses").
-fn write_grpc(
+pub(crate) fn write_grpc(
     session: &mut Session,
     problem: &Problem,
     request_id: &HeaderValue,

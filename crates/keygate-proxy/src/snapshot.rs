@@ -14,6 +14,7 @@ use keygate_telemetry::{Metrics, RouteMetrics};
 
 use crate::head::HeadLimits;
 use crate::limits::policy_text;
+use crate::route_work::RouteWork;
 use crate::server::ProxyError;
 use crate::upstreams::UpstreamPeers;
 
@@ -24,6 +25,8 @@ pub(crate) struct Snapshot {
     pub bounds: Bounds,
     /// In the order of the routes.
     route_metrics: Vec<RouteMetrics>,
+    /// What routes have done to requests and answers, in their order.
+    route_work: Vec<Option<Box<RouteWork>>>,
     /// In the order of the configuration's upstreams.
     upstreams: Vec<UpstreamPeers>,
     /// What the clients of each tier are told of it, in the order of the configuration's tiers.
@@ -49,6 +52,7 @@ impl Snapshot {
                 keepalive_timeout: config.server.keepalive_timeout,
             },
             peppers,
+            route_work: RouteWork::of_all(&config),
             route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
             config,
         })
@@ -61,6 +65,11 @@ impl Snapshot {
 
     pub(crate) fn route_metrics(&self, place: usize) -> Option<&RouteMetrics> {
         self.route_metrics.get(place)
+    }
+
+    /// What a route has done to its requests and answers; nothing for most.
+    pub(crate) fn work(&self, place: usize) -> Option<&RouteWork> {
+        self.route_work.get(place)?.as_deref()
     }
 
     pub(crate) fn upstream(&self, place: usize) -> Option<&UpstreamPeers> {

@@ -29,6 +29,8 @@ struct Handles {
     /// By the status's first digit, from 1.
     responses: [IntCounter; CLASSES.len()],
     seconds: Histogram,
+    preflights: IntCounter,
+    too_large: IntCounter,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -54,6 +56,16 @@ impl RouteMetrics {
         }
     }
 
+    /// Counts a page's question whether it may send a request: no decision, and in the same family.
+    pub fn preflight(&self) {
+        self.0.preflights.inc();
+    }
+
+    /// Counts an upstream's answer that is larger than its route allows.
+    pub fn answer_too_large(&self) {
+        self.0.too_large.inc();
+    }
+
     /// From the request's first byte to the answer's last.
     pub fn request_seconds(&self, took: Duration) {
         self.0.seconds.observe(took.as_secs_f64());
@@ -64,6 +76,7 @@ impl RouteMetrics {
 pub(crate) struct RouteFamilies {
     requests: IntCounterVec,
     responses: IntCounterVec,
+    too_large: IntCounterVec,
     seconds: HistogramVec,
 }
 
@@ -82,6 +95,11 @@ impl RouteFamilies {
                 "keygate_responses_total",
                 "Answers by the class of their status.",
                 &["route", "class"],
+            ),
+            too_large: counter(
+                "keygate_responses_too_large_total",
+                "Upstreams' answers that were larger than their route allows, and were cut off.",
+                &["route"],
             ),
             seconds: register(
                 registry,
@@ -104,6 +122,8 @@ impl RouteFamilies {
             refused: Code::ALL.map(|code| outcome(code.as_str())),
             responses: CLASSES.map(|class| self.responses.with_label_values(&[route, class])),
             seconds: self.seconds.with_label_values(&[route]),
+            preflights: outcome("preflight"),
+            too_large: self.too_large.with_label_values(&[route]),
         }))
     }
 }

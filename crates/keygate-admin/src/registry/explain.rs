@@ -12,7 +12,8 @@ use keygate_core::decide::Check;
 use keygate_core::explain::{Outcome, Situation, explain};
 use keygate_core::limit::policy::{Policy, Use};
 use keygate_core::limit::terms::Terms;
-use keygate_core::{Access, Code, Denial, KeyId, KeyRecord, Pepper, Route, Standing};
+use keygate_core::rewrite::PathRewrite;
+use keygate_core::{Access, Code, Denial, KeyId, KeyRecord, Pepper, Standing};
 use keygate_store::cached::Peeked;
 use keygate_store::keys::KeyStore;
 use keygate_store::records::Key;
@@ -116,7 +117,8 @@ impl<S: KeyStore> Registry<S> {
         let Inquiry { about, call, ip, origin } = inquiry;
         let current = self.parts.live.current();
         let config = &*current.config;
-        let (mut steps, route) = find_route(config, call);
+        let (mut steps, place) = find_route(config, call);
+        let route = place.and_then(|place| config.routes.routes().get(place));
         let named = match &about {
             About::Id(id) => Named::Id(Box::new(self.named(by, *id).await?)),
             About::Key(text) => Named::Key(text),
@@ -150,7 +152,7 @@ impl<S: KeyStore> Registry<S> {
                 steps.extend(OF_A_KEY.map(|name| Step::skip(name, why)));
             }
         }
-        steps.push(upstream(config, route));
+        steps.push(upstream(config, place, call));
         let id = match about {
             About::Id(id) => Some(id),
             About::Key(_) => record.map(|record| record.id),
@@ -275,7 +277,7 @@ fn why_unreadable(current: &Current, key: &Key) -> Option<String> {
 }
 
 /// Steps 1 and 2.
-fn find_route<'a>(config: &'a Config, call: Call<'_>) -> (Vec<Step>, Option<&'a Route>) {
+fn find_route(config: &Config, call: Call<'_>) -> (Vec<Step>, Option<usize>) {
     let reading = match call.read(config) {
         Ok(reading) => reading,
         Err(denial) => {
@@ -286,10 +288,11 @@ fn find_route<'a>(config: &'a Config, call: Call<'_>) -> (Vec<Step>, Option<&'a 
     let Reading { method, host, path } = reading;
     let on = if host.is_empty() { "no host".to_owned() } else { format!("host {host}") };
     let request = Step::pass("request", format!("{method} {path}, {on}"));
-    match config.routes.find(&host, &path, method) {
-        Ok(route) => {
-            let detail = format!("{}, for {}", route.name, route.path);
-            (vec![request, Step::pass("route", detail)], Some(route))
+    match config.routes.place(&host, &path, method) {
+        Ok(place) => {
+            let route = config.routes.routes().get(place);
+            let detail = route.map(|route| format!("{}, for {}", route.name, route.path));
+            (vec![request, Step::pass("route", detail.unwrap_or_default())], Some(place))
         }
         Err(denial) => (vec![request, Step::fail("route", denial.code(), why(&denial))], None),
     }
@@ -346,12 +349,25 @@ fn fits(used: &Use, cost: u64) -> Step {
     }
 }
 
-fn upstream(config: &Config, route: Option<&Route>) -> Step {
+/// Where an admitted request goes.
+fn upstream(config: &Config, place: Option<usize>, call: Call<'_>) -> Step {
     const NAME: &str = "upstream";
-    let upstream = route.and_then(|route| config.upstreams.get(route.upstream?));
-    match upstream {
-        Some(upstream) => Step::pass(NAME, upstream.name.to_string()),
-        None => Step::skip(NAME, "there is no route"),
+    let at = |place| config.routes.routes().get(place).zip(config.route_settings.get(place));
+    let Some((route, settings)) = place.and_then(at) else {
+        return Step::skip(NAME, "there is no route");
+    };
+    if let Some(respond) = &settings.respond {
+        return Step::pass(NAME, format!("none: the route answers with {} itself", respond.status));
+    }
+    let name = route.upstream.and_then(|place| config.upstreams.get(place)).map(|up| &*up.name);
+    let name = name.unwrap_or_default();
+    let rewrite =
+        PathRewrite::new(settings.strip_prefix.as_deref(), settings.add_prefix.as_deref());
+    match (rewrite, call.read(config)) {
+        (Some(rewrite), Ok(reading)) => {
+            Step::pass(NAME, format!("{name}, asked for {}", rewrite.apply(&reading.path)))
+        }
+        (Some(_) | None, _) => Step::pass(NAME, name),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a `[[routes]]` has done to requests and answers. What it decides is the core's `Route`.
 
+use std::fmt;
 use std::time::Duration;
 
 /// The handling of one route's requests.
@@ -29,10 +30,18 @@ pub struct Respond {
 }
 
 /// Headers to set and to remove. Names are in lower case.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub struct HeaderChanges {
     pub set: Vec<(Box<str>, Box<str>)>,
     pub remove: Vec<Box<str>>,
+}
+
+impl fmt::Debug for HeaderChanges {
+    /// Without the values: one may be what an upstream lets the gateway in by.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set: Vec<&str> = self.set.iter().map(|(name, _)| &**name).collect();
+        f.debug_struct("HeaderChanges").field("set", &set).field("remove", &self.remove).finish()
+    }
 }
 
 /// `[routes.cors]`: which web pages may read the answers (the Fetch standard's CORS protocol).
