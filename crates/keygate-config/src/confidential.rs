@@ -158,6 +158,7 @@ fn contents(
     None
 }
 
-fn note<T>(reader: &Reader<'_>, item: &Item<'_>, read: Result<T, Wrong>) -> Option<T> {
+/// Takes what is right, and notes what is wrong.
+pub(crate) fn note<T>(reader: &Reader<'_>, item: &Item<'_>, read: Result<T, Wrong>) -> Option<T> {
     read.map_err(|wrong| reader.error(item.span(), wrong.message, wrong.help)).ok()
 }

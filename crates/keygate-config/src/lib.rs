@@ -5,6 +5,7 @@
 
 mod address;
 mod catalogue;
+mod certificates;
 mod confidential;
 mod environment;
 mod header;

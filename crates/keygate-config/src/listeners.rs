@@ -3,7 +3,7 @@
 use toml::de::DeValue;
 
 use crate::catalogue::listener::{self, CERTIFICATES_MAX, LISTENERS_MAX};
-use crate::confidential::{certificates_in, private_key_in};
+use crate::certificates::{authorities_in, identity_in};
 use crate::reader::{Item, Section};
 use crate::setting::Table;
 use crate::settings::{ClientAuth, Identity, TlsListener};
@@ -71,14 +71,7 @@ fn read_certificates(section: &Section<'_, '_>) -> Option<Vec<Identity>> {
 }
 
 fn read_certificate(section: &Section<'_, '_>) -> Option<Identity> {
-    let certificate = certificates_in(section, &listener::CERT_FILE);
-    let key = private_key_in(section, &listener::KEY_FILE);
-    Some(Identity {
-        cert_file: section.get(&listener::CERT_FILE)?,
-        key_file: section.get(&listener::KEY_FILE)?,
-        certificate: certificate?,
-        key: key?,
-    })
+    identity_in(section, &listener::CERT_FILE, &listener::KEY_FILE)
 }
 
 /// The outer nothing means that something is wrong, the inner one that nobody is asked.
@@ -88,7 +81,7 @@ fn read_client_auth(section: &Section<'_, '_>) -> Option<Option<ClientAuth>> {
         section.refuse_key("client_auth", "means nothing without `client_ca_file`", help);
         return Some(None);
     }
-    let ca = certificates_in(section, &listener::CLIENT_CA_FILE);
+    let ca = authorities_in(section, &listener::CLIENT_CA_FILE);
     let ca_file = section.get(&listener::CLIENT_CA_FILE);
     let kind = section.get(&listener::CLIENT_AUTH);
     Some(Some(ClientAuth {

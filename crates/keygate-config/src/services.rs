@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+
 use crate::catalogue::{UPSTREAMS_MAX, upstream};
-use crate::confidential::{certificates_in, private_key_in};
+use crate::certificates::{authorities_in, identity_in};
 use crate::reader::{Item, Reader, Section};
 use crate::settings::{
-    Balance, Ejection, HealthCheck, Identity, Protocol, Target, Upstream, UpstreamTls,
-    WeightedTarget,
+    Balance, Ejection, HealthCheck, Protocol, Target, Upstream, UpstreamTls, WeightedTarget,
 };
 use crate::value::Value;
 use crate::word::{BalanceKind, Host, Status, Text};
@@ -70,6 +71,11 @@ fn read_upstream(name: &str, section: &Section<'_, '_>) -> Option<Upstream> {
         let message = "without TLS nobody says what is spoken";
         section.reader.error(span, message, Some(help.to_owned()));
     }
+    if let (Some(targets), Some(Some(tls))) = (&targets, &tls)
+        && tls.server_name.is_none()
+    {
+        refuse_unnamable(section, targets);
+    }
     let host = section.get(&upstream::HOST);
     let connect_timeout = section.get(&upstream::CONNECT_TIMEOUT);
     let read_timeout = section.get(&upstream::READ_TIMEOUT);
@@ -103,6 +109,19 @@ fn read_upstream(name: &str, section: &Section<'_, '_>) -> Option<Upstream> {
     })
 }
 
+/// A connection whose name is none of TLS's cannot be made, whether that is checked or not.
+fn refuse_unnamable(section: &Section<'_, '_>, targets: &[WeightedTarget]) {
+    for (at, WeightedTarget { target, .. }) in targets.iter().enumerate() {
+        if let Some(span) = section.span_of_element("targets", at)
+            && ServerName::try_from(&*target.host).is_err()
+        {
+            let help = "write the name that is as `server_name` into `[upstreams.NAME.tls]`";
+            let message = "this host's name cannot be in a certificate";
+            section.reader.error(span, message, Some(help.to_owned()));
+        }
+    }
+}
+
 fn read_balance(section: &Section<'_, '_>) -> Option<Balance> {
     let kind = section.get(&upstream::BALANCE);
     let hash_by = section.get(&upstream::HASH_BY);
@@ -122,11 +141,18 @@ fn read_tls(upstream: &Section<'_, '_>) -> Option<Option<UpstreamTls>> {
         return Some(None);
     }
     let section = &upstream.child("tls", &upstream::TLS_TABLE)?;
-    let server_name = section.get(&upstream::SERVER_NAME).map(|Host(name)| name);
-    let ca = certificates_in(section, &upstream::CA_FILE);
+    let server_name = section.get(&upstream::SERVER_NAME);
+    let server_name: Option<Box<str>> =
+        server_name.map(|Host(name)| name.trim_matches(['[', ']']).into());
+    if let (Some(name), Some(span)) = (&server_name, section.span_of("server_name"))
+        && ServerName::try_from(&**name).is_err()
+    {
+        let help = "write the name that the service's certificate is for".to_owned();
+        section.reader.error(span, "this name cannot be in a certificate", Some(help));
+    }
+    let ca = authorities_in(section, &upstream::CA_FILE);
     let ca_file = section.get(&upstream::CA_FILE);
-    let certificate = certificates_in(section, &upstream::CERT_FILE);
-    let key = private_key_in(section, &upstream::KEY_FILE);
+    let identity = identity_in(section, &upstream::CERT_FILE, &upstream::KEY_FILE);
     for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
         if section.item(other).is_none() {
             let help = format!("write `{other}` too");
@@ -141,11 +167,6 @@ fn read_tls(upstream: &Section<'_, '_>) -> Option<Option<UpstreamTls>> {
             "name the service's own CA as `ca_file`, and remove `verify`",
         );
     }
-    let files = section.get(&upstream::CERT_FILE).zip(section.get(&upstream::KEY_FILE));
-    let identity =
-        files.zip(certificate.zip(key)).map(|((cert_file, key_file), (certificate, key))| {
-            Identity { cert_file, key_file, certificate, key }
-        });
     Some(Some(UpstreamTls { server_name, ca_file, ca, identity, verify }))
 }
 

@@ -41,10 +41,13 @@ pub(crate) fn log_failure(
     let request_id = request_id.to_str().unwrap_or_default();
     let (route, code) = (route.map(|route| &*route.name), code.as_str());
     let kind = error.etype().as_str();
+    // Why it was not believed, or did not believe us: no word of a client's.
+    let tls = matches!(error.etype(), ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert);
+    let reason = error.context.as_ref().filter(|_| tls).map(|context| context.as_str());
     if *error.esource() == ErrorSource::Downstream {
         tracing::debug!(request_id, route, code, kind, "request failed");
     } else {
-        tracing::warn!(request_id, route, code, kind, "request failed");
+        tracing::warn!(request_id, route, code, kind, reason, "request failed");
     }
 }
 

@@ -327,7 +327,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let missing = || Error::explain(ErrorType::InternalError, "an upstream has no target");
         let mut peer = ctx.upstream().and_then(UpstreamPeers::next).ok_or_else(missing)?;
         if session.is_upgrade_req() {
-            upgrade::prepare(&mut peer);
+            upgrade::prepare(&mut peer, session.req_header())?;
         }
         Ok(peer)
     }

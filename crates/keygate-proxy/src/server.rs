@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use crate::connection::{Connections, OpenConnections};
 use crate::gateway::{ATTEMPTS_MAX, Gateway};
 use crate::sweep::Sweep;
+use crate::upstreams::trust;
 
 /// Idle connections to upstreams that each worker thread may keep.
 const UPSTREAM_POOL_SIZE: usize = 128;
@@ -35,6 +37,12 @@ const CLIENT_WRITE_BUFFER_BYTES: usize = 1460;
 pub enum ProxyError {
     #[error("the upstream target {target} has no address; check its name")]
     Target { target: String, source: Option<std::io::Error> },
+    #[error(
+        "a certificate or key of the upstream {upstream} cannot be used; check its `[upstreams.{upstream}.tls]`"
+    )]
+    Certificate { upstream: String },
+    #[error("the certificates that the system trusts cannot be put into a temporary file")]
+    Trust(#[source] std::io::Error),
     #[error("a listener cannot be used")]
     Listener(#[source] std::io::Error),
     #[error("the gateway's thread cannot be started")]
@@ -77,7 +85,10 @@ pub fn start<S: KeyStore>(
     listeners: Vec<TcpListener>,
 ) -> Result<Running, ProxyError> {
     let config = Arc::clone(&gateway.snapshots().current().config);
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    // Pingora reads it below, when the connections to upstreams are prepared.
+    let trusted = trust::ca_file().map_err(ProxyError::Trust)?;
+    let conf = server_conf(&config, trusted.as_deref());
+    let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let open = OpenConnections::new(gateway.in_flight());
     let sweep = gateway.sweep();
@@ -113,13 +124,14 @@ fn connections<S: KeyStore>(
     Connections::new(proxy, lines, snapshots, unrouted, open)
 }
 
-fn server_conf(config: &Config) -> ServerConf {
+fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     ServerConf {
         threads: config.server.threads.unwrap_or_else(cores),
         // Counts attempts, the first included.
         max_retries: ATTEMPTS_MAX,
         upstream_keepalive_pool_size: UPSTREAM_POOL_SIZE,
+        ca_file: trusted.map(|path| path.to_string_lossy().into_owned()),
         // Pingora sleeps this long after a stop, whatever there is left to do; whoever stopped us
         // watches `open_connections` and ends the process sooner.
         grace_period_seconds: Some(config.server.drain_timeout.as_secs().saturating_add(1)),

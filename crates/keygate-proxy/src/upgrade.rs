@@ -12,7 +12,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::header::UPGRADE;
 use pingora::connectors::l4::Connect;
+use pingora::http::RequestHeader;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
@@ -21,12 +23,37 @@ use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Has the upstream connected to in this module's way, on a connection of its own: one that was
-/// used before would read at once, and one that is virtual does not belong in a pool.
-pub(crate) fn prepare(peer: &mut HttpPeer) {
+/// Has the upstream connected to in this module's way, over HTTP/1.1, on a connection of its own: one
+/// that was used before would read at once, and one that is virtual does not belong in a pool.
+///
+/// # Errors
+/// When a WebSocket is asked of an upstream that speaks HTTP/2 only: Pingora does not know RFC 8441.
+pub(crate) fn prepare(peer: &mut HttpPeer, request: &RequestHeader) -> pingora::Result<()> {
+    if peer.options.alpn.get_min_http_version() > 1 {
+        if is_websocket(request) {
+            return Err(Error::explain(NO_WEBSOCKET, "a WebSocket needs HTTP/1.1").into_up());
+        }
+        // Whoever offers to switch to something else is content with an answer.
+        return Ok(());
+    }
+    peer.options.set_http_version(1, 1);
     peer.options.custom_l4 = Some(Arc::new(Dial));
     peer.options.idle_timeout = Some(Duration::ZERO);
     peer.group_key = fastrand::u64(1..);
+    Ok(())
+}
+
+/// What the log calls it.
+const NO_WEBSOCKET: ErrorType = ErrorType::Custom("NoWebSocketOverHttp2");
+
+fn is_websocket(request: &RequestHeader) -> bool {
+    let values = request.headers.get_all(UPGRADE).into_iter();
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
+        |protocol| {
+            let name = protocol.split('/').next().unwrap_or_default().trim();
+            name.eq_ignore_ascii_case("websocket")
+        },
+    )
 }
 
 #[derive(Debug)]
@@ -42,16 +69,17 @@ impl Connect for Dial {
         let stream = TcpStream::connect(address).await.map_err(|error| {
             Error::because(ErrorType::ConnectError, "connecting for an upgrade", error)
         })?;
-        let delayed = Box::new(Delayed { stream, has_waited: false });
+        let delayed = Box::new(Delayed { stream, has_to_wait: true });
         Ok(VirtualSocketStream::new(delayed).into())
     }
 }
 
-/// A connection whose first read waits for one turn of its task.
+/// A connection that waits for one turn of its task before it reads what may answer a write. Over TLS
+/// the request is not the first that is written, so it is each.
 #[derive(Debug)]
 struct Delayed {
     stream: TcpStream,
-    has_waited: bool,
+    has_to_wait: bool,
 }
 
 impl AsyncRead for Delayed {
@@ -60,8 +88,7 @@ impl AsyncRead for Delayed {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.has_waited {
-            self.has_waited = true;
+        if std::mem::take(&mut self.has_to_wait) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -75,6 +102,7 @@ impl AsyncWrite for Delayed {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.has_to_wait = true;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

@@ -9,7 +9,10 @@ use pingora::upstreams::peer::HttpPeer;
 
 use crate::server::ProxyError;
 
-pub(crate) mod peer;
+mod peer;
+pub(crate) mod trust;
+
+use peer::PeerTemplate;
 
 /// One upstream: its targets as templates that a request copies.
 pub(crate) struct UpstreamPeers {
@@ -24,8 +27,8 @@ impl UpstreamPeers {
     /// # Errors
     /// [`ProxyError::Target`] when a name has no address.
     pub(crate) fn new(upstream: &Upstream, metrics: &Metrics) -> Result<Self, ProxyError> {
-        let peer =
-            |target| resolve(target).map(|address| peer::template(address, target, upstream));
+        let template = PeerTemplate::new(upstream)?;
+        let peer = |target| resolve(target).map(|address| template.of(address, target));
         Ok(Self {
             metrics: metrics.upstream(&upstream.name),
             peers: upstream
