@@ -99,7 +99,7 @@ impl Source for Files {
     fn take_over(&self, next: Current) -> Result<(), Unusable> {
         // Requests first: a key that is made under a new pepper has to be known by then.
         let changed = self.changer.change(next.clone());
-        changed.map_err(|error| self.unusable(no_address(&next.config, &error)))?;
+        changed.map_err(|error| self.unusable(refused(&next.config, &error)))?;
         self.level.set(next.config.log.level);
         self.live.replace(next);
         self.tell_fleet();
@@ -149,8 +149,8 @@ fn exposed(keys: &Keys) -> impl Iterator<Item = String> {
     exposed.map(|path| format!("others can read {}: chmod 600 it", path.display()))
 }
 
-/// The one thing that the gateway itself refuses.
-fn no_address(config: &Config, error: &ProxyError) -> Fault {
+/// What the gateway itself refuses.
+fn refused(config: &Config, error: &ProxyError) -> Fault {
     let setting = match error {
         ProxyError::Target { target, .. } => {
             let has_it = |upstream: &&Arc<keygate_config::Upstream>| {
@@ -159,7 +159,8 @@ fn no_address(config: &Config, error: &ProxyError) -> Fault {
             let upstream = config.upstreams.iter().find(has_it);
             upstream.map(|upstream| format!("upstreams.{}.targets", upstream.name))
         }
-        ProxyError::Listener(_) | ProxyError::Thread(_) => None,
+        ProxyError::Certificate { upstream } => Some(format!("upstreams.{upstream}.tls")),
+        ProxyError::Listener(_) | ProxyError::Thread(_) | ProxyError::Trust(_) => None,
     };
     fault(setting.as_deref(), error.to_string(), None)
 }
