@@ -40,20 +40,21 @@ fn check_tls(settings: &str, expect: &str) {
     check(&format!("{UPSTREAM}[upstreams.orders.tls]\n{settings}"), expect);
 }
 
-fn tls_of(settings: &str) -> UpstreamTls {
+fn check_whole(settings: &str, expect: impl Fn(&UpstreamTls) -> bool) {
     let config = settings_of(&format!("{UPSTREAM}[upstreams.orders.tls]\n{settings}"));
-    config.upstreams.into_iter().next().unwrap().tls.unwrap()
+    let tls = config.upstreams[0].tls.as_ref().unwrap();
+    assert!(tls.verify && expect(tls), "{settings}: {tls:?}");
 }
 
 #[test]
 fn a_certificate_and_its_key_are_read() {
     for certificate in ["real.crt", "chain.crt"] {
-        let tls = tls_of(&format!("cert_file = \"{certificate}\"\nkey_file = \"real.key\""));
-        assert!(tls.verify && tls.ca.is_none() && tls.identity.is_some());
+        let settings = format!("cert_file = \"{certificate}\"\nkey_file = \"real.key\"");
+        check_whole(&settings, |tls| tls.ca.is_none() && tls.identity.is_some());
     }
-    let tls = tls_of("ca_file = \"chain.crt\"\nserver_name = \"[::1]\"");
-    assert!(tls.verify && tls.ca.is_some() && tls.identity.is_none());
-    assert_eq!(tls.server_name.as_deref(), Some("::1"));
+    check_whole("ca_file = \"chain.crt\"\nserver_name = \"[::1]\"", |tls| {
+        tls.ca.is_some() && tls.identity.is_none() && tls.server_name.as_deref() == Some("::1")
+    });
 }
 
 #[test]
