@@ -62,3 +62,4 @@ mod secrets;
 mod shutdown;
 mod spelling;
 mod streaming;
+mod upgrade;

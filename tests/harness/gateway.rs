@@ -244,6 +244,23 @@ impl Gateway {
         (self.process, self.proxy, self.admin_address) = (process, proxy, admin_address);
     }
 
+    /// Has a new process take over, and waits until it has. Returns the id of the old one.
+    #[track_caller]
+    pub fn hand_over(&mut self) -> u32 {
+        let old = self.process.id();
+        let taken = || -> Vec<u64> {
+            let log = self.process.stdout();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let told = lines.filter(|line| line["message"] == "another process has taken over");
+            told.filter_map(|line| line["pid"].as_u64()).collect()
+        };
+        let before = taken().len();
+        self.process.signal("QUIT");
+        let heir = eventually("another process", || taken().get(before).copied());
+        self.process.was_taken_over_by(u32::try_from(heir).unwrap());
+        old
+    }
+
     /// Whether `/readyz` says so.
     pub fn is_ready(&self) -> bool {
         answers_200(self.admin_address, "/readyz")

@@ -35,7 +35,7 @@ pub use gateway::Gateway;
 pub use h1::{Broken, Connection};
 pub use leaks::Leaks;
 pub use load::{Call, Calls, Load, Traffic, known_key};
-pub use process::{Exit, Process, binary, free_address, run, run_with_input};
+pub use process::{Exit, Process, binary, free_address, run, run_with_input, runs};
 pub use redis::{Redis, Settings as RedisSettings};
 pub use request::{Request, Wire, basic, chunk, delete, get, post, request};
 pub use resp::{Reply, Resp};

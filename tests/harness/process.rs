@@ -81,11 +81,21 @@ pub struct Process {
     stdout: Arc<Mutex<Vec<u8>>>,
     stderr: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
+    /// The processes that took over from it, the last one last. They write to the same pipes.
+    heirs: Vec<u32>,
 }
 
 impl Process {
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
         Self::of(command(folder, arguments))
+    }
+
+    /// Starts another program than the one under test.
+    pub fn program(program: &Path, folder: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(folder).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::of(command)
     }
 
     /// Starts with a pipe for standard output that is never read until [`read_stdout`].
@@ -95,7 +105,7 @@ impl Process {
         let mut child = command(folder, arguments).spawn().expect("the binary starts");
         let stderr = Arc::default();
         let readers = vec![collect(child.stderr.take().expect("piped"), Arc::clone(&stderr))];
-        Self { child, stdout: Arc::default(), stderr, readers }
+        Self { child, stdout: Arc::default(), stderr, readers, heirs: Vec::new() }
     }
 
     /// Reads all that stands in the pipe of a process that was started unread and has ended.
@@ -117,7 +127,7 @@ impl Process {
             collect(child.stdout.take().expect("piped"), Arc::clone(&stdout)),
             collect(child.stderr.take().expect("piped"), Arc::clone(&stderr)),
         ];
-        Ok(Self { child, stdout, stderr, readers })
+        Ok(Self { child, stdout, stderr, readers, heirs: Vec::new() })
     }
 
     #[track_caller]
@@ -128,8 +138,14 @@ impl Process {
         }
     }
 
+    /// That of the one that serves.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.heirs.last().copied().unwrap_or_else(|| self.child.id())
+    }
+
+    /// Another process has taken over.
+    pub fn was_taken_over_by(&mut self, heir: u32) {
+        self.heirs.push(heir);
     }
 
     pub fn stdout(&self) -> String {
@@ -141,7 +157,8 @@ impl Process {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("our own child").is_none()
+        let child_runs = self.child.try_wait().expect("our own child").is_none();
+        self.heirs.last().map_or(child_runs, |heir| runs(*heir))
     }
 
     /// Sends SIGTERM.
@@ -150,7 +167,7 @@ impl Process {
     }
 
     pub fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
+        let kill = format!("kill -{name} {}", self.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
     }
 
@@ -158,7 +175,17 @@ impl Process {
     pub fn kill(&mut self) {
         self.child.kill().expect("our own child");
         self.child.wait().expect("our own child");
+        self.kill_heirs();
         self.join_readers();
+    }
+
+    fn kill_heirs(&mut self) {
+        for heir in self.heirs.drain(..) {
+            if runs(heir) {
+                // It may end by itself at this moment.
+                let _ = Command::new("kill").args(["-KILL", &heir.to_string()]).status();
+            }
+        }
     }
 
     /// The exit code (none if a signal ended it), or nothing if it does not end in time.
@@ -181,9 +208,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.kill_heirs();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a process is there, and not only its exit code.
+pub fn runs(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| state != 'Z')
 }
 
 fn collect(mut from: impl Read + Send + 'static, to: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {

@@ -65,6 +65,12 @@ impl<S: KeyStore> Observed<S> {
         Self { store, observer }
     }
 
+    /// The store itself.
+    #[must_use]
+    pub fn inner(&self) -> &S {
+        &self.store
+    }
+
     async fn watch<T>(
         &self,
         op: Op,

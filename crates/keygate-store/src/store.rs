@@ -5,6 +5,7 @@ use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 use crate::embedded::EmbeddedStore;
 use crate::fleet::Fleet;
+use crate::heir::HeirLink;
 use crate::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
@@ -15,6 +16,24 @@ use crate::redis::RedisStore;
 pub enum Store {
     Embedded(EmbeddedStore),
     Redis(RedisStore),
+}
+
+impl Store {
+    /// Lets another process open the store, if only one can at a time.
+    pub async fn give_away(&self) {
+        match self {
+            Self::Embedded(store) => store.give_away().await,
+            Self::Redis(_) => {}
+        }
+    }
+
+    /// Asks another process about keys from now on, if the store was given away to it.
+    pub fn follow(&self, heir: HeirLink) {
+        match self {
+            Self::Embedded(store) => store.follow(heir),
+            Self::Redis(_) => {}
+        }
+    }
 }
 
 /// Asks the store that it is.

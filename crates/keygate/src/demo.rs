@@ -16,6 +16,7 @@ use crate::client::url_of;
 use crate::demo::cast::{Cast, DemoKey, Stage};
 use crate::demo::plan::Plan;
 use crate::failure::{Exit, Failure};
+use crate::handover::Inheritance;
 use crate::reload::Origin;
 use crate::{clock, listen, output, sample, serve};
 
@@ -29,7 +30,8 @@ pub(crate) fn run(path: &Path) -> Result<(), Failure> {
     serve::block_on(async {
         let upstream = listen::bind(plan.upstream, "`targets` of the upstream")?;
         sample::start(upstream)?;
-        let serving = serve::start(origin, Arc::clone(&config), &log).await?;
+        let serving =
+            serve::start(origin, Arc::clone(&config), &log, Inheritance::default()).await?;
         let stage = Stage {
             keys: &serving.keys,
             peppers: &serving.live.peppers(),

@@ -13,8 +13,10 @@ mod client;
 mod clock;
 mod control;
 mod demo;
+mod ending;
 mod failure;
 mod first_start;
+mod handover;
 mod import;
 mod listen;
 mod manage;
@@ -41,7 +43,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     no_core_dumps();
     let outcome = match cli::parse().mode {
-        Mode::Run(options) => serve::run(Origin::file(&options.config)),
+        Mode::Run(options) => serve::run(Origin::file(&options.config), options.take_over),
         Mode::Check { file } => check::run(&file),
         Mode::Demo(options) => demo::run(&options.config),
         Mode::Accounts(accounts) => manage::accounts(&accounts),

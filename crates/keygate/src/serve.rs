@@ -1,10 +1,11 @@
 //! All wiring, in the order in which a gateway comes up: configuration, log, store, secrets,
-//! listeners, metrics, cache, proxy, admin API. And how it goes down again.
+//! listeners, metrics, cache, proxy, admin API. How it goes down again is in `ending.rs`.
 
+use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,21 +16,21 @@ use keygate_core::limit::{Rate, Unit};
 use keygate_proxy::{Gateway, GatewayParts, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
-use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
 use keygate_store::observed::Observed;
 use keygate_store::store::Store as AnyStore;
 use keygate_store::usage::Uses;
 use keygate_telemetry::Metrics;
 use keygate_telemetry::logging::{self, Log};
-use tokio::sync::Notify;
+use sd_notify::NotifyState;
 
 use crate::control::Control;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::first_start::{self, Secrets};
+use crate::handover::{Handles, Inheritance, NOT_TAKEN_OVER, Program, Role};
 use crate::pepper_watch::{PepperState, peppers_in_use, readiness, watch_peppers};
-use crate::reload::{Files, Origin, reload_on};
-use crate::shutdown::{Signals, wait_until};
+use crate::reload::{Files, Origin};
+use crate::shutdown::Signals;
 use crate::stores::{self, Opener};
 use crate::{audit_sink, clock, listen, observe};
 
@@ -46,11 +47,16 @@ const WRONG_TOKEN_ADDRESSES_MAX: u64 = 4_096;
 pub(crate) type Store = Observed<AnyStore>;
 
 /// Runs a gateway until it is told to stop.
-pub(crate) fn run(origin: Origin) -> Result<(), Failure> {
+pub(crate) fn run(origin: Origin, takes_over: bool) -> Result<(), Failure> {
     let config = Arc::new(origin.first()?);
     let log = logging::init(config.log.level).context("cannot start the log")?;
     block_on(async {
-        let serving = start(origin, config, &log).await?;
+        let inheritance = match takes_over {
+            true => Inheritance::ask(&io::stdin(), &config).await.context(NOT_TAKEN_OVER)?,
+            false => Inheritance::default(),
+        };
+        let mut serving = start(origin, config, &log, inheritance).await?;
+        serving.program = Some(Program::of_this_process());
         serving.until_stopped().await
     })
 }
@@ -76,17 +82,21 @@ pub(crate) fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Res
 /// A gateway that is up.
 pub(crate) struct Serving {
     /// What it began with.
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     pub(crate) live: Live,
     pub(crate) keys: Arc<CachedKeys<Store>>,
-    reloader: Reloader<Store>,
-    limiter: Limiter,
-    uses: Uses,
-    audit_sink: Option<audit_sink::Sink>,
-    proxy: Running,
-    admin: Control,
-    stopping: Arc<AtomicBool>,
-    signals: Signals,
+    pub(crate) reloader: Reloader<Store>,
+    pub(crate) limiter: Limiter,
+    pub(crate) uses: Uses,
+    /// Until it has stopped; and so is what follows.
+    pub(crate) audit_sink: Option<audit_sink::Sink>,
+    pub(crate) admin: Option<Control>,
+    pub(crate) proxy: Running,
+    pub(crate) handles: Handles,
+    /// What to start when another process is to take over, if one can.
+    pub(crate) program: Option<Program>,
+    pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) signals: Signals,
 }
 
 /// Brings a gateway up with the configuration that its origin holds now. When this fails, nothing was
@@ -95,6 +105,7 @@ pub(crate) async fn start(
     origin: Origin,
     config: Arc<Config>,
     log: &Log,
+    mut inheritance: Inheritance,
 ) -> Result<Serving, Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
@@ -107,6 +118,12 @@ pub(crate) async fn start(
         coherence: Arc::clone(&coherence),
         observer: observe::link_observer(&metrics),
     };
+    // Whoever takes over says what is wrong with its listeners before anybody depends on it.
+    let early = match inheritance.is_there() {
+        true => Some(Listeners::bind(&config, &mut inheritance)?),
+        false => None,
+    };
+    inheritance.wait_for_store().await.context("cannot take over")?;
     // Blocks, but nothing else runs yet.
     let store = stores::open(&config, opener)?;
     let limiter = stores::limiter(&config, &store)?;
@@ -115,7 +132,10 @@ pub(crate) async fn start(
     log_secrets(&secrets);
     let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
 
-    let listeners = Listeners::bind(&config)?;
+    let listeners = match early {
+        Some(listeners) => listeners,
+        None => Listeners::bind(&config, &mut inheritance)?,
+    };
 
     metrics.config_loaded(clock::now());
     metrics.counter_fn(
@@ -125,6 +145,8 @@ pub(crate) async fn start(
     );
     let keys =
         Arc::new(CachedKeys::new(observe::observed(store, &metrics), coherence, &config.cache));
+    // From before anything can be changed.
+    let changes = keys.coherence().invalidations();
     observe::publish_cache(&keys, &metrics);
     observe::publish_limits(&limiter, &metrics);
     let uses = Uses::default();
@@ -175,6 +197,8 @@ pub(crate) async fn start(
     };
     let admin = Control::start(listeners.admin, keygate_admin::router(parts))?;
 
+    inheritance.take_over(&keys, changes).await.context("cannot take over")?;
+    tell_supervisor(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
     Ok(Serving {
@@ -185,11 +209,20 @@ pub(crate) async fn start(
         limiter,
         uses,
         audit_sink,
+        admin: Some(admin),
         proxy,
-        admin,
+        handles: listeners.handles,
+        program: None,
         stopping,
         signals,
     })
+}
+
+/// Tells systemd, if it wants to know.
+pub(crate) fn tell_supervisor(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the supervisor cannot be told");
+    }
 }
 
 fn log_secrets(secrets: &Secrets) {
@@ -204,71 +237,25 @@ fn log_secrets(secrets: &Secrets) {
 struct Listeners {
     proxy: Vec<TcpListener>,
     admin: TcpListener,
+    handles: Handles,
 }
 
 impl Listeners {
-    fn bind(config: &Config) -> Result<Self, Failure> {
-        let proxy = config.server.listen.iter().map(|&at| listen::bind(at, "`[server] listen`"));
-        let proxy = proxy.collect::<Result<_, _>>()?;
-        Ok(Self { proxy, admin: listen::bind(config.admin.listen, "`[admin] listen`")? })
-    }
-}
-
-impl Serving {
-    /// Serves until a signal, then lets what runs finish. Returns once all is done or time is up.
-    pub(crate) async fn until_stopped(mut self) -> Result<(), Failure> {
-        let hung_up = Notify::new();
-        let signal = tokio::select! {
-            signal = self.signals.next(&hung_up) => Some(signal),
-            () = ended(&self.proxy) => None,
-            never = reload_on(&hung_up, &self.reloader) => match never {},
+    /// Takes what was left to this process, and binds the rest.
+    fn bind(config: &Config, inheritance: &mut Inheritance) -> Result<Self, Failure> {
+        let mut handles = Handles::default();
+        let mut open = |role: Role, address, setting| {
+            let listener = match inheritance.take(role, address) {
+                Some(listener) => listener,
+                None => listen::bind(address, setting)?,
+            };
+            handles.keep(role, address, &listener).context("cannot keep a listener")?;
+            Ok::<_, Failure>(listener)
         };
-        self.stopping.store(true, Ordering::Release);
-        if let Some(signal) = signal {
-            tracing::info!(signal, "stopping");
-            let Self { signals, live, config, proxy, .. } = &mut self;
-            tokio::select! {
-                () = drain(live, config, proxy) => {}
-                signal = signals.next(&hung_up) => tracing::warn!(signal, "told twice: stopping now"),
-            }
-        }
-        self.say_goodbye().await;
-        match signal {
-            Some(_) => Ok(()),
-            None => Err(Failure::new(Exit::Failed, "the gateway stopped by itself: see the log")),
-        }
-    }
-
-    /// Once no client is served any more, whyever.
-    async fn say_goodbye(self) {
-        self.admin.stop().await;
-        if let Some(sink) = self.audit_sink {
-            sink.stop().await;
-        }
-        self.limiter.stop().await;
-        self.uses.stop(self.keys.store()).await;
-        if let Err(error) = self.keys.store().leave().await {
-            tracing::debug!(%error, "the fleet was not told that this gateway stops");
-        }
-        tracing::info!("stopped");
-    }
-}
-
-/// Waits for what must not happen, and so looks seldom.
-async fn ended(proxy: &Running) {
-    const LOOK_EVERY: Duration = Duration::from_secs(1);
-    while !proxy.has_ended() {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-async fn drain(live: &Live, began_with: &Config, proxy: &Running) {
-    // Load balancers still send requests until they have seen that we are not ready.
-    tokio::time::sleep(live.config().server.shutdown_delay).await;
-    proxy.stop();
-    let drained = || proxy.open_connections() == 0;
-    if !wait_until(drained, began_with.server.drain_timeout).await {
-        let open = proxy.open_connections();
-        tracing::warn!(open, "the drain timeout is over: connections are cut");
+        let proxy = config.server.listen.iter();
+        let proxy = proxy.map(|&at| open(Role::Proxy, at, "`[server] listen`"));
+        let proxy = proxy.collect::<Result<_, _>>()?;
+        let admin = open(Role::Admin, config.admin.listen, "`[admin] listen`")?;
+        Ok(Self { proxy, admin, handles })
     }
 }

@@ -10,11 +10,21 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// How often the wait looks whether anything is left to wait for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// SIGTERM, SIGINT and SIGHUP, caught from the moment this is made.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The end; by this signal.
+    Stop(&'static str),
+    /// That a new process takes over.
+    HandOver,
+}
+
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, caught from the moment this is made.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    quit: Signal,
     /// From a terminal, SIGHUP says that the terminal is gone; from anybody else, that the
     /// configuration has changed.
     has_terminal: bool,
@@ -27,19 +37,22 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
             has_terminal: io::stdin().is_terminal(),
         })
     }
 
-    /// Waits for the next one that asks for the end. Notes on `hung_up` those that ask for a reload.
-    pub(crate) async fn next(&mut self, hung_up: &Notify) -> &'static str {
+    /// Waits for the next one that asks for the end, or for another process to take over. Notes on
+    /// `hung_up` those that ask for a reload.
+    pub(crate) async fn next(&mut self, hung_up: &Notify) -> Asked {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return Asked::Stop("SIGTERM"),
+                _ = self.interrupt.recv() => return Asked::Stop("SIGINT"),
+                _ = self.quit.recv() => return Asked::HandOver,
                 _ = self.hangup.recv() => {
                     if self.has_terminal {
-                        return "SIGHUP";
+                        return Asked::Stop("SIGHUP");
                     }
                     hung_up.notify_one();
                 }

@@ -92,6 +92,10 @@ pub(crate) struct RunOptions {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub(crate) config: PathBuf,
+
+    /// Take over from the gateway that started this one
+    #[arg(long, hide = true)]
+    pub(crate) take_over: bool,
 }
 
 #[derive(Debug, Args)]
