@@ -4,10 +4,12 @@
 CARGO ?= cargo
 # Rounds of each fault in `make soak`.
 CHAOS_ROUNDS ?= 200
+# Debian puts servers where only root looks.
+export PATH := $(PATH):/usr/sbin:/sbin
 # Tests run in folders of their own, where a relative path would name nothing.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
-.PHONY: help setup run test lint bench soak fuzz-api
+.PHONY: help setup setup-tests run test lint bench soak fuzz-api
 
 help:
 	@echo "make run     run the gateway with a sample service behind it, and show three calls to try"
@@ -16,15 +18,21 @@ help:
 	@echo "make bench   measure decisions and look-ups, and the whole gateway against bare Pingora"
 	@echo "make soak    run the long tests"
 	@echo "make fuzz-api  fuzz the admin API by its own description (needs Python, and PyPI once)"
-	@echo "make setup   install what the build needs (all of the above but lint do it by themselves)"
+	@echo "make setup   install what the build needs, setup-tests what the tests need besides (all of the"
+	@echo "             above do it by themselves)"
 
-# cmake builds zlib-ng, which Pingora's compression links; the end-to-end tests start servers of
-# Redis, each on a port of its own.
-setup:
+# Commands, each with the Debian package that has it. cmake builds zlib-ng, which Pingora's
+# compression links.
+setup: TOOLS = cmake:cmake redis-server:redis-server
+# What the tests talk to the gateway with, and what stands behind it there; all on ports of their own.
+setup-tests: TOOLS = nginx:nginx-light h2load:nghttp2-client curl:curl openssl:openssl
+setup-tests: setup
+setup setup-tests:
 	@command -v $(CARGO) >/dev/null || { echo "error: install Rust first: https://rustup.rs" >&2; exit 1; }
 	@missing=; \
-	command -v cmake >/dev/null || missing="$$missing cmake"; \
-	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	for tool in $(TOOLS); do \
+		command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; \
+	done; \
 	test -n "$$missing" || exit 0; \
 	if ! command -v apt-get >/dev/null; then \
 		echo "error: with your package manager, install$$missing, then try again" >&2; exit 1; \
@@ -42,7 +50,7 @@ setup:
 run: setup
 	$(CARGO) run --release -p keygate -- demo
 
-test: setup
+test: setup-tests
 	$(CARGO) build --release -p keygate
 	KEYGATE_BIN=$(TARGET)/release/keygate $(CARGO) test --workspace
 
@@ -50,19 +58,27 @@ lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) run -q -p keygate -- check gateway.toml
+	@if command -v systemd-analyze >/dev/null; then \
+		folder=$$(mktemp -d) && \
+		sed 's#/usr/local/bin/keygate#/bin/true#' deploy/systemd/keygate.service \
+			> "$$folder/keygate.service" && \
+		systemd-analyze verify "$$folder/keygate.service"; status=$$?; rm -r "$$folder"; exit $$status; \
+	else \
+		echo "systemd is not installed: its unit goes unchecked"; \
+	fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 		$(CARGO) deny --config .deny.toml check; \
 	else \
 		echo "cargo-deny is not installed: licences, advisories and crate edges go unchecked"; \
 	fi
 
-bench: setup
+bench: setup-tests
 	$(CARGO) bench -p keygate
 
 # One test at a time: what is measured is not to be disturbed.
 soak: export KEYGATE_BIN = $(TARGET)/release/keygate
 soak: E2E = $(CARGO) test -p keygate --test e2e -- --nocapture --test-threads=1
-soak: setup
+soak: setup-tests
 	$(CARGO) build --release -p keygate
 	$(E2E) --ignored
 	CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(E2E) chaos

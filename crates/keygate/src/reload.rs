@@ -122,7 +122,7 @@ pub(crate) async fn reload_on(hung_up: &Notify, reloader: &Reloader<Store>) -> I
 }
 
 /// Reads the peppers again. One that is not there is not made: what stands in its place is a mistake.
-fn read_peppers(keys: &Keys) -> Result<Peppers, Fault> {
+pub(crate) fn read_peppers(keys: &Keys) -> Result<Peppers, Fault> {
     let current = read_pepper(&keys.pepper_file, "keys.pepper_file")?;
     let previous = keys.previous_pepper_files.iter();
     let previous = previous.map(|path| read_pepper(path, "keys.previous_pepper_files"));

@@ -25,11 +25,11 @@ use keygate_telemetry::logging::{self, Log};
 use sd_notify::NotifyState;
 
 use crate::control::Control;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::first_start::{self, Secrets};
 use crate::handover::{Handles, Inheritance, NOT_TAKEN_OVER, Program, Role};
 use crate::pepper_watch::{PepperState, peppers_in_use, readiness, watch_peppers};
-use crate::reload::{Files, Origin};
+use crate::reload::{Files, Origin, read_peppers};
 use crate::shutdown::Signals;
 use crate::stores::{self, Opener};
 use crate::{audit_sink, clock, listen, observe};
@@ -123,6 +123,10 @@ pub(crate) async fn start(
         true => Some(Listeners::bind(&config, &mut inheritance)?),
         false => None,
     };
+    if inheritance.is_there() {
+        // They are there by now; what is wrong with them must not be found out later.
+        read_peppers(&config.keys).map_err(|fault| Failure::new(Exit::Failed, fault.message))?;
+    }
     inheritance.wait_for_store().await.context("cannot take over")?;
     // Blocks, but nothing else runs yet.
     let store = stores::open(&config, opener)?;
