@@ -4,11 +4,12 @@
 //! The ids of apps and accounts follow from what they are called, and keys are known by their digests,
 //! so the same import again, whole or in part, finds what is there and leaves it as it is.
 
+mod asked;
+
 use std::collections::BTreeMap;
 
 use keygate_core::key::sha256;
-use keygate_core::limit::terms::Overrides;
-use keygate_core::{AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Scope, UnixMillis};
+use keygate_core::{AccountId, AppId, KeyDigest, KeyId, Scope, UnixMillis};
 use keygate_store::keys::{KeyStore, StoredRecord};
 use keygate_store::records::{
     Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, Version,
@@ -17,100 +18,10 @@ use keygate_store::records::{
 use super::keys::{check_expiry, check_granted};
 use super::{Actor, Registry, RegistryError, random};
 
-/// Keys to be imported, and what they need.
-#[derive(Clone, Debug)]
-pub struct Import {
-    /// Names of what is imported belong to this, such as `kong`.
-    pub source: &'static str,
-    pub mode: ImportMode,
-    pub accounts: Vec<ImportAccount>,
-    pub apps: Vec<ImportApp>,
-    pub keys: Vec<ImportKey>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImportMode {
-    /// Say what would happen.
-    DryRun,
-    Write,
-}
-
-#[derive(Clone, Debug)]
-pub struct ImportAccount {
-    /// What the import calls it. The same name is the same account, another time too.
-    pub name_here: String,
-    pub name: String,
-    pub owner: Option<String>,
-    pub purpose: Option<String>,
-}
-
-#[derive(Clone, Debug)]
-pub struct ImportApp {
-    /// What the import calls it. The same name in the same account and environment is the same app.
-    pub name_here: String,
-    pub account: Whose<AccountId>,
-    pub name: String,
-    pub owner: Option<String>,
-    pub purpose: Option<String>,
-    pub environment: Environment,
-    /// Nothing is all that its keys in this import have.
-    pub granted_scopes: Option<Vec<Scope>>,
-}
-
-/// A record that is there already, or one of this import by what that calls it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose<I> {
-    Id(I),
-    Here(String),
-}
-
-#[derive(Clone, Debug)]
-pub struct ImportKey {
-    pub sha256: [u8; 32],
-    pub app: Whose<AppId>,
-    pub kind: KeyKind,
-    pub name: Option<String>,
-    pub owner: Option<String>,
-    pub purpose: Option<String>,
-    pub scopes: Vec<Scope>,
-    pub end: ImportEnd,
-    pub tier: Option<String>,
-    pub limits: Option<Box<Overrides>>,
-    pub metadata: Metadata,
-    /// A disabled key is refused until it is enabled.
-    pub status: KeyStatus,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImportEnd {
-    Never,
-    At(UnixMillis),
-    /// Counted from now on, and so another one at each import: no difference from what is there.
-    After(UnixMillis),
-}
-
-/// What became of an import: for each record, in the order given.
-#[derive(Debug)]
-pub struct ImportOutcome {
-    pub accounts: Vec<Result<Landed<AccountId>, RegistryError>>,
-    pub apps: Vec<Result<Landed<AppId>, RegistryError>>,
-    pub keys: Vec<Result<Landed<KeyId>, RegistryError>>,
-}
-
-/// A record that is there now, or after a dry run would be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Landed<I> {
-    pub id: I,
-    pub how: Landing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Landing {
-    Created,
-    Existing,
-    /// It is there, with other grants, limits or another end, or is not as enabled, and was left so.
-    Differs,
-}
+pub use asked::{
+    Import, ImportAccount, ImportApp, ImportEnd, ImportKey, ImportMode, ImportOutcome, Landed,
+    Landing, Whose,
+};
 
 impl<S: KeyStore> Registry<S> {
     /// Adds keys that another system made. What cannot be added fails alone. All that can be is
@@ -527,22 +438,4 @@ impl ImportOutcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_follow_from_names_that_cannot_be_confused() {
-        assert_eq!(name(&[b"app", b"kong"]), name(&[b"app", b"kong"]));
-        assert_ne!(name(&[b"app", b"kong"]), name(&[b"appk", b"ong"]));
-        assert_ne!(name(&[b"app", b"kong"]), name(&[b"app", b"kong", b""]));
-    }
-
-    #[test]
-    fn a_hint_holds_nothing_of_the_digest_or_the_key() {
-        let digest = KeyDigest::of_imported(&sha256(b"my-key"));
-        let hint = hint(&digest);
-        assert!(hint.starts_with("imported_") && hint.len() == 15, "{hint}");
-        let hex: String = digest.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(!hex.contains(&hint[9..]), "{hint}");
-    }
-}
+mod tests;
