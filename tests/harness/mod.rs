@@ -23,6 +23,7 @@ mod sentinels;
 mod tap;
 mod upstream;
 mod wait;
+pub mod websocket;
 
 pub use admin::{Admin, Key, KeySpec};
 pub use answer::{Answer, assert_refused};

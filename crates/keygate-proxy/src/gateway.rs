@@ -350,6 +350,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         };
         let further = ctx.snapshot.config.keys.credentials.further_headers();
         forward::rewrite(request, admitted, further, peer, request_id.clone())?;
+        upgrade::forward(session, request)?;
         if let Some(work) = ctx.work() {
             work.change_request(request)?;
         }
@@ -379,6 +380,9 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         if let Some(id) = &ctx.request_id {
             response.insert_header(X_REQUEST_ID, id.clone())?;
         }
+        // A `100 Continue` before the body is no reason to close the connection behind it.
+        let is_first_word = response.status.is_informational();
+        session.set_close_on_response_before_downstream_finish(!is_first_word);
         if is_final(response.status) {
             ctx.status = Some(response.status);
             for (name, value) in self.told(ctx).headers() {

@@ -12,12 +12,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::UPGRADE;
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderName, Version};
 use pingora::connectors::l4::Connect;
 use pingora::http::RequestHeader;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -47,13 +49,45 @@ pub(crate) fn prepare(peer: &mut HttpPeer, request: &RequestHeader) -> pingora::
 const NO_WEBSOCKET: ErrorType = ErrorType::Custom("NoWebSocketOverHttp2");
 
 fn is_websocket(request: &RequestHeader) -> bool {
-    let values = request.headers.get_all(UPGRADE).into_iter();
-    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
-        |protocol| {
-            let name = protocol.split('/').next().unwrap_or_default().trim();
-            name.eq_ignore_ascii_case("websocket")
-        },
-    )
+    words(&request.headers, &UPGRADE).any(|protocol| {
+        let name = protocol.split('/').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("websocket")
+    })
+}
+
+/// Says again what a client asks to switch to, which Pingora forwards for WebSockets alone: whatever
+/// else its `Connection` named stays with the gateway.
+///
+/// # Errors
+/// Pingora's, when a header is not one.
+pub(crate) fn forward(session: &Session, request: &mut RequestHeader) -> pingora::Result<()> {
+    let sent = session.req_header();
+    if !session.is_upgrade_req() || request.version != Version::HTTP_11 {
+        return Ok(());
+    }
+    let mut asked = sent.headers.get_all(UPGRADE).iter();
+    let (Some(protocol), None) = (asked.next(), asked.next()) else { return Ok(()) };
+    let is_asked = words(&sent.headers, &CONNECTION).any(|w| w.eq_ignore_ascii_case("upgrade"));
+    if is_asked && words(&sent.headers, &UPGRADE).all(is_not_http) {
+        request.insert_header(CONNECTION, "Upgrade")?;
+        request.insert_header(UPGRADE, protocol)?;
+    }
+    Ok(())
+}
+
+/// Behind a switch to HTTP there would be requests that nobody decides (`Upgrade: h2c`), and behind one
+/// to TLS the same unseen (RFC 2817).
+fn is_not_http(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default();
+    !["h2c", "h2", "h3", "http", "https", "tls", "ssl"]
+        .iter()
+        .any(|http| name.eq_ignore_ascii_case(http))
+}
+
+fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    // What is no text is no word that is known.
+    let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("http"));
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }
 
 #[derive(Debug)]
@@ -122,6 +156,21 @@ impl VirtualSocket for Delayed {
             self.stream.set_nodelay(true)
         } else {
             Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_protocol_in_which_requests_could_hide_is_told_from_others() {
+        for protocol in ["h2c", "H2C", "HTTP/2.0", "http", "TLS/1.0", "h2c/1", "h3"] {
+            assert!(!is_not_http(protocol), "{protocol}");
+        }
+        for protocol in ["websocket", "irc/6.9", "tailscale-control-protocol", "SPDY", "httpx"] {
+            assert!(is_not_http(protocol), "{protocol}");
         }
     }
 }
