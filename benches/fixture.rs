@@ -294,7 +294,11 @@ pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Ga
     let config = config();
     let gateway = Gateway::new(GatewayParts {
         keys,
-        current: Current { config: Arc::clone(&config), peppers: Arc::new(peppers()) },
+        current: Current {
+            config: Arc::clone(&config),
+            peppers: Arc::new(peppers()),
+            inputs: Arc::default(),
+        },
         failures: Arc::new(FailureLimiter::new(
             config.server.failed_auth.rate,
             config.server.failed_auth.addresses_max,

@@ -39,6 +39,7 @@ mod flood;
 mod forwarding;
 mod framing;
 mod hostile;
+mod hot_reload;
 mod import;
 mod imported;
 mod keyring;

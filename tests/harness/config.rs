@@ -82,6 +82,8 @@ pub struct Setup {
     /// Searched for keys when the gateway is done with.
     pub(super) upstream: Option<Arc<Record>>,
     server: String,
+    /// Most tests want to know when a changed file is taken over.
+    watch_files: bool,
     failed_auth: String,
     pepper_file: String,
     keys: String,
@@ -110,6 +112,7 @@ impl Setup {
             target,
             upstream: None,
             server: String::new(),
+            watch_files: false,
             // Most tests fail to authenticate more often than a client should.
             failed_auth: "rate = \"1000000/s\"".into(),
             pepper_file: "data/pepper".into(),
@@ -130,6 +133,16 @@ impl Setup {
     /// Adds lines to `[server]`.
     pub fn server(self, lines: &str) -> Self {
         Self { server: format!("{}{lines}\n", self.server), ..self }
+    }
+
+    /// Has changed files taken over by themselves.
+    pub fn watching(self) -> Self {
+        Self { watch_files: true, ..self }
+    }
+
+    /// Has nothing taken over by itself, as it is unless a test says otherwise.
+    pub fn manual(self) -> Self {
+        Self { watch_files: false, ..self }
     }
 
     /// Says what `[server.failed_auth]` is.
@@ -225,13 +238,14 @@ impl Setup {
 
     pub fn toml(&self, proxy: SocketAddr, admin: SocketAddr) -> String {
         let Self { target, server, failed_auth, keys, cache, upstream_settings, .. } = self;
-        let pepper_file = &self.pepper_file;
+        let (pepper_file, watch_files) = (&self.pepper_file, self.watch_files);
         let (routes, tables, log_level) = (&self.routes, &self.tables, self.log_level);
         let store = &self.store;
         format!(
             r#"
 [server]
 listen = ["{proxy}"]
+watch_files = {watch_files}
 {server}
 [server.failed_auth]
 {failed_auth}

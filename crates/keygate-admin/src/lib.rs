@@ -8,6 +8,7 @@ mod all_keys;
 mod apps;
 mod audit;
 mod auth;
+mod config;
 mod etag;
 mod explain;
 mod fields;
@@ -89,7 +90,8 @@ pub fn router<S: KeyStore>(parts: AdminParts<S>) -> Router {
     let document = Document::new(openapi::api::<S>());
     let open = health::routes().with_state(health).merge(openapi::routes().with_state(document));
     let managed = managed().layer(Extension(waiting)).with_state(registry);
-    let managed = managed.merge(reload::routes().with_state(reloader));
+    let run = reload::routes().merge(config::routes());
+    let managed = managed.merge(run.with_state(reloader));
     // The layers see every request, those that match no route included.
     Router::from(open.merge(managed))
         .fallback(async || Problem::new(ProblemCode::NotFound, "Check the path."))

@@ -35,6 +35,7 @@ impl Document {
 pub(crate) fn api<S: KeyStore>() -> OpenApi {
     let mut api = crate::managed::<S>().into_openapi();
     api.merge(crate::reload::routes::<S>().into_openapi());
+    api.merge(crate::config::routes::<S>().into_openapi());
     api.merge(crate::health::routes::<S>().into_openapi());
     api.merge(routes().into_openapi());
     api

@@ -38,6 +38,8 @@ struct Request {
 struct Answer {
     /// Whether anything is otherwise than before.
     changed: bool,
+    /// Of all that was loaded: see `/v1/config`.
+    hash: String,
     /// Settings that are others than the gateway started with, and take effect at its next start.
     needs_restart: Vec<&'static str>,
     /// What is legal and probably not meant.
@@ -48,8 +50,9 @@ struct Answer {
 
 impl Answer {
     fn new(reloaded: Reloaded, now: UnixMillis) -> Self {
-        let Reloaded { is_changed, needs_restart, warnings } = reloaded;
-        Self { changed: is_changed, needs_restart, warnings, loaded_at: rfc3339(now) }
+        let Reloaded { is_changed, hash, needs_restart, warnings } = reloaded;
+        let hash = hash.to_string();
+        Self { changed: is_changed, hash, needs_restart, warnings, loaded_at: rfc3339(now) }
     }
 }
 

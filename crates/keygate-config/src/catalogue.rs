@@ -151,6 +151,12 @@ pub(crate) mod server {
     pub(crate) const TRUSTED_PROXIES: Setting<Vec<IpNet>> =
         Setting::new("trusted_proxies", Default("[]"), "peers whose `X-Forwarded-For` is believed")
             .within(0, 1_000);
+    pub(crate) const WATCH_FILES: Setting<bool> = Setting::new(
+        "watch_files",
+        Default("true"),
+        "whether a changed `gateway.toml`, or a file that it names, is taken over by itself; else by \
+         SIGHUP or `keygate reload` only",
+    );
     pub(crate) const SHUTDOWN_DELAY: Setting<Duration> = Setting::new(
         "shutdown_delay",
         Default("\"0s\""),
@@ -182,6 +188,7 @@ pub(crate) mod server {
             &KEEPALIVE_TIMEOUT,
             &UPSTREAM_IDLE_MAX,
             &TRUSTED_PROXIES,
+            &WATCH_FILES,
             &SHUTDOWN_DELAY,
             &DRAIN_TIMEOUT,
         ],

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 use zeroize::Zeroizing;
 
-use crate::environment::{self, is_name};
+use crate::environment::{self, is_one_reference};
 use crate::reader::{Item, Reader, Section};
 use crate::secrets::Secret;
 use crate::setting::Setting;
+use crate::shown::reference_only;
 use crate::value::{Value, Wrong, expected};
 
 /// A password is one line; what is longer is some other file.
@@ -51,6 +52,10 @@ impl Value for Password {
             )),
         };
         note(reader, item, read).map(Self)
+    }
+
+    fn show(item: &Item<'_>) -> serde_json::Value {
+        reference_only(item)
     }
 }
 
@@ -125,11 +130,6 @@ fn read_password(text: &str) -> Result<Secret, Wrong> {
             .help("write the password alone, with nothing before or after it"));
     }
     Ok(Secret::new(line.to_owned()))
-}
-
-/// Whether a text is `${NAME}`.
-fn is_one_reference(text: &str) -> bool {
-    text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(is_name)
 }
 
 /// What the file holds that a setting names.

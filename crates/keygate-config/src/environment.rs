@@ -32,6 +32,11 @@ pub(crate) fn expand(
     Ok(expanded)
 }
 
+/// Whether a text is `${NAME}`, nothing else.
+pub(crate) fn is_one_reference(text: &str) -> bool {
+    text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(is_name)
+}
+
 pub(crate) fn is_name(name: &str) -> bool {
     const NAME_LENGTH_MAX: usize = 128;
     name.len() <= NAME_LENGTH_MAX

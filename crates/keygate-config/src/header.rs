@@ -1,8 +1,10 @@
 //! Headers that a route sets and removes: their names and values.
 
+use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use crate::reader::{Item, Reader};
+use crate::shown::reference_only;
 use crate::value::{FromText, Value, Wrong, expected};
 
 const NAME_LENGTH_MAX: usize = 128;
@@ -104,6 +106,11 @@ impl Value for HeaderValues {
             return None;
         }
         is_whole.then_some(Self(headers))
+    }
+
+    fn show(item: &Item<'_>) -> Json {
+        let headers = item.get_ref().as_table().into_iter().flat_map(|table| table.iter());
+        headers.map(|(name, value)| (name.get_ref().to_string(), reference_only(value))).collect()
     }
 }
 

@@ -9,6 +9,7 @@ mod certificates;
 mod confidential;
 mod environment;
 mod header;
+mod inputs;
 mod lines;
 mod listeners;
 pub mod live;
@@ -22,6 +23,7 @@ pub mod secrets;
 mod services;
 mod setting;
 mod settings;
+mod shown;
 mod store;
 mod suggest;
 #[cfg(test)]
@@ -31,12 +33,14 @@ mod tree;
 mod value;
 mod word;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use toml::de::DeTable;
 
+pub use inputs::{ConfigHash, Inputs};
 pub use live::Live;
 
 use crate::reader::{Findings, Reader, Section};
@@ -82,8 +86,31 @@ impl<'a> Source<'a> {
 /// # Errors
 /// Every problem of the file, or the one that it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Report> {
+    load_noting(path, &mut Inputs::default())
+}
+
+/// The same, and notes which files were read, also if they are of no use.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_noting(path: &Path, inputs: &mut Inputs) -> Result<Config, Report> {
+    let noted = RefCell::new(std::mem::take(inputs));
+    let files = |path: &Path, bytes_max: usize| {
+        let read = read_file(path, bytes_max);
+        noted.borrow_mut().note_bytes(path, bytes_max, read.as_deref().ok());
+        read
+    };
+    let loaded = load_with(path, &files);
+    *inputs = noted.into_inner();
+    loaded
+}
+
+fn load_with(
+    path: &Path,
+    files: &dyn Fn(&Path, usize) -> io::Result<Vec<u8>>,
+) -> Result<Config, Report> {
     let name = path.display().to_string();
-    let bytes = read_file(path, FILE_BYTES_MAX)
+    let bytes = files(path, FILE_BYTES_MAX)
         .map_err(|error| Report::of_file(&name, format!("cannot read the file: {error}")))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
@@ -93,7 +120,7 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     #[expect(clippy::disallowed_methods, reason = "this crate is the one that reads it")]
     let environment = |variable: &str| std::env::var(variable).ok();
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    parse(Source { name: &name, text, folder, environment: &environment, files: &read_file })
+    parse(Source { name: &name, text, folder, environment: &environment, files })
 }
 
 /// Parses a whole configuration.
@@ -181,5 +208,6 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
         routes: routes?,
         route_settings: route_settings?,
         warnings: Vec::new(),
+        shown: root.shown.to_json().to_string().into(),
     })
 }

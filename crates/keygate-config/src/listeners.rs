@@ -36,8 +36,8 @@ fn tables<'r, 'a>(
         section.reader.error(item.span(), message, None);
         return None;
     }
-    let opened: Vec<_> =
-        items.iter().map(|item| Section::open(section.reader, item, shape)).collect();
+    let open = |item| Section::open(section.reader, item, shape, section.shown.next_table(key));
+    let opened: Vec<_> = items.iter().map(open).collect();
     opened.into_iter().collect()
 }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use keygate_core::Peppers;
 
-use crate::Config;
+use crate::{Config, Inputs};
 
 /// A configuration and its peppers, which change together.
 #[derive(Clone)]
 pub struct Current {
     pub config: Arc<Config>,
     pub peppers: Arc<Peppers>,
+    /// What both were read from.
+    pub inputs: Arc<Inputs>,
 }
 
 /// The one that is current. Cheap to clone; all clones are the same.
@@ -22,7 +24,8 @@ pub struct Live(Arc<ArcSwap<Current>>);
 impl Live {
     #[must_use]
     pub fn new(config: Arc<Config>, peppers: Arc<Peppers>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Current { config, peppers })))
+        let inputs = Arc::default();
+        Self(Arc::new(ArcSwap::from_pointee(Current { config, peppers, inputs })))
     }
 
     #[must_use]

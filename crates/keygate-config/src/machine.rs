@@ -39,6 +39,7 @@ pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let header_timeout = section.get(&server::HEADER_TIMEOUT);
     let keepalive_timeout = section.get(&server::KEEPALIVE_TIMEOUT);
     let trusted_proxies = section.get(&server::TRUSTED_PROXIES);
+    let watch_files = section.get(&server::WATCH_FILES);
     let shutdown_delay = section.get(&server::SHUTDOWN_DELAY);
     let drain_timeout = section.get(&server::DRAIN_TIMEOUT);
     let Bytes(header_bytes_max) = header_bytes_max?;
@@ -61,6 +62,7 @@ pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
         keepalive_timeout: keepalive_timeout?,
         trusted_proxies: Networks::new(trusted_proxies?),
         failed_auth: failed_auth?,
+        watch_files: watch_files?,
         shutdown_delay: shutdown_delay?,
         drain_timeout: drain_timeout?,
     })

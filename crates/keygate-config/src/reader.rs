@@ -15,6 +15,7 @@ use crate::environment;
 use crate::lines::Lines;
 use crate::report::Finding;
 use crate::setting::{Presence, Setting, Table};
+use crate::shown::Shown;
 use crate::suggest::nearest;
 use crate::value::{FromText, Value, found};
 use crate::word::Name;
@@ -134,6 +135,7 @@ pub(crate) struct Section<'r, 'a> {
     shape: &'static Table,
     /// Its header.
     pub(crate) span: Option<Range<usize>>,
+    pub(crate) shown: Shown,
 }
 
 impl<'r, 'a> Section<'r, 'a> {
@@ -143,31 +145,34 @@ impl<'r, 'a> Section<'r, 'a> {
         table: &'r DeTable<'a>,
         shape: &'static Table,
     ) -> Self {
-        let section = Self { reader, table: Some(table), shape, span: None };
+        let shown = Shown::default();
+        let section = Self { reader, table: Some(table), shape, span: None, shown };
         section.refuse_unknown_keys();
         section
     }
 
-    /// Opens one item as a table; nothing if it is none.
+    /// Opens one item as a table, to be shown as `shown`; nothing if it is none.
     pub(crate) fn open(
         reader: &'r Reader<'a>,
         item: &'r Item<'a>,
         shape: &'static Table,
+        shown: Shown,
     ) -> Option<Self> {
         let DeValue::Table(table) = item.get_ref() else {
             refuse_non_table(reader, item, shape);
             return None;
         };
-        let section = Self { reader, table: Some(table), shape, span: Some(item.span()) };
+        let section = Self { reader, table: Some(table), shape, span: Some(item.span()), shown };
         section.refuse_unknown_keys();
         Some(section)
     }
 
     /// Opens a table inside this one; an absent one is open and empty.
     pub(crate) fn child(&self, key: &str, shape: &'static Table) -> Option<Self> {
+        let (reader, shown) = (self.reader, self.shown.table(key));
         match self.item(key) {
-            Some(item) => Self::open(self.reader, item, shape),
-            None => Some(Self { reader: self.reader, table: None, shape, span: None }),
+            Some(item) => Self::open(reader, item, shape, shown),
+            None => Some(Self { reader, table: None, shape, span: None, shown }),
         }
     }
 
@@ -189,11 +194,13 @@ impl<'r, 'a> Section<'r, 'a> {
             reader.error(item.span(), message, None);
             return Vec::new();
         }
+        let shown = self.shown.table(key);
         let open = |(name, item): (&'r Spanned<DeString<'a>>, &'r Item<'a>)| {
             if let Err(wrong) = Name::from_text(name.get_ref()) {
                 reader.error(name.span(), wrong.message, wrong.help);
             }
-            Child { name: name.get_ref(), section: Self::open(reader, item, shape) }
+            let shown = shown.table(name.get_ref());
+            Child { name: name.get_ref(), section: Self::open(reader, item, shape, shown) }
         };
         let mut children: Vec<Child<'r, 'a>> = table.iter().map(open).collect();
         // The parser's own order is a feature of its crate, which any other crate may switch.
@@ -206,6 +213,7 @@ impl<'r, 'a> Section<'r, 'a> {
         let Some(item) = self.item(setting.key) else {
             return self.absent(setting);
         };
+        self.shown.set(setting.key, T::show(item));
         let value = T::read(self.reader, item)?;
         let Some((min, max)) = setting.bounds else { return Some(value) };
         if (min..=max).contains(&value.measure()) {
@@ -221,7 +229,12 @@ impl<'r, 'a> Section<'r, 'a> {
 
     fn absent<T: Value>(&self, setting: &Setting<T>) -> Option<T> {
         match setting.presence {
-            Presence::Default(text) => setting.default(self.reader, text),
+            Presence::Default(text) => {
+                if let Ok(item) = DeValue::parse(text) {
+                    self.shown.set(setting.key, T::show(&item));
+                }
+                setting.default(self.reader, text)
+            }
             Presence::Optional(_) => None,
             Presence::Required(help) => {
                 self.reader.absence(

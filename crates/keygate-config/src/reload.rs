@@ -164,7 +164,7 @@ mod tests {
         "certificates = [{ … }]",
     ];
     /// Settings that are.
-    const LIVE: [&str; 19] = [
+    const LIVE: [&str; 20] = [
         "[server] proxy_protocol_from",
         "[server] connections_max",
         "[server] connections_per_address_max",
@@ -179,6 +179,7 @@ mod tests {
         "[server] header_timeout",
         "[server] keepalive_timeout",
         "[server] trusted_proxies",
+        "[server] watch_files",
         "[server] shutdown_delay",
         // Says no more than that an address is meant.
         "[admin] insecure",

@@ -32,8 +32,8 @@ pub(crate) fn read_routes(
         let help = "add `[[routes]]`, or every request is answered with 404";
         reader.warning(None, "there is no route", help);
     }
-    let sections: Vec<Section<'_, '_>> =
-        items.iter().filter_map(|item| Section::open(reader, item, &route::TABLE)).collect();
+    let open = |item| Section::open(reader, item, &route::TABLE, root.shown.next_table("routes"));
+    let sections: Vec<Section<'_, '_>> = items.iter().filter_map(open).collect();
     refuse_repeated_names(&sections);
     let read: Vec<(&Section<'_, '_>, Option<(Route, RouteSettings)>)> = sections
         .iter()

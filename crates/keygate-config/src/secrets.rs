@@ -15,7 +15,7 @@ const TOKEN_PREFIX: &str = "kga_";
 const TOKEN_BODY_LENGTH_MIN: usize = 32;
 const TOKEN_BODY_LENGTH_MAX: usize = 128;
 /// A secret is one short line; what is longer is some other file.
-const SECRET_FILE_BYTES_MAX: usize = 1_024;
+pub(crate) const SECRET_FILE_BYTES_MAX: usize = 1_024;
 
 /// A secret file cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use crate::reader::{Item, Reader, Section};
 use crate::settings::{
     Balance, Ejection, HealthCheck, Protocol, Target, Upstream, UpstreamTls, WeightedTarget,
 };
+use crate::shown::Shown;
 use crate::value::Value;
 use crate::word::{BalanceKind, Host, Status, Text};
 
@@ -227,7 +228,9 @@ impl Value for WeightedTarget {
         if !item.get_ref().is_table() {
             return Target::read(reader, item).map(|target| Self { target, weight: 1 });
         }
-        let section = Section::open(reader, item, &upstream::TARGET_TABLE)?;
+        // It is shown as part of the list that it is in.
+        let shown = Shown::default();
+        let section = Section::open(reader, item, &upstream::TARGET_TABLE, shown)?;
         let target = section.get(&upstream::ADDRESS);
         let weight = section.get(&upstream::WEIGHT);
         Some(Self { target: target?, weight: u16::try_from(weight?).ok()? })

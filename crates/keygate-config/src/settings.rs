@@ -44,6 +44,8 @@ pub struct Config {
     pub route_settings: Vec<RouteSettings>,
     /// What is legal and probably not meant; to be shown to the operator.
     pub warnings: Vec<String>,
+    /// Every setting that counts, with its value, as JSON. Holds no secret.
+    pub shown: Box<str>,
 }
 
 impl Config {
@@ -95,6 +97,8 @@ pub struct Server {
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Networks,
     pub failed_auth: FailedAuth,
+    /// Whether changed files are taken over without a word from anybody.
+    pub watch_files: bool,
     /// From SIGTERM to the listeners' closing, with `/readyz` at 503 already.
     pub shutdown_delay: Duration,
     /// How long requests may finish after that.

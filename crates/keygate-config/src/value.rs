@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use toml::de::DeValue;
 
 use crate::reader::{Item, Reader};
+use crate::shown::as_written;
 
 /// Why a text is not a value of its type. The text may be a secret, so only one part may hold it.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +57,11 @@ pub(crate) trait Value: Sized + 'static {
 
     /// Reads the value; what is wrong with it is noted at the reader.
     fn read(reader: &Reader<'_>, item: &Item<'_>) -> Option<Self>;
+
+    /// What is shown of it. A type whose text may be a secret shows less than the file has.
+    fn show(item: &Item<'_>) -> serde_json::Value {
+        as_written(item)
+    }
 }
 
 /// What is written as a string.

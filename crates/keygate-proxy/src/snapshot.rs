@@ -39,7 +39,7 @@ impl Snapshot {
     /// # Errors
     /// [`ProxyError::Target`] when an upstream's target has no address.
     pub(crate) fn new(current: Current, metrics: &Metrics) -> Result<Self, ProxyError> {
-        let Current { config, peppers } = current;
+        let Current { config, peppers, inputs: _ } = current;
         let upstreams =
             config.upstreams.iter().map(|upstream| UpstreamPeers::new(upstream, metrics));
         let policies = |limits| Terms::of(Some(limits), None).and_then(|terms| policy_text(&terms));
@@ -166,7 +166,7 @@ mod tests {
         let source = Source::alone("gateway.toml", &text, Path::new("/nowhere"));
         let config = keygate_config::parse(source).unwrap_or_else(|report| panic!("{report}"));
         let peppers = Peppers::new(Pepper::new(&[pepper; 32]), Vec::new());
-        Current { config: Arc::new(config), peppers: Arc::new(peppers) }
+        Current { config: Arc::new(config), peppers: Arc::new(peppers), inputs: Arc::default() }
     }
 
     fn changer(first: Current) -> (Snapshots, Changer) {

@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use keygate_config::{Config, Keys, secrets};
+use keygate_config::{Config, Inputs, Keys, secrets};
 
 use crate::client::{Call, Client};
 use crate::failure::Failure;
+use crate::reload::pepper_files;
 use crate::{output, pepper};
 
 /// How long the gateway may take to answer. Usually it is not asked for long: it is there or not.
@@ -15,11 +16,21 @@ const ASKING_MAX: Duration = Duration::from_secs(1);
 
 /// Says that the file is valid, with what may not be meant; or fails with everything wrong in it.
 pub(crate) fn run(file: &Path) -> Result<(), Failure> {
-    let config = keygate_config::load(file).map_err(Failure::Config)?;
+    let mut inputs = Inputs::default();
+    let config = keygate_config::load_noting(file, &mut inputs).map_err(Failure::Config)?;
+    pepper_files(&config.keys).for_each(|path| inputs.note_secret(path));
     for warning in config.warnings.iter().chain(&dropped_peppers(&config).unwrap_or_default()) {
         eprintln!("warning: {warning}");
     }
-    output::print(&format!("{} is valid\n", file.display()))
+    output::print(&format!("{} is valid\n{}\n", file.display(), hash(&inputs)))
+}
+
+/// What a gateway will call it in `/v1/config`, if it reads the same.
+fn hash(inputs: &Inputs) -> String {
+    match inputs.missing() {
+        None => format!("hash {}", inputs.hash()),
+        Some(path) => format!("hash unknown: {} cannot be read here", path.display()),
+    }
 }
 
 /// The peppers that live keys depend on and that the file does not name. Nothing if it cannot be told.
@@ -44,6 +55,7 @@ fn dropped_peppers(config: &Config) -> Option<Vec<String>> {
 
 /// The ids of the peppers that the file names, unless they cannot all be read here.
 fn named(keys: &Keys) -> Option<Vec<String>> {
-    let files = std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files);
-    files.map(|path| Some(secrets::load_pepper(path).ok()??.id().to_string())).collect()
+    pepper_files(keys)
+        .map(|path| Some(secrets::load_pepper(path).ok()??.id().to_string()))
+        .collect()
 }

@@ -22,7 +22,7 @@ use crate::{clock, listen, output, sample, serve};
 
 /// Runs the demo until it is told to stop. Starting it again shows the same keys.
 pub(crate) fn run(path: &Path) -> Result<(), Failure> {
-    let origin = Origin { path: path.to_owned(), adjust: as_demo };
+    let origin = Origin::adjusted(path, as_demo);
     let config = Arc::new(origin.first()?);
     let store = store_path(&config);
     let plan = Plan::of(&config).map_err(|why| Failure::new(Exit::Usage, why))?;

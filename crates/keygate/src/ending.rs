@@ -20,6 +20,7 @@ use crate::handover::{Handles, Successor, same_file};
 use crate::reload::reload_on;
 use crate::serve::{Serving, tell_supervisor};
 use crate::shutdown::{Asked, Signals, wait_until};
+use crate::watch::reload_on_change;
 
 /// How long requests that have begun may take to finish before the store is given away. Those that take
 /// longer go on without it.
@@ -77,11 +78,14 @@ impl Serving {
     async fn until_asked(&mut self) -> End {
         let (hung_up, reloader) = (Notify::new(), self.reloader.clone());
         let mut reloading = std::pin::pin!(reload_on(&hung_up, &reloader));
+        let (files, live) = (Arc::clone(&self.files), self.live.clone());
+        let mut watching = std::pin::pin!(reload_on_change(&files, &live, &reloader));
         loop {
             let asked = tokio::select! {
                 asked = self.signals.next(&hung_up) => asked,
                 () = ended(&self.proxy) => return End::ByItself,
                 never = reloading.as_mut() => match never {},
+                never = watching.as_mut() => match never {},
             };
             match asked {
                 Asked::Stop(signal) => return End::Told(signal),

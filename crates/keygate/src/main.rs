@@ -4,6 +4,7 @@
 //! and keys talk to the admin API of one that runs, so there is one way in and it is audited. Only
 //! `backup.rs` works on a store directly.
 
+mod ask_config;
 mod ask_reload;
 mod audit_sink;
 mod backup;
@@ -16,6 +17,7 @@ mod demo;
 mod ending;
 mod failure;
 mod first_start;
+mod folders;
 mod handover;
 mod import;
 mod listen;
@@ -29,6 +31,7 @@ mod sample;
 mod serve;
 mod shutdown;
 mod stores;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Mode::Audit(audit) => manage::audit(&audit),
         Mode::Fleet(fleet) => manage::fleet(&fleet),
         Mode::Pepper(pepper) => pepper::run(&pepper),
+        Mode::Config(show) => ask_config::run(&show),
         Mode::Reload(reload) => ask_reload::run(&reload),
         Mode::Store(store) => backup::run(&store),
         Mode::Completions { shell } => cli::completions(shell),

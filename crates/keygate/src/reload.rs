@@ -3,12 +3,12 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keygate_admin::registry::{Fault, Force, Source, Unusable};
 use keygate_admin::{Actor, Reloader};
 use keygate_config::live::Current;
-use keygate_config::{Config, Keys, Live, secrets};
+use keygate_config::{Config, Inputs, Keys, Live, secrets};
 use keygate_core::{Pepper, Peppers};
 use keygate_proxy::{Changer, ProxyError};
 use keygate_store::fleet::HeldPeppers;
@@ -25,28 +25,38 @@ const SIGNAL_ACTOR: &str = "signal:SIGHUP";
 
 /// Where a gateway's configuration comes from.
 pub(crate) struct Origin {
-    pub(crate) path: PathBuf,
+    path: PathBuf,
     /// What is otherwise than the file says.
-    pub(crate) adjust: fn(&mut Config) -> Result<(), Failure>,
+    adjust: fn(&mut Config) -> Result<(), Failure>,
+    /// What was read first.
+    first: Mutex<Inputs>,
 }
 
 impl Origin {
     /// The file as it is.
     pub(crate) fn file(path: &Path) -> Self {
-        Self { path: path.to_owned(), adjust: |_| Ok(()) }
+        Self::adjusted(path, |_| Ok(()))
+    }
+
+    /// The file, but for what `adjust` says.
+    pub(crate) fn adjusted(path: &Path, adjust: fn(&mut Config) -> Result<(), Failure>) -> Self {
+        Self { path: path.to_owned(), adjust, first: Mutex::default() }
     }
 
     /// Reads a first configuration, and says on standard error what may not be meant.
     pub(crate) fn first(&self) -> Result<Config, Failure> {
-        let config = self.read()?;
+        let mut inputs = Inputs::default();
+        let config = self.read(&mut inputs)?;
+        *lock(&self.first) = inputs;
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
         }
         Ok(config)
     }
 
-    fn read(&self) -> Result<Config, Failure> {
-        let mut config = keygate_config::load(&self.path).map_err(Failure::Config)?;
+    fn read(&self, inputs: &mut Inputs) -> Result<Config, Failure> {
+        let loaded = keygate_config::load_noting(&self.path, inputs);
+        let mut config = loaded.map_err(Failure::Config)?;
         (self.adjust)(&mut config)?;
         Ok(config)
     }
@@ -60,9 +70,17 @@ pub(crate) struct Files {
     changer: Changer,
     held: HeldPeppers,
     level: LevelSwitch,
+    tried: Mutex<Tried>,
+}
+
+/// What was read last, taken over or not.
+struct Tried {
+    inputs: Arc<Inputs>,
+    is_usable: bool,
 }
 
 impl Files {
+    /// The files that `live` was read from just now.
     pub(crate) fn new(
         origin: Origin,
         live: Live,
@@ -70,13 +88,46 @@ impl Files {
         held: HeldPeppers,
         level: LevelSwitch,
     ) -> Self {
-        let files = Self { origin, began_with: live.config(), live, changer, held, level };
+        let began_with = live.config();
+        let mut inputs = lock(&origin.first).clone();
+        // Not before: a first start makes one.
+        pepper_files(&began_with.keys).for_each(|path| inputs.note_secret(path));
+        let inputs = Arc::new(inputs);
+        live.replace(Current { inputs: Arc::clone(&inputs), ..Current::clone(&live.current()) });
+        let tried = Mutex::new(Tried { inputs, is_usable: true });
+        let files = Self { origin, began_with, live, changer, held, level, tried };
         files.tell_fleet();
         files
     }
 
+    /// What was read last, whether it was of any use or not.
+    pub(crate) fn tried(&self) -> Arc<Inputs> {
+        Arc::clone(&lock(&self.tried).inputs)
+    }
+
+    /// Whether what was read last is a configuration.
+    pub(crate) fn is_usable(&self) -> bool {
+        lock(&self.tried).is_usable
+    }
+
+    /// What people call the configuration file.
+    pub(crate) fn name(&self) -> String {
+        self.origin.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn tell_fleet(&self) {
         self.held.set(self.live.peppers().iter().map(Pepper::id).collect());
+    }
+
+    fn read_noting(&self, inputs: &mut Inputs) -> Result<(Config, Peppers), Unusable> {
+        let mut config = self.origin.read(inputs).map_err(|failure| match failure {
+            Failure::Config(report) => report.into(),
+            Failure::Other(_, error) => self.unusable(fault(None, format!("{error:#}"), None)),
+        })?;
+        pepper_files(&config.keys).for_each(|path| inputs.note_secret(path));
+        let peppers = read_peppers(&config.keys).map_err(|fault| self.unusable(fault))?;
+        config.warnings.extend(exposed(&config.keys));
+        Ok((config, peppers))
     }
 
     fn unusable(&self, fault: Fault) -> Unusable {
@@ -87,13 +138,17 @@ impl Files {
 
 impl Source for Files {
     fn read(&self) -> Result<Current, Unusable> {
-        let mut config = self.origin.read().map_err(|failure| match failure {
-            Failure::Config(report) => report.into(),
-            Failure::Other(_, error) => self.unusable(fault(None, format!("{error:#}"), None)),
-        })?;
-        let peppers = read_peppers(&config.keys).map_err(|fault| self.unusable(fault))?;
-        config.warnings.extend(exposed(&config.keys));
-        Ok(Current { config: Arc::new(config), peppers: Arc::new(peppers) })
+        let mut inputs = Inputs::default();
+        let read = self.read_noting(&mut inputs);
+        let (inputs, is_usable) = (Arc::new(inputs), read.is_ok());
+        *lock(&self.tried) = Tried { inputs: Arc::clone(&inputs), is_usable };
+        let (config, peppers) = read?;
+        Ok(Current { config: Arc::new(config), peppers: Arc::new(peppers), inputs })
+    }
+
+    fn file(&self) -> String {
+        let path = &self.origin.path;
+        std::path::absolute(path).as_ref().unwrap_or(path).display().to_string()
     }
 
     fn take_over(&self, next: Current) -> Result<(), Unusable> {
@@ -121,6 +176,15 @@ pub(crate) async fn reload_on(hung_up: &Notify, reloader: &Reloader<Store>) -> I
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The current one first.
+pub(crate) fn pepper_files(keys: &Keys) -> impl Iterator<Item = &PathBuf> {
+    std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files)
+}
+
 /// Reads the peppers again. One that is not there is not made: what stands in its place is a mistake.
 pub(crate) fn read_peppers(keys: &Keys) -> Result<Peppers, Fault> {
     let current = read_pepper(&keys.pepper_file, "keys.pepper_file")?;
@@ -144,8 +208,7 @@ fn read_pepper(path: &Path, setting: &str) -> Result<Pepper, Fault> {
 }
 
 fn exposed(keys: &Keys) -> impl Iterator<Item = String> {
-    let files = std::iter::once(&keys.pepper_file).chain(&keys.previous_pepper_files);
-    let exposed = files.filter(|path| is_exposed(path));
+    let exposed = pepper_files(keys).filter(|path| is_exposed(path));
     exposed.map(|path| format!("others can read {}: chmod 600 it", path.display()))
 }
 

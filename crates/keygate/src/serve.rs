@@ -85,6 +85,7 @@ pub(crate) struct Serving {
     pub(crate) config: Arc<Config>,
     pub(crate) live: Live,
     pub(crate) keys: Arc<CachedKeys<Store>>,
+    pub(crate) files: Arc<Files>,
     pub(crate) reloader: Reloader<Store>,
     pub(crate) limiter: Limiter,
     pub(crate) uses: Uses,
@@ -168,7 +169,7 @@ pub(crate) async fn start(
         clock: clock::now,
     })
     .context("cannot set up the gateway")?;
-    let files = Files::new(origin, live.clone(), gateway.changer(), held, log.level());
+    let files = Arc::new(Files::new(origin, live.clone(), gateway.changer(), held, log.level()));
     let blocked = Arc::new(gateway.blocked());
 
     drop(tokio::spawn(limiter.clone().sweep()));
@@ -190,7 +191,8 @@ pub(crate) async fn start(
     drop(tokio::spawn(registry.clone().count_keys_for_ever(metrics.clone())));
     let audit_sink = audit_sink::start(&config.audit, &registry, log, &metrics)?;
     let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
-    let reloader = Reloader::new(registry.clone(), Arc::new(files), metrics.reload());
+    let source = Arc::<Files>::clone(&files);
+    let reloader = Reloader::new(registry.clone(), source, metrics.reload());
     let parts = AdminParts {
         registry,
         reloader: reloader.clone(),
@@ -209,6 +211,7 @@ pub(crate) async fn start(
         config,
         live,
         keys,
+        files,
         reloader,
         limiter,
         uses,

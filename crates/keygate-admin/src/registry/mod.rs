@@ -58,7 +58,9 @@ pub use key_change::{KeyChange, KeySwitch};
 pub use keys::{CreatedKey, KeyUsage, NewKey};
 pub use limits::{LimitsChange, LimitsMerge};
 pub use peppers::{GatewayName, PepperRole, PepperView};
-pub use reload::{Fault, Force, ReloadError, Reloaded, Reloader, Source, Unusable};
+pub use reload::{
+    FailedReload, Fault, Force, ReloadError, Reloaded, Reloader, RunningConfig, Source, Unusable,
+};
 pub use retire::Retire;
 pub use rotate::{OVERLAP_DEFAULT, OVERLAP_MAX};
 pub use search::{Found, FoundKey, KeyFilter, KeyState, Search};

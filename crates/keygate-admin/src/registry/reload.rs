@@ -1,10 +1,10 @@
 //! A reload: the configuration is read again, judged as a whole, and taken over or not. Knows no file;
 //! where a configuration comes from, and what goes by it, is the [`Source`]'s.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use keygate_config::Config;
 use keygate_config::live::Current;
+use keygate_config::{Config, ConfigHash};
 use keygate_core::key::PepperId;
 use keygate_core::{Pepper, UnixMillis};
 use keygate_store::keys::{KeyStore, Write};
@@ -14,6 +14,9 @@ use tokio::sync::Mutex;
 
 use super::{Actor, Registry, RegistryError};
 
+/// Of what was wrong with a reload that failed, for who asks later.
+const LINES_KEPT_MAX: usize = 100;
+
 /// Where configurations come from, and what goes by them.
 pub trait Source: Send + Sync + 'static {
     /// Reads the configuration with its peppers, and makes nothing that is missing. May block.
@@ -21,6 +24,9 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// All that is wrong with it.
     fn read(&self) -> Result<Current, Unusable>;
+
+    /// Where it is read from.
+    fn file(&self) -> String;
 
     /// Has everything that begins from now on go by this one, or changes nothing. May block.
     ///
@@ -68,9 +74,31 @@ pub enum Force {
 pub struct Reloaded {
     /// Whether anything is otherwise than before.
     pub is_changed: bool,
+    /// Of what was loaded.
+    pub hash: ConfigHash,
     pub needs_restart: Vec<&'static str>,
     /// What is legal and probably not meant.
     pub warnings: Vec<String>,
+}
+
+/// The configuration that runs.
+pub struct RunningConfig {
+    pub config: Arc<Config>,
+    pub file: String,
+    pub hash: ConfigHash,
+    pub loaded_at: UnixMillis,
+    pub needs_restart: Vec<&'static str>,
+    /// The newest reload since then, if it failed.
+    pub failed: Option<FailedReload>,
+}
+
+/// A reload that changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedReload {
+    pub at: UnixMillis,
+    pub by: String,
+    /// One a line, with its place and what to do.
+    pub problems: Vec<String>,
 }
 
 /// Why everything is as it was before.
@@ -96,6 +124,14 @@ struct Inner<S: KeyStore> {
     source: Arc<dyn Source>,
     metrics: ReloadMetrics,
     turn: Mutex<()>,
+    status: std::sync::Mutex<Status>,
+}
+
+/// What has come of reloads so far.
+struct Status {
+    running: Arc<Current>,
+    loaded_at: UnixMillis,
+    failed: Option<FailedReload>,
 }
 
 impl<S: KeyStore> Clone for Reloader<S> {
@@ -107,7 +143,9 @@ impl<S: KeyStore> Clone for Reloader<S> {
 impl<S: KeyStore> Reloader<S> {
     #[must_use]
     pub fn new(registry: Registry<S>, source: Arc<dyn Source>, metrics: ReloadMetrics) -> Self {
-        Self(Arc::new(Inner { registry, source, metrics, turn: Mutex::default() }))
+        let (running, loaded_at) = (registry.parts.live.current(), registry.now());
+        let status = Status { running, loaded_at, failed: None }.into();
+        Self(Arc::new(Inner { registry, source, metrics, turn: Mutex::default(), status }))
     }
 
     #[must_use]
@@ -126,23 +164,48 @@ impl<S: KeyStore> Reloader<S> {
         let reload = tokio::spawn(async move { reloader.0.take_turn(&by, force).await });
         reload.await.unwrap_or(Err(ReloadError::BrokenOff))
     }
+
+    /// What runs now.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`].
+    pub fn running(&self, by: &Actor) -> Result<RunningConfig, RegistryError> {
+        by.require_viewer()?;
+        let (source, status) = (&self.0.source, self.0.status());
+        Ok(RunningConfig {
+            config: Arc::clone(&status.running.config),
+            file: source.file(),
+            hash: status.running.inputs.hash(),
+            loaded_at: status.loaded_at,
+            needs_restart: source.needs_restart(&status.running.config),
+            failed: status.failed.clone(),
+        })
+    }
 }
 
 impl<S: KeyStore> Inner<S> {
     async fn take_turn(&self, by: &Actor, force: Force) -> Result<Reloaded, ReloadError> {
         let _turn = self.turn.lock().await;
         let outcome = self.reload(by, force).await;
+        let now = self.registry.now();
         match &outcome {
             Ok(reloaded) => {
-                self.metrics.succeeded(self.registry.now());
+                self.metrics.succeeded(now);
                 log_success(by, reloaded);
             }
             Err(error) => {
                 self.metrics.failed();
                 log_failure(by, error);
+                let failed =
+                    FailedReload { at: now, by: by.name.clone(), problems: error.on_lines() };
+                self.status().failed = Some(failed);
             }
         }
         outcome
+    }
+
+    fn status(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reload(&self, by: &Actor, force: Force) -> Result<Reloaded, ReloadError> {
@@ -152,13 +215,17 @@ impl<S: KeyStore> Inner<S> {
         let changes = changes(&running, &next);
         let needs_restart = self.source.needs_restart(&next.config);
         let mut warnings = next.config.warnings.clone();
+        let taken_over = next.clone();
         self.blocking(move |source| source.take_over(next)).await?;
+        let hash = taken_over.inputs.hash();
+        let running = Arc::new(taken_over);
+        *self.status() = Status { running, loaded_at: self.registry.now(), failed: None };
         let is_changed = !changes.is_empty();
         if is_changed && let Err(error) = self.log(by, changes, force).await {
             tracing::error!(%error, "a reload is not in the audit log");
             warnings.push("the audit log could not be told of this reload".to_owned());
         }
-        Ok(Reloaded { is_changed, needs_restart, warnings })
+        Ok(Reloaded { is_changed, hash, needs_restart, warnings })
     }
 
     /// A pepper that keys were made under is all that makes them work.
@@ -220,9 +287,9 @@ fn ids(current: &Current) -> Vec<PepperId> {
 }
 
 fn log_success(by: &Actor, reloaded: &Reloaded) {
-    let Reloaded { is_changed, needs_restart, warnings } = reloaded;
+    let Reloaded { is_changed, hash, needs_restart, warnings } = reloaded;
     let changed = *is_changed;
-    tracing::info!(actor = by.name, changed, "the configuration was reloaded");
+    tracing::info!(actor = by.name, changed, %hash, "the configuration was reloaded");
     for setting in needs_restart {
         tracing::warn!(setting, "takes effect at the next start");
     }
@@ -248,6 +315,29 @@ fn log_failure(by: &Actor, error: &ReloadError) {
         }
         ReloadError::Registry(_) | ReloadError::BrokenOff => {
             tracing::error!(actor, cause = crate::problem::chain(error), "{STAYS}");
+        }
+    }
+}
+
+impl ReloadError {
+    /// What was wrong, each thing on one line.
+    fn on_lines(&self) -> Vec<String> {
+        match self {
+            Self::Unusable(unusable) => {
+                let mut lines: Vec<String> = unusable.on_lines().take(LINES_KEPT_MAX).collect();
+                let count = unusable.problems.len() + unusable.omitted;
+                if count > LINES_KEPT_MAX {
+                    lines.push("and more: see the log".to_owned());
+                }
+                lines
+            }
+            Self::PepperInUse(in_use) => {
+                let line = |(id, keys): &(PepperId, u64)| {
+                    format!("live keys need pepper {id}, which is left out: {keys} of them")
+                };
+                in_use.iter().map(line).collect()
+            }
+            Self::Registry(_) | Self::BrokenOff => vec![crate::problem::chain(self)],
         }
     }
 }

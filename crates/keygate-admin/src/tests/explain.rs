@@ -129,7 +129,7 @@ impl Api {
         let mut config = config();
         config.keys.credentials.imported = imported;
         let peppers = Arc::new(peppers::of(peppers));
-        self.live.replace(Current { config: Arc::new(config), peppers });
+        self.live.replace(Current { config: Arc::new(config), peppers, inputs: Arc::default() });
     }
 }
 

@@ -21,6 +21,7 @@ impl Api {
         self.live.replace(keygate_config::live::Current {
             config: self.live.config(),
             peppers: Arc::new(of(peppers)),
+            inputs: Arc::default(),
         });
     }
 

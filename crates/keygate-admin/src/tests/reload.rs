@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use keygate_config::Inputs;
 use keygate_config::live::Current;
 use keygate_store::keys::{KeyStore, Page};
 use keygate_store::records::Role;
@@ -25,7 +26,12 @@ impl Source for Files {
         let (text, peppers) = next.unwrap_or_else(|| (CONFIG.to_owned(), vec![9]));
         let source = keygate_config::Source::alone("gateway.toml", &text, Path::new("/nowhere"));
         let config = keygate_config::parse(source)?;
-        Ok(Current { config: Arc::new(config), peppers: Arc::new(peppers::of(&peppers)) })
+        let peppers = Arc::new(peppers::of(&peppers));
+        Ok(Current { config: Arc::new(config), peppers, inputs: Arc::default() })
+    }
+
+    fn file(&self) -> String {
+        "/etc/keygate/gateway.toml".to_owned()
     }
 
     fn take_over(&self, next: Current) -> Result<(), Unusable> {
@@ -67,7 +73,8 @@ async fn a_changed_file_is_taken_over_logged_and_counted() {
     api.write(&with_tier("99/s"), &[9]);
     let answer = api.reload().await;
     let expected = json!({
-        "changed": true, "needs_restart": [], "warnings": [], "loaded_at": "2030-01-01T00:00:00Z",
+        "changed": true, "hash": Inputs::default().hash().to_string(), "needs_restart": [],
+        "warnings": [], "loaded_at": "2030-01-01T00:00:00Z",
     });
     assert_eq!((answer.status, answer.json()), (200, expected));
     let rate = api.live.config().tier("free").unwrap().rate.unwrap();
@@ -180,7 +187,34 @@ async fn a_viewer_looks_at_peppers_and_only_an_admin_reloads() {
     {
         let by = Actor { name: "token:test".into(), from: None, role };
         assert_eq!(registry.pepper_views(&by).await.is_ok(), looks, "{by:?}");
+        assert_eq!(reloader.running(&by).is_ok(), looks, "{by:?}");
         let reloaded = reloader.reload(&by, Force::Yes).await;
         assert_eq!(reloaded.is_ok(), reloads, "{by:?}");
     }
+}
+
+#[tokio::test]
+async fn the_running_configuration_is_shown_with_its_defaults_and_what_has_failed_since() {
+    let api = Api::start().await;
+    let first = api.get("/v1/config").await.json();
+    assert_eq!(first["file"], "/etc/keygate/gateway.toml");
+    assert_eq!(first["loaded_at"], "2030-01-01T00:00:00Z");
+    assert_eq!(first["settings"]["tiers"]["free"]["rate"], "10/s");
+    assert_eq!(first["settings"]["server"]["headers_max"], 100);
+    assert_eq!((&first["failed_reload"], &first["needs_restart"]), (&Value::Null, &json!([])));
+
+    api.write(&with_tier("lots").replace("8080", "8081"), &[9]);
+    assert_eq!(api.reload().await.status, 422);
+    let failed = api.get("/v1/config").await.json();
+    assert_eq!(failed["settings"], first["settings"]);
+    assert_eq!(failed["failed_reload"]["actor"], "token:bootstrap");
+    let problem = failed["failed_reload"]["problems"][0].as_str().unwrap();
+    assert!(problem.starts_with("gateway.toml:7: tiers.free.rate:"), "{problem}");
+
+    api.write(&with_tier("99/s").replace("8080", "8081"), &[9]);
+    assert_eq!(api.reload().await.status, 200);
+    let next = api.get("/v1/config").await.json();
+    assert_eq!(next["settings"]["tiers"]["free"]["rate"], "99/s");
+    assert_eq!(next["failed_reload"], Value::Null);
+    assert_eq!(next["needs_restart"], json!(["[server] listen"]));
 }

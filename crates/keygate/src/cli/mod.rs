@@ -74,6 +74,8 @@ pub(crate) enum Mode {
     Fleet(Fleet),
     /// See which peppers keys depend on, and go over to a new one
     Pepper(Pepper),
+    /// Show the configuration that the gateway runs with, without its secrets
+    Config(ShowConfig),
     /// Have the running gateway read its configuration again
     Reload(Reload),
     /// Write all accounts, apps and keys to a file, or read them from one; no gateway is asked
@@ -100,6 +102,12 @@ pub(crate) struct RunOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct Fleet {
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowConfig {
     #[command(flatten)]
     pub(crate) admin: AdminOptions,
 }
