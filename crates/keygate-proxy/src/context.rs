@@ -1,6 +1,7 @@
 //! What one request carries from phase to phase.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -17,7 +18,7 @@ use crate::limits::{Charged, Told};
 use crate::line;
 use crate::route_work::RouteWork;
 use crate::snapshot::Snapshot;
-use crate::upstreams::UpstreamPeers;
+use crate::upstreams::{Tries, UpstreamPeers};
 
 /// One request's state. It sees the configuration that was current when it began, and no other.
 pub struct Context {
@@ -37,8 +38,8 @@ pub struct Context {
     pub(crate) body_bytes: u64,
     /// Bytes of the answer's body so far, if its route bounds them.
     pub(crate) answer_bytes: u64,
-    /// Connections to the upstream that were tried.
-    pub(crate) attempts: usize,
+    /// Who was asked to answer.
+    pub(crate) tries: Tries,
     pub(crate) forwarded_at: Option<Instant>,
     /// That of the answer, once the client is being sent it.
     pub(crate) status: Option<StatusCode>,
@@ -59,7 +60,7 @@ impl Context {
     }
 
     pub(crate) fn upstream(&self) -> Option<&UpstreamPeers> {
-        self.snapshot.upstream(self.route()?.upstream?)
+        self.snapshot.upstream_of(self.route?)
     }
 
     fn charged(&mut self) -> Option<&mut Charged> {
@@ -113,6 +114,8 @@ impl Drop for Context {
 /// An admitted request: the permit, and what has to change on the way to the upstream.
 pub(crate) struct Admitted {
     pub permit: Permit,
+    /// Who sent it, behind the proxies that are believed.
+    pub client: IpAddr,
     /// If its key has limits.
     pub charged: Option<Charged>,
     pub strip: Strip,
@@ -132,7 +135,7 @@ impl Admitted {
         request: &RequestFacts<'_>,
     ) -> Self {
         let target = changed_target(query_param, rewrite, head, request);
-        Self { permit, charged, strip, target }
+        Self { permit, client: request.client, charged, strip, target }
     }
 }
 

@@ -9,6 +9,8 @@ use keygate_store::keys::StoreError;
 use pingora::{Error, ErrorSource, ErrorType};
 use quanta::Instant;
 
+use crate::upstreams::retry::TOTAL_TIMEOUT;
+
 /// What the client is told; nothing when it is the client that is gone.
 pub(crate) fn failure_code(error: &Error) -> Option<Code> {
     use ErrorType::{
@@ -17,6 +19,8 @@ pub(crate) fn failure_code(error: &Error) -> Option<Code> {
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(Code::PayloadTooLarge),
+        (_, HTTPStatus(503)) => Some(Code::UpstreamUnavailable),
+        (_, ErrorType::Custom(TOTAL_TIMEOUT)) => Some(Code::UpstreamTimeout),
         (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => {
             Some(Code::UpstreamTimeout)
         }

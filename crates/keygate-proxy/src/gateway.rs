@@ -2,28 +2,23 @@
 //! `admit`, where every way to be refused is one `?`.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Version;
 use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
-use keygate_config::live::Current;
 use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
 use keygate_core::{Access, Caller, Denial, KeyDigest, KeyKind, Permit, UnixMillis, decide};
-use keygate_store::cached::CachedKeys;
-use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
-use keygate_store::limits::Limiter;
 use keygate_store::usage::Uses;
 use keygate_telemetry::{
     DecisionTimer, ImportedKeyMetrics, InFlight, Metrics, Outcome, RouteMetrics,
 };
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use quanta::Instant;
@@ -41,23 +36,25 @@ use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::lookup::Lookup;
 use crate::respond::{Problem, final_response, is_final};
-use crate::server::ProxyError;
-use crate::snapshot::{Changer, Snapshot, Snapshots};
-use crate::sweep::Sweep;
+use crate::snapshot::{Snapshot, Snapshots};
 use crate::trace;
 use crate::upgrade;
-use crate::upstreams::UpstreamPeers;
+use crate::upstreams::retry::{self, Connection};
+use crate::upstreams::{Tries, Upkeep};
+
+mod parts;
+
+pub use parts::GatewayParts;
 
 /// What a `request_filter` answers when there is nothing left to forward.
 const ANSWERED: bool = true;
 /// How long one write to a client may take.
 const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Connections that one request may try, whatever the number of targets.
-pub(crate) const ATTEMPTS_MAX: usize = 3;
 
 /// The data plane: everything that a request needs to be decided and forwarded.
 pub struct Gateway<S: KeyStore> {
     snapshots: Snapshots,
+    upkeep: Upkeep,
     lookup: Lookup<S>,
     attempts: Attempts,
     limits: KeyLimits,
@@ -71,78 +68,7 @@ pub struct Gateway<S: KeyStore> {
     clock: fn() -> UnixMillis,
 }
 
-/// What a gateway is made of.
-pub struct GatewayParts<S: KeyStore> {
-    /// What it begins with.
-    pub current: Current,
-    pub keys: Arc<CachedKeys<S>>,
-    pub failures: Arc<FailureLimiter>,
-    pub limiter: Limiter,
-    pub uses: Uses,
-    pub metrics: Metrics,
-    pub clock: fn() -> UnixMillis,
-}
-
 impl<S: KeyStore> Gateway<S> {
-    /// Builds a gateway. Looks up the upstreams' names, and so blocks on DNS.
-    ///
-    /// # Errors
-    /// [`ProxyError::Target`] when an upstream's target has no address.
-    pub fn new(parts: GatewayParts<S>) -> Result<Self, ProxyError> {
-        let GatewayParts { current, keys, failures, limiter, uses, metrics, clock } = parts;
-        Ok(Self {
-            snapshots: Snapshots::new(Snapshot::new(current, &metrics)?),
-            lookup: Lookup::new(keys),
-            attempts: Attempts::new(failures),
-            limits: KeyLimits::new(limiter, clock),
-            unrouted: metrics.unrouted(),
-            decision: metrics.decision(),
-            in_flight: metrics.in_flight(),
-            lines: Lines::new(metrics.requests_ended()),
-            uses,
-            imported: metrics.imported_keys(),
-            metrics,
-            clock,
-        })
-    }
-
-    /// What gives this gateway another configuration while it serves.
-    #[must_use]
-    pub fn changer(&self) -> Changer {
-        Changer::new(self.snapshots(), self.metrics.clone())
-    }
-
-    pub(crate) fn snapshots(&self) -> Snapshots {
-        self.snapshots.clone()
-    }
-
-    /// Says how long an address must wait that has failed to authenticate too often: for whoever tells
-    /// beforehand what a request would meet.
-    pub fn blocked(&self) -> impl Fn(IpAddr) -> Option<Duration> + Send + Sync + use<S> {
-        let attempts = self.attempts.clone();
-        move |client| attempts.blocked_for(client)
-    }
-
-    /// How many requests are running.
-    pub(crate) fn in_flight(&self) -> InFlight {
-        self.in_flight.clone()
-    }
-
-    /// Counts what belongs to no route.
-    pub(crate) fn unrouted(&self) -> RouteMetrics {
-        self.unrouted.clone()
-    }
-
-    /// Where the requests of this gateway come in.
-    pub(crate) fn lines(&self) -> Lines {
-        self.lines.clone()
-    }
-
-    /// What ends requests whose keys stop being good.
-    pub(crate) fn sweep(&self) -> Sweep<S> {
-        Sweep { lines: self.lines(), keys: Arc::clone(self.lookup.keys()), clock: self.clock }
-    }
-
     /// Every check, in order. Each `?` is one way to be refused.
     async fn admit(
         &self,
@@ -272,7 +198,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             told: Told::default(),
             body_bytes: 0,
             answer_bytes: 0,
-            attempts: 0,
+            tries: Tries::default(),
             forwarded_at: None,
             status: None,
             is_logged: false,
@@ -320,14 +246,15 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         if ctx.admitted.is_none() {
             return Error::e_explain(ErrorType::InternalError, "a request was not decided");
         }
-        ctx.attempts += 1;
         // A second attempt is sent the body from its beginning.
         ctx.body_bytes = 0;
-        ctx.forwarded_at = Some(Instant::now());
-        let missing = || Error::explain(ErrorType::InternalError, "an upstream has no target");
-        let mut peer = ctx.upstream().and_then(UpstreamPeers::next).ok_or_else(missing)?;
+        let now = Instant::now();
+        ctx.forwarded_at = Some(now);
+        let mut peer = retry::next(ctx, now)?;
         if session.is_upgrade_req() {
             upgrade::prepare(&mut peer, session.req_header())?;
+        } else {
+            ctx.tries.bound(&mut peer, now);
         }
         Ok(peer)
     }
@@ -366,6 +293,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
+        ctx.tries.check_time()?;
         let piece = body.as_ref().map_or(0, Bytes::len);
         bodies::count_request(session, ctx, piece, end_of_stream).await
     }
@@ -385,6 +313,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         session.set_close_on_response_before_downstream_finish(!is_first_word);
         if is_final(response.status) {
             ctx.status = Some(response.status);
+            ctx.tries.answered(response.status);
             for (name, value) in self.told(ctx).headers() {
                 response.insert_header(name, value)?;
             }
@@ -421,11 +350,12 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         bodies::count_answer(session, ctx, body.as_ref().map_or(0, Bytes::len))?;
         if end_of_stream {
             ctx.upstream_is_done(session);
+        } else {
+            ctx.tries.check_time()?;
         }
         Ok(None)
     }
 
-    /// Nothing has been sent yet, so another target may be tried, whatever the method.
     fn fail_to_connect(
         &self,
         _session: &mut Session,
@@ -433,8 +363,19 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let targets = ctx.upstream().map_or(0, UpstreamPeers::len);
-        error.set_retry(ctx.attempts < targets.min(ATTEMPTS_MAX));
+        retry::not_connected(ctx, &mut error);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        is_reused: bool,
+    ) -> Box<Error> {
+        retry::broken_off(session, ctx, &mut error, Connection::from_reused(is_reused));
         error
     }
 
@@ -464,6 +405,17 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
 
     /// Our own events say it, with nothing in them that a client sent.
     fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    /// Attempts are counted.
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Context,
+        _error: &Error,
+        _when: ProxyWarnLogContext,
+    ) -> bool {
         true
     }
 

@@ -18,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 use crate::forward::X_REQUEST_ID;
 use crate::limits::{Told, whole_seconds};
+use crate::upstreams::retry::NOBODY_WELL_RETRY_AFTER;
 
 /// The detail of a request that no waiting helps.
 const COSTS_TOO_MUCH: &str =
@@ -83,7 +84,7 @@ impl Problem {
             detail: code.detail(),
             required_scopes: Vec::new(),
             violated_policies: Vec::new(),
-            retry_after: None,
+            retry_after: (code == Code::UpstreamUnavailable).then_some(NOBODY_WELL_RETRY_AFTER),
             allow: None,
             told: Told::default(),
             cors: Vec::new(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use keygate_config::Config;
+use keygate_config::{Config, Upstream};
 use keygate_store::keys::KeyStore;
 use pingora::apps::HttpServerOptions;
 use pingora::listeners::ListenerConfig;
@@ -21,12 +21,11 @@ use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::sync::watch;
 
 use crate::connection::{Connections, OpenConnections};
-use crate::gateway::{ATTEMPTS_MAX, Gateway};
+use crate::gateway::Gateway;
+use crate::snapshot::Snapshots;
 use crate::sweep::Sweep;
-use crate::upstreams::trust;
+use crate::upstreams::{Upkeep, trust};
 
-/// Idle connections to upstreams that each worker thread may keep.
-const UPSTREAM_POOL_SIZE: usize = 128;
 /// Pingora reads 64 KiB ahead on every connection unless told otherwise.
 const CLIENT_BUFFER_BYTES: usize = 16 << 10;
 /// TCP's usual payload in one packet, and Pingora's own default.
@@ -91,7 +90,8 @@ pub fn start<S: KeyStore>(
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let open = OpenConnections::new(gateway.in_flight());
-    let sweep = gateway.sweep();
+    let (sweep, upkeep, snapshots) = (gateway.sweep(), gateway.upkeep(), gateway.snapshots());
+    upkeep.connect_by(&server.configuration);
     let connections = connections(gateway, &server.configuration, open.clone());
     let mut service = Service::new("proxy".to_owned(), connections.clone());
     let mut bound = Vec::new();
@@ -102,7 +102,7 @@ pub fn start<S: KeyStore>(
         service.add_listener(ListenerConfig::tcp(&address).l4_buffer(buffer));
         bound.push((address, listener));
     }
-    server.add_service(Bound { service, connections, sweep, listeners: bound });
+    server.add_service(Bound { service, connections, sweep, upkeep, snapshots, listeners: bound });
     let (stop, stopped) = watch::channel(false);
     let run = move || server.run(RunArgs { shutdown_signal: Box::new(StopSignal(stopped)) });
     let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(run);
@@ -126,11 +126,13 @@ fn connections<S: KeyStore>(
 
 fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = config.server.threads.unwrap_or_else(cores).max(1);
     ServerConf {
-        threads: config.server.threads.unwrap_or_else(cores),
-        // Counts attempts, the first included.
-        max_retries: ATTEMPTS_MAX,
-        upstream_keepalive_pool_size: UPSTREAM_POOL_SIZE,
+        threads,
+        // Counts attempts, the first included. Each upstream has its own bound below this.
+        max_retries: Upstream::RETRIES_MAX + 1,
+        // Each thread has its own pool.
+        upstream_keepalive_pool_size: (config.server.upstream_idle_max / threads).max(1),
         ca_file: trusted.map(|path| path.to_string_lossy().into_owned()),
         // Pingora sleeps this long after a stop, whatever there is left to do; whoever stopped us
         // watches `open_connections` and ends the process sooner.
@@ -145,6 +147,8 @@ struct Bound<S: KeyStore> {
     service: Service<Connections<S>>,
     connections: Connections<S>,
     sweep: Sweep<S>,
+    upkeep: Upkeep,
+    snapshots: Snapshots,
     listeners: Vec<(String, TcpListener)>,
 }
 
@@ -177,6 +181,7 @@ impl<S: KeyStore> ServiceWithDependents for Bound<S> {
     ) {
         // Left to itself: what runs when the listeners are closed is still swept.
         drop(tokio::spawn(self.sweep.clone().run()));
+        self.upkeep.begin(self.snapshots.current().upstreams());
         let listeners = self.hand_over(fds.as_ref());
         let service = &mut self.service;
         let accepting = ServiceWithDependents::start_service(

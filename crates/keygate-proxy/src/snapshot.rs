@@ -1,7 +1,7 @@
 //! A configuration and its peppers, with all that is worked out from them once, so that no request
 //! has to; and the place of the one that is current.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,12 +11,13 @@ use keygate_config::live::Current;
 use keygate_core::limit::terms::{Limits, Terms};
 use keygate_core::{Peppers, Route};
 use keygate_telemetry::{Metrics, RouteMetrics};
+use quanta::Instant;
 
 use crate::head::HeadLimits;
 use crate::limits::policy_text;
 use crate::route_work::RouteWork;
 use crate::server::ProxyError;
-use crate::upstreams::UpstreamPeers;
+use crate::upstreams::{self, Upkeep, UpstreamPeers};
 
 /// What a request begins with, and keeps to its end.
 pub(crate) struct Snapshot {
@@ -34,18 +35,23 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Looks up the upstreams' names, and so blocks on DNS.
+    /// Takes over what is known of the upstreams of the one before. Looks up names that are new, and so
+    /// may block on DNS.
     ///
     /// # Errors
-    /// [`ProxyError::Target`] when an upstream's target has no address.
-    pub(crate) fn new(current: Current, metrics: &Metrics) -> Result<Self, ProxyError> {
+    /// [`ProxyError::Target`] when a target that is new has no address.
+    pub(crate) fn new(
+        current: Current,
+        metrics: &Metrics,
+        upkeep: &Upkeep,
+        before: Option<&Self>,
+    ) -> Result<Self, ProxyError> {
         let Current { config, peppers, inputs: _ } = current;
-        let upstreams =
-            config.upstreams.iter().map(|upstream| UpstreamPeers::new(upstream, metrics));
+        let known = before.map_or(&[][..], Self::upstreams);
         let policies = |limits| Terms::of(Some(limits), None).and_then(|terms| policy_text(&terms));
         Ok(Self {
             policy_texts: config.tiers.iter().map(|tier| policies(&tier.limits)).collect(),
-            upstreams: upstreams.collect::<Result<_, _>>()?,
+            upstreams: upstreams::of_config(&config, metrics, upkeep, known)?,
             bounds: Bounds {
                 head: (&config.server).into(),
                 header_timeout: config.server.header_timeout,
@@ -72,8 +78,13 @@ impl Snapshot {
         self.route_work.get(place)?.as_deref()
     }
 
-    pub(crate) fn upstream(&self, place: usize) -> Option<&UpstreamPeers> {
-        self.upstreams.get(place)
+    /// The upstream of the route at a place of the table.
+    pub(crate) fn upstream_of(&self, route: usize) -> Option<&UpstreamPeers> {
+        self.upstreams.get(self.route(route)?.upstream?)
+    }
+
+    pub(crate) fn upstreams(&self) -> &[UpstreamPeers] {
+        &self.upstreams
     }
 
     /// Where the tier of this name is.
@@ -105,8 +116,23 @@ pub(crate) struct Bounds {
 pub(crate) struct Snapshots(Arc<ArcSwap<Snapshot>>);
 
 impl Snapshots {
-    pub(crate) fn new(first: Snapshot) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(first)))
+    /// Begins with this configuration, and has the metrics tell how its targets are.
+    ///
+    /// # Errors
+    /// [`ProxyError::Target`] when an upstream's target has no address.
+    pub(crate) fn first(
+        current: Current,
+        metrics: &Metrics,
+        upkeep: &Upkeep,
+    ) -> Result<Self, ProxyError> {
+        let first = Snapshot::new(current, metrics, upkeep, None)?;
+        let snapshots = Self(Arc::new(ArcSwap::from_pointee(first)));
+        let read = snapshots.clone();
+        metrics.targets_fn(move || {
+            let (snapshot, now) = (read.current(), Instant::now());
+            snapshot.upstreams.iter().flat_map(|upstream| upstream.readings(now)).collect()
+        });
+        Ok(snapshots)
     }
 
     /// For a request to keep to its end.
@@ -130,20 +156,28 @@ impl Snapshots {
 pub struct Changer {
     snapshots: Snapshots,
     metrics: Metrics,
+    upkeep: Upkeep,
+    /// Held while a snapshot is made of the one before.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Changer {
-    pub(crate) fn new(snapshots: Snapshots, metrics: Metrics) -> Self {
-        Self { snapshots, metrics }
+    pub(crate) fn new(snapshots: Snapshots, metrics: Metrics, upkeep: Upkeep) -> Self {
+        Self { snapshots, metrics, upkeep, changing: Arc::default() }
     }
 
     /// Works out what requests need, and then swaps it in: if this fails, nothing has changed. Looks up
-    /// the upstreams' names, and so blocks on DNS.
+    /// names of targets that are new, and so may block on DNS; those that were known keep their
+    /// addresses, and what is known of their health.
     ///
     /// # Errors
-    /// [`ProxyError::Target`] when an upstream's target has no address.
+    /// [`ProxyError::Target`] when a target that is new has no address.
     pub fn change(&self, next: Current) -> Result<(), ProxyError> {
-        self.snapshots.replace(Snapshot::new(next, &self.metrics)?);
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.snapshots.current();
+        let next = Snapshot::new(next, &self.metrics, &self.upkeep, Some(&before))?;
+        self.snapshots.replace(next);
+        self.upkeep.follow(before.upstreams(), self.snapshots.current().upstreams());
         Ok(())
     }
 }
@@ -171,8 +205,9 @@ mod tests {
 
     fn changer(first: Current) -> (Snapshots, Changer) {
         let metrics = Metrics::new("test");
-        let snapshots = Snapshots::new(Snapshot::new(first, &metrics).unwrap());
-        (snapshots.clone(), Changer::new(snapshots, metrics))
+        let upkeep = Upkeep::default();
+        let snapshots = Snapshots::first(first, &metrics, &upkeep).unwrap();
+        (snapshots.clone(), Changer::new(snapshots, metrics, upkeep))
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod reload;
 mod route;
 mod store;
 mod timing;
+mod upstream;
 
 pub use admin::{AdminMetrics, AdminOutcome};
 pub use imported::ImportedKeyMetrics;
@@ -23,4 +24,5 @@ pub use reading::Row;
 pub use reload::ReloadMetrics;
 pub use route::{Outcome, RouteMetrics};
 pub use store::{StoreHealth, StoreOpMetrics};
-pub use timing::{DecisionTimer, UpstreamMetrics};
+pub use timing::DecisionTimer;
+pub use upstream::{TargetReading, UpstreamMetrics};

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use keygate_core::UnixMillis;
 use prometheus::core::Collector;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::admin::AdminMetrics;
 use crate::imported::ImportedKeyMetrics;
@@ -17,7 +15,8 @@ use crate::reading::{Readings, Row};
 use crate::reload::ReloadMetrics;
 use crate::route::{RouteFamilies, RouteMetrics};
 use crate::store::{StoreFamilies, StoreHealth, StoreOpMetrics};
-use crate::timing::{DecisionTimer, UPSTREAM_BUCKETS, UpstreamMetrics};
+use crate::timing::DecisionTimer;
+use crate::upstream::{TargetReading, UpstreamFamilies, UpstreamMetrics, target_families};
 
 /// The label of requests that no route claimed.
 const NO_ROUTE: &str = "none";
@@ -31,7 +30,7 @@ struct Families {
     readings: Readings,
     routes: RouteFamilies,
     decision: DecisionTimer,
-    upstream_seconds: HistogramVec,
+    upstreams: UpstreamFamilies,
     in_flight: InFlight,
     ended: EndedRequests,
     store: StoreFamilies,
@@ -60,17 +59,7 @@ impl Metrics {
             readings: Readings::default(),
             routes: RouteFamilies::new(&registry),
             decision: DecisionTimer::new(&registry),
-            upstream_seconds: register(
-                &registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "keygate_upstream_seconds",
-                        "From a request's forwarding to the first byte of the upstream's answer.",
-                    )
-                    .buckets(UPSTREAM_BUCKETS.to_vec()),
-                    &["upstream"],
-                ),
-            ),
+            upstreams: UpstreamFamilies::new(&registry),
             in_flight: InFlight(register(
                 &registry,
                 IntGauge::new("keygate_inflight_requests", "Requests being worked on."),
@@ -125,8 +114,7 @@ impl Metrics {
     /// The handles of one upstream. `name` is from the configuration.
     #[must_use]
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
-        #[expect(clippy::disallowed_methods, reason = "the handle is resolved here, once")]
-        UpstreamMetrics::new(self.0.upstream_seconds.with_label_values(&[name]))
+        self.0.upstreams.resolve(name)
     }
 
     #[must_use]
@@ -201,6 +189,11 @@ impl Metrics {
         read: Box<dyn Fn() -> u64 + Send + Sync>,
     ) {
         self.0.readings.add(read, [Row::gauge(name, help, |value| *value)]);
+    }
+
+    /// How the targets of all upstreams are, taken at each scrape.
+    pub fn targets_fn(&self, take: impl Fn() -> Vec<TargetReading> + Send + Sync + 'static) {
+        self.0.readings.add_families("keygate_upstream", move || target_families(&take()));
     }
 
     /// Several metrics of one snapshot, which is taken once at each scrape.
@@ -312,6 +305,16 @@ mod tests {
         metrics.route("orders.read").response(200);
         metrics.upstream("orders").observe(Duration::from_millis(3));
         metrics.store_op("find").call(Duration::from_micros(30), false);
+        metrics.upstream("orders").not_connected();
+        metrics.upstream("orders").retried();
+        let target = || TargetReading {
+            upstream: "orders".to_owned(),
+            target: "a.internal:80".to_owned(),
+            addresses: 3,
+            healthy: 2,
+            ejected: 1,
+        };
+        metrics.targets_fn(move || vec![target()]);
         let _never_called = metrics.store_op("commit");
         metrics.requests_ended().count();
         metrics.imported_keys().count(Outcome::Admitted);
@@ -332,6 +335,12 @@ mod tests {
             r#"keygate_responses_total{class="2xx",route="orders.read"} 1"#,
             r#"keygate_request_seconds_count{route="orders.read"} 0"#,
             r#"keygate_upstream_seconds_count{upstream="orders"} 1"#,
+            r#"keygate_upstream_connect_failures_total{upstream="orders"} 1"#,
+            r#"keygate_upstream_retries_total{result="made",upstream="orders"} 1"#,
+            r#"keygate_upstream_retries_total{result="over_budget",upstream="orders"} 0"#,
+            r#"keygate_upstream_addresses{target="a.internal:80",upstream="orders"} 3"#,
+            r#"keygate_upstream_healthy{target="a.internal:80",upstream="orders"} 2"#,
+            r#"keygate_upstream_ejected{target="a.internal:80",upstream="orders"} 1"#,
             r#"keygate_decision_seconds_count 0"#,
             r#"keygate_store_seconds_count{op="find"} 1"#,
             r#"keygate_store_errors_total{op="find"} 0"#,

@@ -57,6 +57,15 @@ impl Readings {
             let series = rows.chunk_by(|one, next| one.name == next.name);
             series.filter_map(|rows| family(rows, &snapshot)).collect()
         };
+        self.add_families(name, read);
+    }
+
+    /// A second reading under the same name replaces the first.
+    pub(crate) fn add_families(
+        &self,
+        name: &'static str,
+        read: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,
+    ) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, Box::new(read));
     }
 

@@ -51,21 +51,6 @@ impl DecisionTimer {
     }
 }
 
-/// Takes the time of one upstream.
-#[derive(Clone)]
-pub struct UpstreamMetrics(Histogram);
-
-impl UpstreamMetrics {
-    pub(crate) fn new(seconds: Histogram) -> Self {
-        Self(seconds)
-    }
-
-    /// From a request's forwarding to the first byte of the answer.
-    pub fn observe(&self, took: Duration) {
-        self.0.observe(took.as_secs_f64());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

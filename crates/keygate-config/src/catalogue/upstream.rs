@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{DAY_MS, HOUR_MS};
 use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
-use crate::settings::{HashBy, HostRewrite, Protocol, Target, WeightedTarget};
+use crate::settings::{HashBy, HostRewrite, Protocol, Target, Upstream, WeightedTarget};
 use crate::word::{BalanceKind, Host, Status, Text};
 
 pub(crate) const TARGETS: Setting<Vec<WeightedTarget>> = Setting::new(
@@ -56,7 +56,7 @@ pub(crate) const RETRIES: Setting<u64> = Setting::new(
     "the most further attempts of a request that no target has answered; one that may have reached a \
      target is tried again only if its method is idempotent",
 )
-.within(0, 10);
+.within(0, Upstream::RETRIES_MAX as u64);
 pub(crate) const RETRY_BUDGET_PERCENT: Setting<u64> = Setting::new(
     "retry_budget_percent",
     Default("20"),

@@ -38,6 +38,11 @@ pub struct Upstream {
     pub ejection: Option<Ejection>,
 }
 
+impl Upstream {
+    /// The most that `retries` can be.
+    pub const RETRIES_MAX: usize = 10;
+}
+
 /// One server of an upstream, and its share of the requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedTarget {

@@ -1,0 +1,216 @@
+//! The attempts of one request: which endpoints had it, whether another may have it after a failure,
+//! and how much time is left. A request that may have reached anybody is sent again only if that does
+//! no harm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, RetryType};
+use quanta::Instant;
+
+use super::state::{Busy, Endpoint};
+use super::{Caller, UpstreamPeers};
+use crate::context::Context;
+
+/// The kind of the error that ends a request whose time is over.
+pub(crate) const TOTAL_TIMEOUT: &str = "TotalTimeout";
+
+/// What one request has tried.
+#[derive(Default)]
+pub(crate) struct Tries {
+    count: usize,
+    /// Who has it now. Nobody in particular if there is no choice.
+    current: Option<Busy>,
+    failed: Vec<Arc<Endpoint>>,
+    /// When all has to be over.
+    deadline: Option<Instant>,
+}
+
+impl Tries {
+    /// Those who had the request and failed.
+    pub(super) fn failed(&self) -> &[Arc<Endpoint>] {
+        &self.failed
+    }
+
+    pub(super) fn begin(&mut self, current: Option<Busy>) {
+        self.count += 1;
+        self.current = current;
+    }
+
+    /// The head of an answer is there.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        if let Some(current) = &self.current {
+            current.0.answered();
+        }
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            // A tunnel has no end that was agreed on.
+            self.deadline = None;
+        }
+    }
+
+    /// Nothing of this attempt may take longer than what is left.
+    pub(crate) fn bound(&self, peer: &mut HttpPeer, now: Instant) {
+        let Some(deadline) = self.deadline else { return };
+        let left = deadline.saturating_duration_since(now);
+        let options = &mut peer.options;
+        let timeouts = [
+            &mut options.connection_timeout,
+            &mut options.total_connection_timeout,
+            &mut options.read_timeout,
+            &mut options.write_timeout,
+        ];
+        for timeout in timeouts {
+            *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+        }
+    }
+
+    /// # Errors
+    /// One of the kind [`TOTAL_TIMEOUT`] when the request's time is over.
+    pub(crate) fn check_time(&self) -> pingora::Result<()> {
+        match self.deadline {
+            Some(deadline) if deadline <= Instant::now() => Err(overdue()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Takes the request from whoever has it. Whether somebody else could have it.
+    fn take_away(&mut self, upstream: &UpstreamPeers, fault: Fault, now: Instant) -> bool {
+        let Some(Busy(ref endpoint)) = self.current else { return false };
+        let endpoint = Arc::clone(endpoint);
+        self.current = None;
+        match fault {
+            Fault::Target => upstream.has_failed(&endpoint, now),
+            Fault::Nobody => {}
+        }
+        self.failed.push(endpoint);
+        upstream.has_other(&self.failed, now)
+    }
+
+    /// Whether one more attempt is within the bounds. It is counted then.
+    fn may_go_on(&self, upstream: &UpstreamPeers, now: Instant) -> bool {
+        let settings = upstream.settings();
+        let is_over = self.deadline.is_some_and(|deadline| deadline <= now);
+        // The first attempt is none of the further ones.
+        if self.count > settings.retries || is_over {
+            return false;
+        }
+        let (percent, metrics) = (settings.retry_budget_percent, &upstream.metrics);
+        let is_affordable = upstream.state.take_attempt(percent, metrics.answered(), now);
+        if is_affordable {
+            metrics.retried()
+        } else {
+            metrics.over_budget()
+        }
+        is_affordable
+    }
+}
+
+/// Whose doing a failure is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Target,
+    Nobody,
+}
+
+fn overdue() -> Box<Error> {
+    Error::explain(ErrorType::Custom(TOTAL_TIMEOUT), "the total timeout is over").into_up()
+}
+
+/// Chooses who gets the request, for the first time or again.
+///
+/// # Errors
+/// 503 when nobody is well, and [`TOTAL_TIMEOUT`] when it is too late.
+pub(crate) fn next(ctx: &mut Context, now: Instant) -> pingora::Result<Box<HttpPeer>> {
+    let Context { snapshot, route, tries, admitted, .. } = ctx;
+    let upstream = route.and_then(|route| snapshot.upstream_of(route));
+    let (Some(upstream), Some(admitted)) = (upstream, admitted) else {
+        return Error::e_explain(ErrorType::InternalError, "a request has nowhere to go");
+    };
+    if let Some(total) = upstream.settings().total_timeout {
+        let deadline = *tries.deadline.get_or_insert(now + total);
+        if deadline <= now {
+            return Err(overdue());
+        }
+    }
+    let caller = Caller { key: admitted.permit.key(), address: admitted.client };
+    let chosen = upstream.choose(caller, tries, now);
+    chosen.ok_or_else(|| Error::explain(ErrorType::HTTPStatus(503), "no target is healthy"))
+}
+
+/// No connection could be made, so nothing was sent: whatever the request is, somebody else may have it.
+pub(crate) fn not_connected(ctx: &mut Context, error: &mut Error) {
+    let Context { snapshot, route, tries, .. } = ctx;
+    let Some(upstream) = route.and_then(|route| snapshot.upstream_of(route)) else {
+        return error.set_retry(false);
+    };
+    upstream.metrics.not_connected();
+    let now = Instant::now();
+    let is_useful = tries.take_away(upstream, Fault::Target, now);
+    error.set_retry(is_useful && tries.may_go_on(upstream, now));
+}
+
+/// Something went wrong after there was a connection. `error` says whose doing it was, and whether the
+/// upstream promised that it did nothing with the request.
+pub(crate) fn broken_off(
+    session: &mut Session,
+    ctx: &mut Context,
+    error: &mut Error,
+    connection: Connection,
+) {
+    let promised =
+        matches!(error.retry, RetryType::Decided(true)) && *error.etype() != ErrorType::InvalidH2;
+    // Pingora panics if this stays undecided.
+    error.set_retry(false);
+    let Context { snapshot, route, tries, status, .. } = ctx;
+    let upstream = route.and_then(|route| snapshot.upstream_of(route));
+    let (ErrorSource::Upstream, Some(upstream)) = (error.esource(), upstream) else { return };
+    if status.is_some() || session.response_written().is_some() {
+        return;
+    }
+    let now = Instant::now();
+    let is_slow = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    let is_over = *error.etype() == ErrorType::Custom(TOTAL_TIMEOUT);
+    if is_over || (is_slow && !session.as_downstream_mut().is_body_done()) {
+        // Maybe it is the client that is slow: nobody can tell.
+        return;
+    }
+    let was_idle = connection == Connection::Reused && !is_slow;
+    let fault = if promised || was_idle { Fault::Nobody } else { Fault::Target };
+    let has_other = tries.take_away(upstream, fault, now);
+    let is_harmless = promised || session.req_header().method.is_idempotent();
+    // One that was idle too long is no reason to avoid its target.
+    let is_useful = has_other || promised || was_idle;
+    let is_whole = !session.as_ref().retry_buffer_truncated();
+    let again = is_harmless && is_useful && is_whole && tries.may_go_on(upstream, now);
+    error.set_retry(again);
+}
+
+/// What a request was sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connection {
+    New,
+    /// Which the target may have closed just then.
+    Reused,
+}
+
+impl Connection {
+    pub(crate) fn from_reused(is_reused: bool) -> Self {
+        if is_reused { Self::Reused } else { Self::New }
+    }
+}
+
+/// How soon it is worth trying again when nobody is well: checks come at least as often.
+pub(crate) const NOBODY_WELL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Whoever has the request fails it.
+    pub(in crate::upstreams) fn fail(tries: &mut Tries, upstream: &UpstreamPeers, now: Instant) {
+        tries.take_away(upstream, Fault::Nobody, now);
+    }
+}
