@@ -67,4 +67,5 @@ mod shutdown;
 mod spelling;
 mod streaming;
 mod upgrade;
+mod upstream_tls;
 mod websockets;

@@ -3,6 +3,7 @@
 
 mod admin;
 mod answer;
+mod authority;
 mod caller;
 mod certificates;
 mod cluster;
@@ -15,6 +16,7 @@ pub mod h2_streams;
 mod h2c;
 mod leaks;
 mod load;
+mod nginx;
 mod process;
 mod redis;
 mod request;
@@ -27,6 +29,7 @@ pub mod websocket;
 
 pub use admin::{Admin, Key, KeySpec};
 pub use answer::{Answer, assert_refused};
+pub use authority::{Authority, Signed};
 pub use caller::Caller;
 pub use certificates::Certificates;
 pub use cluster::Cluster;
@@ -36,6 +39,7 @@ pub use gateway::Gateway;
 pub use h1::{Broken, Connection};
 pub use leaks::Leaks;
 pub use load::{Call, Calls, Load, Traffic, known_key};
+pub use nginx::Nginx;
 pub use process::{Exit, Process, binary, free_address, run, run_with_input, runs};
 pub use redis::{Redis, Settings as RedisSettings};
 pub use request::{Request, Wire, basic, chunk, delete, get, post, request};

@@ -1,6 +1,6 @@
 //! The certificates that the system trusts, for upstreams that name none of their own. Pingora reads
 //! them when a connector is made, and panics if one of them is damaged: so it gets what is whole of
-//! them, and whoever needs them is told if there are none.
+//! them, and who needs them is told if there are none.
 
 use std::io::{self, Write};
 use std::sync::LazyLock;
@@ -47,11 +47,6 @@ pub(crate) fn warn_if_nobody(upstream: &str) {
 
 impl System {
     fn read() -> Self {
-        let mut store = RootCertStore::empty();
-        // Exactly what Pingora does.
-        if load_platform_certs_incl_env_into_store(&mut store).is_ok() {
-            return Self { count: store.len(), instead: None };
-        }
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::warn!(%error, "certificates that the system trusts cannot be read");
@@ -63,7 +58,12 @@ impl System {
             let count = damaged.len();
             tracing::warn!(count, "certificates that the system trusts are damaged; not used");
         }
-        Self { count: whole.len(), instead: Some(whole.iter().map(pem).collect()) }
+        // What Pingora does by itself: it fails over one that is damaged, or leaves others out with it.
+        let mut by_itself = RootCertStore::empty();
+        let is_read = load_platform_certs_incl_env_into_store(&mut by_itself).is_ok();
+        let is_same = is_read && by_itself.len() == whole.len();
+        let instead = (!is_same).then(|| whole.iter().map(pem).collect());
+        Self { count: whole.len(), instead }
     }
 }
 
