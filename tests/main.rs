@@ -38,6 +38,7 @@ mod fleet_tls;
 mod flood;
 mod forwarding;
 mod framing;
+mod grpc;
 mod hostile;
 mod hot_reload;
 mod import;

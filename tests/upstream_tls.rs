@@ -3,10 +3,15 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::harness::{
     Answer, Authority, Gateway, Nginx, Process, Setup, Signed, Wire, binary, eventually,
-    free_address, get, post,
+    free_address, get, post, scale,
 };
 
 /// What the server saw of the connection: the name asked for, the protocol, the client's
@@ -190,6 +195,90 @@ fn the_protocol_is_what_is_said_or_what_the_service_prefers() {
         let seen = seen(&gateway.send_over(wire, &get("/public")));
         assert_eq!(seen[1], "HTTP/2.0");
     }
+}
+
+/// A server of WebSockets that echoes, over TLS, and would speak HTTP/2 rather.
+fn echo(shown: &Signed) -> (SocketAddr, tokio::runtime::Runtime) {
+    let certificates = CertificateDer::pem_file_iter(&shown.certificate).unwrap();
+    let chain = certificates.collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(&shown.key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let mut config = config.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(runtime.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            drop(tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.ok()?;
+                if stream.get_ref().1.alpn_protocol() != Some(b"http/1.1") {
+                    return None;
+                }
+                let mut socket = tokio_tungstenite::accept_async(stream).await.ok()?;
+                while let Some(Ok(message)) = socket.next().await {
+                    if message.is_text() {
+                        socket.send(message).await.ok()?;
+                    }
+                }
+                Some(())
+            }));
+        }
+    }));
+    (address, runtime)
+}
+
+#[test]
+fn a_websocket_reaches_a_service_over_tls() {
+    let authority = Authority::new("one");
+    let (address, runtime) = echo(&authority.sign(&["127.0.0.1"]));
+    let ca = tls(&format!("ca_file = {:?}", authority.file()));
+    let in_front = |protocol: &str| {
+        let setup = Setup::in_front_of_address(address);
+        setup.upstream(&format!("protocol = \"{protocol}\"")).tables(&ca).start()
+    };
+    // A connection that ends too early does so once in a hundred times.
+    let rounds = scale("KEYGATE_WEBSOCKET_ROUNDS", 60);
+    for protocol in ["http1", "auto"] {
+        let gateway = in_front(protocol);
+        let url = format!("ws://{}/public", gateway.proxy);
+        for round in 0..rounds {
+            runtime.block_on(async {
+                let opened = tokio_tungstenite::connect_async(&url).await;
+                let (mut socket, _) = opened.unwrap_or_else(|error| panic!("{round}: {error}"));
+                for text in ["first", "second"] {
+                    socket.send(text.into()).await.unwrap();
+                    let heard = socket.next().await.expect("an echo").unwrap();
+                    assert_eq!(heard.into_text().unwrap(), text, "{protocol} {round}");
+                }
+            });
+        }
+    }
+    let gateway = in_front("http2");
+    let opening = |protocol: &str| {
+        let opening = get("/public").header("Connection", "Upgrade").header("Upgrade", protocol);
+        let key = opening.header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+        gateway.send(&key.header("Sec-WebSocket-Version", "13"))
+    };
+    assert_eq!(opening("WebSocket").code(), "upstream_error");
+    assert!(gateway.output().contains("NoWebSocketOverHttp2"), "{}", gateway.output());
+}
+
+#[test]
+fn an_offer_to_switch_to_something_else_costs_nothing_with_http2() {
+    let plain = Nginx::start("http2", SEEN);
+    let setup = Setup::in_front_of_address(plain.address()).upstream("protocol = \"http2\"");
+    let gateway = setup.start();
+    let offer = get("/public")
+        .header("Connection", "Upgrade, HTTP2-Settings")
+        .header("Upgrade", "h2c")
+        .header("HTTP2-Settings", "AAMAAABkAAQCAAAAAAIAAAAA");
+    assert_eq!(seen(&gateway.send(&offer))[1], "HTTP/2.0");
 }
 
 /// The binary with this as the system's trusted certificates.

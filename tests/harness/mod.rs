@@ -10,6 +10,7 @@ mod cluster;
 mod config;
 mod fleet;
 mod gateway;
+pub mod grpc;
 mod h1;
 pub mod h2_raw;
 pub mod h2_streams;

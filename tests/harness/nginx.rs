@@ -11,7 +11,7 @@ use super::process::{Process, free_address};
 use super::wait::{eventually_within, patience};
 
 pub struct Nginx {
-    process: Process,
+    _process: Process,
     address: SocketAddr,
     _folder: TempDir,
 }
@@ -38,7 +38,7 @@ impl Nginx {
                 }
             });
             if is_up == Some(true) {
-                return Self { process, address, _folder: folder };
+                return Self { _process: process, address, _folder: folder };
             }
             output = process.stderr();
         }
@@ -47,11 +47,6 @@ impl Nginx {
 
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// What it has complained about so far.
-    pub fn complaints(&self) -> String {
-        self.process.stderr()
     }
 }
 
