@@ -207,6 +207,30 @@ fn a_client_that_leaves_after_its_upload_gives_its_slot_back() {
     }
 }
 
+/// What Pingora hands to its other half holds four pieces. When the last piece fills it, Pingora does
+/// not look at the client until the upstream answers. Pieces that arrive together fill it in one go.
+#[test]
+fn a_client_that_leaves_with_its_last_piece_still_in_the_gateway_gives_its_slot_back() {
+    let (gateway, upstream, _gate) = start();
+    let key = key_in(&gateway, "three");
+    for pieces in 1..=9 {
+        upstream.forget();
+        let mut connection = gateway.connect();
+        let head = format!(
+            "POST /any/hold HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer {}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n",
+            key.key
+        );
+        connection
+            .send(format!("{head}{}0\r\n\r\n", "1\r\nx\r\n".repeat(pieces)).as_bytes())
+            .unwrap();
+        upstream.wait_for(1);
+        assert_eq!(slots_in_use(&gateway), 1, "{pieces} pieces");
+        drop(connection);
+        slots_become(&gateway, 0);
+    }
+}
+
 #[test]
 fn an_http2_stream_that_is_reset_gives_its_slot_back() {
     let (gateway, upstream, _gate) = start();

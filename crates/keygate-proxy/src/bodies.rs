@@ -35,11 +35,10 @@ pub(crate) fn check_declared(
 ///
 /// # Errors
 /// The one that makes a 413.
-pub(crate) async fn count_request(
+pub(crate) fn count_request(
     session: &Session,
     ctx: &mut Context,
     piece: usize,
-    is_last: bool,
 ) -> pingora::Result<()> {
     if session.was_upgraded() {
         return Ok(());
@@ -48,11 +47,6 @@ pub(crate) async fn count_request(
     if ctx.body_bytes > request_max(&ctx.snapshot, ctx.route) {
         let status = ErrorType::HTTPStatus(Code::PayloadTooLarge.status());
         return Err(Error::explain(status, "the body is too large").into_down());
-    }
-    if is_last && ctx.body_bytes > piece as u64 {
-        // If this last piece fills the pipe to the upstream, Pingora forgets to watch for a client
-        // that leaves. The pipe's other end has its turn here, and makes room.
-        tokio::task::yield_now().await;
     }
     Ok(())
 }

@@ -3,35 +3,35 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use keygate_core::Denial;
 use keygate_store::keys::KeyStore;
-use keygate_telemetry::{InFlight, Outcome, RouteMetrics};
+use keygate_telemetry::{ConnectionMetrics, InFlight, Outcome, RouteMetrics};
 use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession as Http1Session;
-use pingora::protocols::l4::stream::Stream as L4Stream;
-use pingora::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 // Pingora's timers cost next to nothing when they do not fire, which is nearly always.
 use pingora::time::timeout;
 use quanta::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use crate::client::establish::{Established, Speaks, establish};
+use crate::client::places::{Place, Places};
+use crate::client::{Client, ClientStream};
 use crate::gateway::Gateway;
 use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadScan, Progress, inspect};
 use crate::line::Lines;
-use crate::replay::Replay;
 use crate::respond::{Problem, raw_http1};
 use crate::snapshot::{Bounds, Snapshots};
 use crate::streams::Streams;
@@ -47,8 +47,6 @@ const FIRST_BYTES_GRACE: Duration = Duration::from_millis(500);
 
 /// The same for a next request: one that was on its way finds us there.
 const NEXT_BYTES_GRACE: Duration = Duration::from_millis(50);
-/// From the listeners' closing until every accepted connection has been counted as open.
-const LAST_ACCEPT_GRACE: Duration = Duration::from_millis(50);
 
 /// Every client connection of the data plane.
 pub(crate) struct Connections<S: KeyStore>(Arc<Inner<S>>);
@@ -65,74 +63,74 @@ struct Inner<S: KeyStore> {
     /// For the bounds on a connection, which are asked for before each request.
     snapshots: Snapshots,
     unrouted: RouteMetrics,
+    metrics: ConnectionMetrics,
+    places: Places,
     open: OpenConnections,
 }
 
+/// What connections need of a gateway.
+pub(crate) struct ConnectionParts<S: KeyStore> {
+    pub proxy: HttpProxy<Gateway<S>>,
+    pub lines: Lines,
+    pub snapshots: Snapshots,
+    pub unrouted: RouteMetrics,
+    pub metrics: ConnectionMetrics,
+    pub open: OpenConnections,
+}
+
+/// A connection that was just accepted.
+pub(crate) struct Accepted {
+    pub stream: TcpStream,
+    pub peer: SocketAddr,
+    /// The `[[server.tls]]` by which it has to speak, if it has to.
+    pub tls: Option<SocketAddr>,
+    pub place: Place,
+}
+
 impl<S: KeyStore> Connections<S> {
-    pub(crate) fn new(
-        proxy: HttpProxy<Gateway<S>>,
-        lines: Lines,
-        snapshots: Snapshots,
-        unrouted: RouteMetrics,
-        open: OpenConnections,
-    ) -> Self {
-        Self(Arc::new(Inner { proxy: Arc::new(proxy), lines, snapshots, unrouted, open }))
+    pub(crate) fn new(parts: ConnectionParts<S>) -> Self {
+        let ConnectionParts { proxy, lines, snapshots, unrouted, metrics, open } = parts;
+        let (proxy, places) = (Arc::new(proxy), Places::new(metrics.clone()));
+        Self(Arc::new(Inner { proxy, lines, snapshots, unrouted, metrics, places, open }))
     }
 
-    /// Serves what waits to be accepted when the accept loop has ended: its clients are connected
-    /// and may have sent a request. Then closes the listener.
-    pub(crate) fn serve_the_rest(&self, listener: TcpListener, shutdown: &ShutdownWatch) {
-        // Non-blocking: an error means that there is nobody, or no more.
-        while let Ok((stream, _)) = listener.accept() {
-            let (connections, shutdown) = (self.clone(), shutdown.clone());
-            drop(tokio::spawn(async move {
-                match accepted(stream) {
-                    Ok(stream) => connections.0.serve(stream, &shutdown).await,
-                    Err(error) => tracing::warn!(%error, "the last connection was not accepted"),
-                }
-            }));
-        }
+    /// Serves a connection on a task of its own: what goes wrong there ends no other.
+    pub(crate) fn serve(&self, accepted: Accepted, shutdown: ShutdownWatch) {
+        let (inner, open) = (Arc::clone(&self.0), self.0.open.enter());
+        drop(tokio::spawn(async move { inner.serve(accepted, open, &shutdown).await }));
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
+    }
+
+    /// The most connections that there may be.
+    pub(crate) fn most(&self) -> usize {
+        self.0.snapshots.bounds().connections_max
+    }
+
+    /// To be called when nothing more is accepted in the usual way: Pingora lets go of what is idle.
+    pub(crate) async fn cleanup(&self) {
+        self.0.proxy.http_cleanup().await;
     }
 
     /// To be called when no listener can bring anything new.
-    pub(crate) async fn listeners_closed(&self) {
-        // What was accepted last may not have been counted yet.
-        tokio::time::sleep(LAST_ACCEPT_GRACE).await;
+    pub(crate) fn listeners_closed(&self) {
         self.0.open.listeners_closed();
-    }
-}
-
-/// A connection as Pingora's own listener would have handed it over.
-fn accepted(stream: TcpStream) -> io::Result<Stream> {
-    stream.set_nonblocking(true)?;
-    stream.set_nodelay(true)?;
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    let mut stream = L4Stream::from(tokio::net::TcpStream::from_std(stream)?);
-    stream.set_socket_digest(digest);
-    Ok(Box::new(stream))
-}
-
-#[async_trait]
-impl<S: KeyStore> ServerApp for Connections<S> {
-    async fn process_new(
-        self: &Arc<Self>,
-        stream: Stream,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        self.0.serve(stream, shutdown).await;
-        None
-    }
-
-    async fn cleanup(&self) {
-        self.0.proxy.http_cleanup().await;
     }
 }
 
 impl<S: KeyStore> Inner<S> {
     /// Serves a connection to its end.
-    async fn serve(&self, mut stream: Stream, shutdown: &ShutdownWatch) {
-        let open = self.open.enter();
-        let mut line = self.lines.open();
+    async fn serve(&self, accepted: Accepted, open: OpenConnection, shutdown: &ShutdownWatch) {
+        let Accepted { stream, peer, tls, mut place } = accepted;
+        let established = establish(stream, peer, tls, &self.snapshots, &mut place).await;
+        let Established { stream, client, speaks } = match established {
+            Ok(established) => established,
+            Err(refused) => return refused.tell(&self.metrics),
+        };
+        let mut stream: Stream = Box::new(stream);
+        let mut line = self.lines.open(client.clone());
         let mut watch = shutdown.clone();
         let mut stopping = pin!(async move { drop(watch.wait_for(|stop| *stop).await) });
         let mut bounds = self.snapshots.bounds();
@@ -141,7 +139,8 @@ impl<S: KeyStore> Inner<S> {
         loop {
             let stopped = *shutdown.borrow();
             let wait = Wait { idle: idle.as_mut(), stopped, stopping_grace };
-            match self.read_head(&mut stream, stopping.as_mut(), wait, &mut bounds).await {
+            let head = self.read_head(&mut stream, stopping.as_mut(), wait, &mut bounds).await;
+            match head.spoken(speaks) {
                 Head::Http1(bytes) => {
                     let mut session = Http1Session::new(stream);
                     session.set_pipelined_prefix(bytes);
@@ -154,18 +153,9 @@ impl<S: KeyStore> Inner<S> {
                     }
                 }
                 Head::Http2(bytes) => {
-                    let timeout = bounds.header_timeout;
-                    let replay = Box::new(Replay { bytes, stream, timeout });
-                    let (proxy, lines) = (Arc::clone(&self.proxy), self.lines.clone());
-                    let streams = Arc::new(Streams::new(proxy, lines, bounds.keepalive_timeout));
-                    // An HTTP/2 client may stay as long as it likes. Its requests count; it does not,
-                    // once it has had time to send the first.
-                    let settled = async {
-                        tokio::time::sleep(FIRST_BYTES_GRACE).await;
-                        drop(open);
-                    };
-                    tokio::join!(streams.process_new(replay, shutdown), settled);
-                    return;
+                    // Its streams have lines of their own.
+                    drop(line);
+                    return self.serve_streams(stream, bytes, client, open, shutdown).await;
                 }
                 Head::Refused(denial) => {
                     self.unrouted.count(Outcome::Refused(denial.code()));
@@ -179,6 +169,31 @@ impl<S: KeyStore> Inner<S> {
             stopping_grace = NEXT_BYTES_GRACE;
         }
     }
+
+    /// Serves a connection on which HTTP/2 is spoken.
+    async fn serve_streams(
+        &self,
+        stream: Stream,
+        read: BytesMut,
+        client: Client,
+        open: OpenConnection,
+        shutdown: &ShutdownWatch,
+    ) {
+        // Every connection is one: Pingora has given it another name.
+        let Ok(mut stream) = stream.into_any().downcast::<ClientStream>() else { return };
+        stream.as_http2(read);
+        let idle_timeout = self.snapshots.bounds().keepalive_timeout;
+        let proxy = Arc::clone(&self.proxy);
+        let streams = Streams::new(proxy, self.lines.clone(), client.of_stream(), idle_timeout);
+        // An HTTP/2 client may stay as long as it likes. Its requests count; it does not, once it has
+        // had time to send the first.
+        let settled = async {
+            tokio::time::sleep(FIRST_BYTES_GRACE).await;
+            drop(open);
+        };
+        let streams = Arc::new(streams);
+        tokio::join!(streams.process_new(stream, shutdown), settled);
+    }
 }
 
 /// What a connection said.
@@ -191,6 +206,19 @@ enum Head {
     /// Nothing, in time.
     None,
 }
+
+impl Head {
+    /// Holds a client to the protocol that was agreed on in its TLS handshake.
+    fn spoken(self, speaks: Speaks) -> Self {
+        match (self, speaks) {
+            (Self::Http2(_), Speaks::Http1) => Self::Refused(NO_HTTP1),
+            (Self::Http1(_) | Self::Refused(_), Speaks::Http2) => Self::None,
+            (head, Speaks::Either | Speaks::Http1 | Speaks::Http2) => head,
+        }
+    }
+}
+
+const NO_HTTP1: Denial = Denial::BadRequest("the HTTP version is not 1.0 or 1.1");
 
 /// How long to wait for a request to begin.
 struct Wait<'a> {
@@ -299,11 +327,7 @@ async fn finish_preface(stream: &mut Stream, mut buffer: BytesMut, bounds: Bound
             return Head::None;
         }
     }
-    if preface_follows(&buffer) {
-        Head::Http2(buffer)
-    } else {
-        Head::Refused(Denial::BadRequest("the HTTP version is not 1.0 or 1.1"))
-    }
+    if preface_follows(&buffer) { Head::Http2(buffer) } else { Head::Refused(NO_HTTP1) }
 }
 
 /// Reads on until the head is complete: its length, or nothing if it never will be.

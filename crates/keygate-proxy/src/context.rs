@@ -107,7 +107,7 @@ impl Drop for Context {
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
         let key = self.admitted.as_ref().and_then(|admitted| admitted.permit.key());
         let key_id = key.map(|key| tracing::field::display(key.id));
-        tracing::debug!(request_id, key_id, ?reason, "request cut off: its key is no longer good");
+        tracing::debug!(request_id, key_id, ?reason, "request cut off");
     }
 }
 

@@ -35,6 +35,7 @@ use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
 use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::lookup::Lookup;
+use crate::pace;
 use crate::respond::{Problem, final_response, is_final};
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::trace;
@@ -227,6 +228,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         match decided {
             Ok(admitted) => {
                 ctx.admitted = Some(admitted);
+                pace::expect(session, ctx);
                 // What a route answers itself, no upstream gets.
                 answer::answered_by_route(session, ctx, |ctx| self.told(ctx)).await
             }
@@ -295,7 +297,9 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     ) -> pingora::Result<()> {
         ctx.tries.check_time()?;
         let piece = body.as_ref().map_or(0, Bytes::len);
-        bodies::count_request(session, ctx, piece, end_of_stream).await
+        bodies::count_request(session, ctx, piece)?;
+        pace::note(session, ctx, end_of_stream).await;
+        Ok(())
     }
 
     /// The answer as the client gets it.
@@ -387,6 +391,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         ctx: &mut Context,
     ) -> FailToProxy {
         let Some(code) = failure_code(error) else {
+            pace::tell_if_slow(error, &self.metrics);
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();

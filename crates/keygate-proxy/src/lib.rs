@@ -3,6 +3,7 @@
 mod answer;
 mod attempts;
 mod bodies;
+mod client;
 mod connection;
 mod context;
 mod cors;
@@ -15,7 +16,7 @@ mod head;
 mod limits;
 mod line;
 mod lookup;
-mod replay;
+mod pace;
 mod respond;
 mod route_work;
 mod server;
@@ -26,6 +27,7 @@ mod trace;
 mod upgrade;
 mod upstreams;
 
+pub use client::accept::Listener;
 pub use gateway::{Gateway, GatewayParts};
 pub use server::{ProxyError, Running, start};
 pub use snapshot::Changer;

@@ -1,7 +1,6 @@
 //! The gateway as a running Pingora server: its listeners, its threads, its stop.
 
-use std::net::TcpListener;
-use std::os::fd::IntoRawFd;
+use std::mem::take;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,26 +9,20 @@ use async_trait::async_trait;
 use keygate_config::{Config, Upstream};
 use keygate_store::keys::KeyStore;
 use pingora::apps::HttpServerOptions;
-use pingora::listeners::ListenerConfig;
 use pingora::prelude::Server;
-use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
-use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use crate::connection::{Connections, OpenConnections};
+use crate::client::accept::{Acceptor, Listener};
+use crate::connection::{ConnectionParts, Connections, OpenConnections};
 use crate::gateway::Gateway;
 use crate::snapshot::Snapshots;
 use crate::sweep::Sweep;
 use crate::upstreams::{Upkeep, trust};
-
-/// Pingora reads 64 KiB ahead on every connection unless told otherwise.
-const CLIENT_BUFFER_BYTES: usize = 16 << 10;
-/// TCP's usual payload in one packet, and Pingora's own default.
-const CLIENT_WRITE_BUFFER_BYTES: usize = 1460;
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +74,7 @@ impl Running {
 /// [`ProxyError::Listener`] or [`ProxyError::Thread`].
 pub fn start<S: KeyStore>(
     gateway: Gateway<S>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
 ) -> Result<Running, ProxyError> {
     let config = Arc::clone(&gateway.snapshots().current().config);
     // Pingora reads it below, when the connections to upstreams are prepared.
@@ -93,16 +86,11 @@ pub fn start<S: KeyStore>(
     let (sweep, upkeep, snapshots) = (gateway.sweep(), gateway.upkeep(), gateway.snapshots());
     upkeep.connect_by(&server.configuration);
     let connections = connections(gateway, &server.configuration, open.clone());
-    let mut service = Service::new("proxy".to_owned(), connections.clone());
-    let mut bound = Vec::new();
-    for listener in listeners {
-        listener.set_nonblocking(true).map_err(ProxyError::Listener)?;
-        let address = listener.local_addr().map_err(ProxyError::Listener)?.to_string();
-        let buffer = L4BufferSettings::new(CLIENT_BUFFER_BYTES, CLIENT_WRITE_BUFFER_BYTES);
-        service.add_listener(ListenerConfig::tcp(&address).l4_buffer(buffer));
-        bound.push((address, listener));
+    for listener in &listeners {
+        // The runtime that watches it is made later: what could fail with it is done now.
+        listener.socket.set_nonblocking(true).map_err(ProxyError::Listener)?;
     }
-    server.add_service(Bound { service, connections, sweep, upkeep, snapshots, listeners: bound });
+    server.add_service(Bound { connections, sweep, upkeep, snapshots, listeners });
     let (stop, stopped) = watch::channel(false);
     let run = move || server.run(RunArgs { shutdown_signal: Box::new(StopSignal(stopped)) });
     let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(run);
@@ -114,14 +102,14 @@ fn connections<S: KeyStore>(
     conf: &Arc<ServerConf>,
     open: OpenConnections,
 ) -> Connections<S> {
-    let (unrouted, lines, snapshots) = (gateway.unrouted(), gateway.lines(), gateway.snapshots());
+    let (unrouted, metrics) = (gateway.unrouted(), gateway.connection_metrics());
+    let (lines, snapshots) = (gateway.lines(), gateway.snapshots());
     let mut options = HttpServerOptions::default();
-    options.h2c = true;
     // So that it reaches `admit`, which refuses it with a problem and counts it.
     options.allow_connect_method_proxying = true;
     let mut proxy = http_proxy(conf, gateway);
     proxy.server_options = Some(options);
-    Connections::new(proxy, lines, snapshots, unrouted, open)
+    Connections::new(ConnectionParts { proxy, lines, snapshots, unrouted, metrics, open })
 }
 
 fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
@@ -142,68 +130,46 @@ fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
     }
 }
 
-/// The proxy service with sockets that were bound before it.
+/// The proxy as a service of Pingora's, with sockets that were bound before it.
 struct Bound<S: KeyStore> {
-    service: Service<Connections<S>>,
     connections: Connections<S>,
     sweep: Sweep<S>,
     upkeep: Upkeep,
     snapshots: Snapshots,
-    listeners: Vec<(String, TcpListener)>,
-}
-
-impl<S: KeyStore> Bound<S> {
-    /// Puts the sockets where Pingora looks before it binds, and keeps a second handle to each:
-    /// closing the only one would reset whoever waits to be accepted.
-    fn hand_over(&mut self, fds: Option<&ListenFds>) -> Vec<TcpListener> {
-        let Some(table) = fds else { return Vec::new() };
-        let mut table = table.lock();
-        let mut kept = Vec::new();
-        for (address, listener) in self.listeners.drain(..) {
-            match listener.try_clone() {
-                Ok(second) => kept.push(second),
-                Err(error) => tracing::warn!(%error, "a listener has no second handle"),
-            }
-            table.add(address, listener.into_raw_fd());
-        }
-        kept
-    }
+    listeners: Vec<Listener>,
 }
 
 #[async_trait]
 impl<S: KeyStore> ServiceWithDependents for Bound<S> {
     async fn start_service(
         &mut self,
-        fds: Option<ListenFds>,
+        _fds: Option<ListenFds>,
         shutdown: ShutdownWatch,
-        listeners_per_fd: usize,
+        _listeners_per_fd: usize,
         ready: ServiceReadyNotifier,
     ) {
         // Left to itself: what runs when the listeners are closed is still swept.
         drop(tokio::spawn(self.sweep.clone().run()));
         self.upkeep.begin(self.snapshots.current().upstreams());
-        let listeners = self.hand_over(fds.as_ref());
-        let service = &mut self.service;
-        let accepting = ServiceWithDependents::start_service(
-            service,
-            fds,
-            shutdown.clone(),
-            listeners_per_fd,
-            ready,
-        );
-        accepting.await;
-        for listener in listeners {
-            self.connections.serve_the_rest(listener, &shutdown);
+        let mut accepting = JoinSet::new();
+        for listener in take(&mut self.listeners) {
+            match Acceptor::new(listener, self.connections.clone(), shutdown.clone()) {
+                Ok(acceptor) => drop(accepting.spawn(acceptor.run())),
+                Err(error) => tracing::error!(%error, "a listener cannot be used"),
+            }
         }
-        self.connections.listeners_closed().await;
+        ready.notify_ready();
+        let mut acceptors = Vec::new();
+        while let Some(ended) = accepting.join_next().await {
+            acceptors.extend(ended.ok());
+        }
+        self.connections.cleanup().await;
+        acceptors.into_iter().for_each(Acceptor::run_out);
+        self.connections.listeners_closed();
     }
 
     fn name(&self) -> &'static str {
         "proxy"
-    }
-
-    fn threads(&self) -> Option<usize> {
-        ServiceWithDependents::threads(&self.service)
     }
 }
 

@@ -56,6 +56,8 @@ impl Snapshot {
                 head: (&config.server).into(),
                 header_timeout: config.server.header_timeout,
                 keepalive_timeout: config.server.keepalive_timeout,
+                connections_max: config.server.connections_max,
+                connections_per_address_max: config.server.connections_per_address_max,
             },
             peppers,
             route_work: RouteWork::of_all(&config),
@@ -109,6 +111,8 @@ pub(crate) struct Bounds {
     /// From the first byte of a request to the end of its head.
     pub header_timeout: Duration,
     pub keepalive_timeout: Duration,
+    pub connections_max: usize,
+    pub connections_per_address_max: Option<usize>,
 }
 
 /// The snapshot that is current. Cheap to clone; all clones are the same.

@@ -11,6 +11,7 @@ use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 
+use crate::client::Client;
 use crate::gateway::Gateway;
 use crate::line::Lines;
 
@@ -18,6 +19,7 @@ use crate::line::Lines;
 pub(crate) struct Streams<S: KeyStore> {
     proxy: Arc<HttpProxy<Gateway<S>>>,
     lines: Lines,
+    client: Client,
     options: Option<HttpServerOptions>,
 }
 
@@ -25,13 +27,16 @@ impl<S: KeyStore> Streams<S> {
     pub(crate) fn new(
         proxy: Arc<HttpProxy<Gateway<S>>>,
         lines: Lines,
+        client: Client,
         idle_timeout: Duration,
     ) -> Self {
         let options = proxy.server_options().cloned().map(|mut options| {
             options.h2_idle_timeout = Some(idle_timeout);
+            // The client's stream says what is spoken.
+            options.h2c = false;
             options
         });
-        Self { proxy, lines, options }
+        Self { proxy, lines, client, options }
     }
 }
 
@@ -44,7 +49,8 @@ impl<S: KeyStore> HttpServerApp for Streams<S> {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        self.lines.open().run(self.proxy.process_new_http(session, shutdown)).await.flatten()
+        let mut line = self.lines.open(self.client.clone());
+        line.run(self.proxy.process_new_http(session, shutdown)).await.flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -1,5 +1,5 @@
-//! Ends what runs on behalf of a key that is no longer good: walks the lines four times a second,
-//! asks the cache about each key, and the store only where the cache cannot tell.
+//! Ends what runs on behalf of a key that is no longer good, or waits for a body too long: walks the
+//! lines four times a second, asks the cache about each key, and the store only where it cannot tell.
 //!
 //! Only what ends a key ends its requests: revoked, disabled, expired, its app disabled, its account
 //! suspended. Narrower scopes or networks count from the next request on. An outage ends nothing.
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::failure::ErrorChain;
-use crate::line::{Line, Lines};
+use crate::line::{self, Line, Lines};
 
 /// A quarter of what is promised.
 const EVERY: Duration = Duration::from_millis(250);
@@ -65,10 +65,11 @@ impl<S: KeyStore> Sweep<S> {
 
     /// Ends what is known to have expired, and returns what the cache can no longer vouch for.
     async fn walk(&self) -> Doubtful {
-        let now = (self.clock)();
+        let (now, now_ms) = ((self.clock)(), line::now_ms());
         let mut doubtful = Doubtful::new();
         for part in self.lines.parts() {
             for line in part {
+                line.end_if_overdue(now_ms);
                 line.review(|running| {
                     if self.keys.still_holds(&running.digest, &running.key) {
                         return decide_key(&running.key, now).err();

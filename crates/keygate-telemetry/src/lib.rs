@@ -4,6 +4,7 @@
 //! [`logging::mask`], so that no key reaches it whole.
 
 mod admin;
+mod connections;
 mod imported;
 mod link;
 pub mod logging;
@@ -17,6 +18,7 @@ mod timing;
 mod upstream;
 
 pub use admin::{AdminMetrics, AdminOutcome};
+pub use connections::{ConnectionMetrics, ConnectionRefusal};
 pub use imported::ImportedKeyMetrics;
 pub use link::LinkMetrics;
 pub use metrics::{EndedRequests, InFlight, InFlightGuard, KeyMetrics, Metrics};

@@ -9,6 +9,7 @@ use prometheus::core::Collector;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::admin::AdminMetrics;
+use crate::connections::ConnectionMetrics;
 use crate::imported::ImportedKeyMetrics;
 use crate::link::LinkMetrics;
 use crate::reading::{Readings, Row};
@@ -33,6 +34,7 @@ struct Families {
     upstreams: UpstreamFamilies,
     in_flight: InFlight,
     ended: EndedRequests,
+    connections: ConnectionMetrics,
     store: StoreFamilies,
     admin: AdminMetrics,
     keys: KeyMetrics,
@@ -71,6 +73,7 @@ impl Metrics {
                     "Requests cut off midway because their key stopped being good.",
                 ),
             )),
+            connections: ConnectionMetrics::new(&registry),
             store: StoreFamilies::new(&registry),
             admin: AdminMetrics::new(&registry),
             keys: KeyMetrics::new(&registry),
@@ -125,6 +128,11 @@ impl Metrics {
     #[must_use]
     pub fn requests_ended(&self) -> EndedRequests {
         self.0.ended.clone()
+    }
+
+    #[must_use]
+    pub fn connections(&self) -> ConnectionMetrics {
+        self.0.connections.clone()
     }
 
     /// The handles of one kind of call to the store, such as `find`.
@@ -293,6 +301,7 @@ mod tests {
     use keygate_core::Code;
 
     use super::*;
+    use crate::connections::ConnectionRefusal;
     use crate::route::Outcome;
 
     fn has_line(metrics: &Metrics, line: &str) -> bool {
@@ -317,6 +326,9 @@ mod tests {
         metrics.targets_fn(move || vec![target()]);
         let _never_called = metrics.store_op("commit");
         metrics.requests_ended().count();
+        metrics.connections().opened();
+        metrics.connections().refused(ConnectionRefusal::Handshake);
+        metrics.connections().slow_body();
         metrics.imported_keys().count(Outcome::Admitted);
         metrics.config_loaded(UnixMillis(1_700_000_000_500));
         for line in [
@@ -326,6 +338,11 @@ mod tests {
             r#"keygate_config_reloads_total{result="failure"} 0"#,
             r#"keygate_inflight_requests 0"#,
             r#"keygate_requests_ended_total 1"#,
+            r#"keygate_connections_open 1"#,
+            r#"keygate_connections_refused_total{reason="per_address"} 0"#,
+            r#"keygate_connections_refused_total{reason="handshake"} 1"#,
+            r#"keygate_connections_refused_total{reason="proxy_header"} 0"#,
+            r#"keygate_slow_bodies_total 1"#,
             r#"keygate_keys_created_total 0"#,
             r#"keygate_keys_revoked_total 0"#,
             r#"keygate_imported_key_requests_total{outcome="admitted"} 1"#,

@@ -13,7 +13,7 @@ use keygate_admin::{AdminParts, Registry, RegistryParts, Reloader};
 use keygate_config::live::Current;
 use keygate_config::{Config, Live};
 use keygate_core::limit::{Rate, Unit};
-use keygate_proxy::{Gateway, GatewayParts, Running};
+use keygate_proxy::{Gateway, GatewayParts, Listener, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::limits::Limiter;
@@ -242,7 +242,7 @@ fn log_secrets(secrets: &Secrets) {
 }
 
 struct Listeners {
-    proxy: Vec<TcpListener>,
+    proxy: Vec<Listener>,
     admin: TcpListener,
     handles: Handles,
 }
@@ -259,9 +259,14 @@ impl Listeners {
             handles.keep(role, address, &listener).context("cannot keep a listener")?;
             Ok::<_, Failure>(listener)
         };
-        let proxy = config.server.listen.iter();
-        let proxy = proxy.map(|&at| open(Role::Proxy, at, "`[server] listen`"));
-        let proxy = proxy.collect::<Result<_, _>>()?;
+        let mut proxy = Vec::new();
+        for &at in &config.server.listen {
+            proxy.push(Listener { socket: open(Role::Proxy, at, "`[server] listen`")?, tls: None });
+        }
+        for &at in config.server.tls.iter().flat_map(|tls| &tls.listen) {
+            let socket = open(Role::Proxy, at, "`[[server.tls]] listen`")?;
+            proxy.push(Listener { socket, tls: Some(at) });
+        }
         let admin = open(Role::Admin, config.admin.listen, "`[admin] listen`")?;
         Ok(Self { proxy, admin, handles })
     }

@@ -11,7 +11,7 @@ use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
 use keygate_store::usage::Uses;
-use keygate_telemetry::{InFlight, Metrics, RouteMetrics};
+use keygate_telemetry::{ConnectionMetrics, InFlight, Metrics, RouteMetrics};
 
 use super::Gateway;
 use crate::attempts::Attempts;
@@ -52,7 +52,7 @@ impl<S: KeyStore> Gateway<S> {
             unrouted: metrics.unrouted(),
             decision: metrics.decision(),
             in_flight: metrics.in_flight(),
-            lines: Lines::new(metrics.requests_ended()),
+            lines: Lines::new(metrics.requests_ended(), metrics.connections()),
             uses,
             imported: metrics.imported_keys(),
             metrics,
@@ -85,6 +85,11 @@ impl<S: KeyStore> Gateway<S> {
     /// How many requests are running.
     pub(crate) fn in_flight(&self) -> InFlight {
         self.in_flight.clone()
+    }
+
+    /// Counts clients' connections.
+    pub(crate) fn connection_metrics(&self) -> ConnectionMetrics {
+        self.metrics.connections()
     }
 
     /// Counts what belongs to no route.

@@ -11,7 +11,7 @@ use super::*;
 
 fn lines() -> (Lines, Metrics) {
     let metrics = Metrics::new("1");
-    (Lines::new(metrics.requests_ended()), metrics)
+    (Lines::new(metrics.requests_ended(), metrics.connections()), metrics)
 }
 
 fn ended(metrics: &Metrics) -> String {
@@ -69,7 +69,7 @@ fn running(lines: &Lines) -> usize {
 }
 
 /// Says when it is dropped, and why the line was cut then.
-struct Dropped(Arc<Mutex<Option<Option<Denial>>>>);
+struct Dropped(Arc<Mutex<Option<Option<Cut>>>>);
 
 impl Drop for Dropped {
     fn drop(&mut self) {
@@ -82,7 +82,7 @@ async fn a_request_that_waits_is_dropped_when_its_line_is_cut_and_can_ask_why() 
     let (lines, metrics) = lines();
     let (began, why) = (Arc::new(Notify::new()), Arc::new(Mutex::new(None)));
     let (begin, dropped) = (Arc::clone(&began), Dropped(Arc::clone(&why)));
-    let mut line = lines.open();
+    let mut line = lines.open(Client::default());
     let task = tokio::spawn(async move {
         let request = async move {
             let _dropped = dropped;
@@ -97,18 +97,18 @@ async fn a_request_that_waits_is_dropped_when_its_line_is_cut_and_can_ask_why() 
     assert_eq!(running(&lines), 1);
     cut(&lines, DIGEST);
     assert_eq!(task.await.unwrap(), None);
-    assert_eq!(*lock(&why), Some(Some(Denial::KeyRevoked)));
+    assert_eq!(*lock(&why), Some(Some(Cut::Key(Denial::KeyRevoked))));
     assert_eq!(ended(&metrics), "1");
 }
 
 #[tokio::test]
 async fn a_cut_that_comes_when_the_request_is_over_does_not_hit_the_next_one() {
     let (lines, metrics) = lines();
-    let mut line = lines.open();
+    let mut line = lines.open(Client::default());
     let first = async {
         bind(DIGEST, &key());
         cut(&lines, DIGEST);
-        assert_eq!(cut_by(), Some(Denial::KeyRevoked));
+        assert_eq!(cut_by(), Some(Cut::Key(Denial::KeyRevoked)));
     };
     assert_eq!(line.run(first).await, Some(()), "it was over before anybody looked");
     assert_eq!(running(&lines), 0);
@@ -134,7 +134,7 @@ async fn a_cut_that_comes_when_the_request_is_over_does_not_hit_the_next_one() {
 #[tokio::test]
 async fn what_runs_on_behalf_of_no_key_cannot_be_cut() {
     let (lines, metrics) = lines();
-    let mut line = lines.open();
+    let mut line = lines.open(Client::default());
     let public = async {
         cut(&lines, DIGEST);
         tokio::task::yield_now().await;
@@ -156,7 +156,7 @@ async fn without_a_line_nothing_is_bound() {
 fn closed_lines_leave_the_list_and_the_others_stay() {
     let (lines, _) = lines();
     let count = || lines.parts().map(|part| part.len()).sum::<usize>();
-    let mut open: Vec<OpenLine> = (0..300).map(|_| lines.open()).collect();
+    let mut open: Vec<OpenLine> = (0..300).map(|_| lines.open(Client::default())).collect();
     assert_eq!(count(), 300);
     while !open.is_empty() {
         drop(open.swap_remove(fastrand::usize(..open.len())));
@@ -170,7 +170,7 @@ fn closed_lines_leave_the_list_and_the_others_stay() {
 async fn no_cut_is_missed_however_it_meets_the_request() {
     for _ in 0..1_000 {
         let (lines, _) = lines();
-        let mut line = lines.open();
+        let mut line = lines.open(Client::default());
         let bound = Arc::new(Notify::new());
         let bind_it = Arc::clone(&bound);
         let task = tokio::spawn(async move {
@@ -186,4 +186,59 @@ async fn no_cut_is_missed_however_it_meets_the_request() {
         let ended = tokio::time::timeout(Duration::from_secs(20), task).await;
         assert_eq!(ended.unwrap().unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn a_request_ends_with_its_client_from_the_end_of_its_body_on() {
+    let (lines, metrics) = lines();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let stream = Arc::new(listener.accept().await.unwrap().0);
+    let why = Arc::new(Mutex::new(None));
+    let (sent, is_sent) = tokio::sync::oneshot::channel();
+    let mut line = lines.open(Client::of_connection(stream));
+    // The first is over before its client leaves, and the second has no body.
+    assert_eq!(line.run(async { uploaded() }).await, Some(()));
+    drop(client);
+    tokio::time::timeout(Duration::from_millis(50), line.run(pending::<()>())).await.unwrap_err();
+    let dropped = Dropped(Arc::clone(&why));
+    let third = async {
+        let _dropped = dropped;
+        is_sent.await.unwrap();
+        uploaded();
+        pending::<()>().await;
+    };
+    sent.send(()).unwrap();
+    assert_eq!(line.run(third).await, None);
+    assert_eq!(*lock(&why), Some(Some(Cut::ClientLeft)));
+    assert_eq!(ended(&metrics), "0", "no key was at fault");
+}
+
+#[tokio::test]
+async fn a_request_whose_body_is_overdue_is_cut_and_no_other() {
+    let (lines, metrics) = lines();
+    let look = |at_ms| lines.parts().flatten().for_each(|line| line.end_if_overdue(at_ms));
+    let mut line = lines.open(Client::default());
+    let in_time = async {
+        body_due(10);
+        look(10);
+        body_due(20);
+        look(15);
+        body_due(NEVER);
+        look(u64::MAX);
+    };
+    assert_eq!(line.run(in_time).await, Some(()));
+    // What is due ends with its request.
+    assert_eq!(line.run(async { body_due(10) }).await, Some(()));
+    look(11);
+    assert_eq!(line.run(async { cut_by() }).await, Some(None));
+    let late = async {
+        body_due(10);
+        look(11);
+        assert_eq!(cut_by(), Some(Cut::SlowBody));
+        pending::<()>().await;
+    };
+    assert_eq!(line.run(late).await, None);
+    assert!(metrics.render().contains("\nkeygate_slow_bodies_total 1\n"));
+    assert_eq!(ended(&metrics), "0");
 }

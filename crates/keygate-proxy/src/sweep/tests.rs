@@ -17,7 +17,7 @@ use keygate_telemetry::Metrics;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::line;
+use crate::client::Client;
 
 const NOW: UnixMillis = UnixMillis(1_000_000);
 
@@ -197,8 +197,9 @@ fn sweep(coherence: Coherence, find: Find) -> Sweep<Alike> {
     let settings =
         Cache { keys_max: 1_000, ttl: day, unknown_max: 10, unknown_ttl: day, stale_max: day };
     let store = Alike { find: Mutex::new(find), finds: AtomicUsize::new(0) };
+    let metrics = Metrics::new("1");
     Sweep {
-        lines: Lines::new(Metrics::new("1").requests_ended()),
+        lines: Lines::new(metrics.requests_ended(), metrics.connections()),
         keys: Arc::new(CachedKeys::new(store, Arc::new(coherence), &settings)),
         clock: || NOW,
     }
@@ -216,7 +217,7 @@ impl Sweep<Alike> {
     /// A request that runs on behalf of this key until it is cut.
     async fn request(&self, digest: KeyDigest) -> JoinHandle<Option<()>> {
         let key = self.keys.load(digest).await.unwrap().unwrap();
-        let mut line = self.lines.open();
+        let mut line = self.lines.open(Client::default());
         let (begin, began) = tokio::sync::oneshot::channel();
         let running = tokio::spawn(async move {
             let request = async {

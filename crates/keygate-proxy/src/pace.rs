@@ -1,0 +1,58 @@
+//! How long a request's body may take, and what is watched once it is whole.
+
+use std::time::Duration;
+
+use keygate_telemetry::Metrics;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::context::Context;
+use crate::line;
+
+/// Bounds the wait for each piece of an admitted request's body, if it has one.
+pub(crate) fn expect(session: &mut Session, ctx: &Context) {
+    let timeout = ctx.snapshot.config.server.body_timeout;
+    if session.is_http2() {
+        if !session.as_downstream_mut().is_body_done() {
+            line::body_due(due(timeout));
+        }
+    } else {
+        // What comes through a tunnel is no body.
+        let is_tunnel = session.is_upgrade_req();
+        session.set_read_timeout((!is_tunnel).then_some(timeout));
+    }
+}
+
+/// Takes note of a piece that came.
+pub(crate) async fn note(session: &Session, ctx: &Context, is_last: bool) {
+    if session.was_upgraded() {
+        return;
+    }
+    if session.is_http2() {
+        // Pingora has no such timeout for HTTP/2. What it has for HTTP/1 does not count the time in
+        // which the upstream takes nothing; this does.
+        let timeout = ctx.snapshot.config.server.body_timeout;
+        line::body_due(if is_last { line::NEVER } else { due(timeout) });
+    }
+    if is_last && ctx.body_bytes > 0 && !session.is_upgrade_req() {
+        // If this last piece fills the pipe to the upstream, Pingora forgets to watch for a client
+        // that leaves. From here on the line does.
+        line::uploaded();
+        if session.is_http2() {
+            // Nobody but Pingora sees a stream's reset. The pipe's other end has its turn here, and
+            // makes room, so that Pingora looks.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Counts a failure that is a slow client's.
+pub(crate) fn tell_if_slow(error: &Error, metrics: &Metrics) {
+    if *error.esource() == ErrorSource::Downstream && *error.etype() == ErrorType::ReadTimedout {
+        metrics.connections().slow_body();
+    }
+}
+
+fn due(timeout: Duration) -> u64 {
+    line::now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
+}
