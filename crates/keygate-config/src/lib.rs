@@ -30,6 +30,7 @@ mod suggest;
 mod tests;
 mod tiers;
 mod tree;
+mod validity;
 mod value;
 mod word;
 
@@ -168,7 +169,7 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
     let server = machine::read_server(&root);
     let admin = machine::read_admin(&root);
     if let (Some(server), Some(admin)) = (&server, &admin) {
-        machine::refuse_shared_address(&root, server, admin);
+        listeners::refuse_clashes(&root, server, admin);
     }
     let keys = machine::read_keys(&root);
     let store = store::read_store(&root);

@@ -1,12 +1,18 @@
 //! Reads the listeners with TLS, and that no two listeners want the same address.
 
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::address::clash;
 use crate::catalogue::listener::{self, CERTIFICATES_MAX, LISTENERS_MAX};
 use crate::certificates::{authorities_in, identity_in};
+use crate::machine::span_in;
 use crate::reader::{Item, Section};
 use crate::setting::Table;
-use crate::settings::{ClientAuth, Identity, TlsListener};
+use crate::settings::{Admin, ClientAuth, Identity, Server, TlsListener};
 use crate::value::found;
 use crate::word::ClientAuthKind;
 
@@ -89,4 +95,53 @@ fn read_client_auth(section: &Section<'_, '_>) -> Option<Option<ClientAuth>> {
         ca: ca?,
         is_required: kind? == ClientAuthKind::Required,
     }))
+}
+
+/// A gateway that listens nowhere, and two listeners on one address: the second could never be opened.
+pub(crate) fn refuse_clashes(root: &Section<'_, '_>, server: &Server, admin: &Admin) {
+    let clients = addresses(root, server);
+    if clients.is_empty() {
+        let help = "write `listen = [\"127.0.0.1:8080\"]` under `[server]`, or a `[[server.tls]]`";
+        let message = "the gateway would listen nowhere";
+        root.reader.absence(span_in(root, "server", "listen"), message, Some(help.to_owned()));
+    }
+    let refuse = |span, message: &str| {
+        if let Some(span) = span {
+            root.reader.error(span, message, Some("give each a port of its own".to_owned()));
+        }
+    };
+    for (at, (list, address, span)) in clients.iter().enumerate() {
+        let clashes = |(of, earlier, _): &(usize, SocketAddr, _)| {
+            // One that is repeated in its own list is told already.
+            clash(*earlier, *address) && (of != list || earlier != address)
+        };
+        if clients.iter().take(at).any(clashes) {
+            refuse(span.clone(), "a listener before this one takes its port");
+        }
+    }
+    let shared = clients.iter().find(|(_, address, _)| clash(*address, admin.listen));
+    if let Some((.., span)) = shared {
+        let span = span_in(root, "admin", "listen").or_else(|| span.clone());
+        refuse(span, "`[server]` and `[admin]` cannot listen on the same address");
+    }
+}
+
+/// Where clients connect: the list that it is in, the address, and where it stands.
+fn addresses(
+    root: &Section<'_, '_>,
+    server: &Server,
+) -> Vec<(usize, SocketAddr, Option<Range<usize>>)> {
+    let table = root.item("server").map(Spanned::get_ref);
+    let tls = |at: usize| table?.get("tls")?.get_ref().as_array()?.get(at).map(Spanned::get_ref);
+    let lists = std::iter::once((table, &server.listen))
+        .chain(server.tls.iter().enumerate().map(|(at, one)| (tls(at), &one.listen)));
+    let mut addresses = Vec::new();
+    for (list, (table, listen)) in lists.enumerate() {
+        let spans = table.and_then(|table| table.get("listen")?.get_ref().as_array());
+        for (at, address) in listen.iter().enumerate() {
+            let span = spans.and_then(|spans| spans.get(at)).map(Spanned::span);
+            addresses.push((list, *address, span));
+        }
+    }
+    addresses
 }

@@ -1,13 +1,11 @@
 //! Reads the tables about the gateway itself: listeners, keys, cache and log.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use keygate_core::credential::{CredentialRules, ImportedRules, Source};
 use keygate_core::network::Networks;
 use toml::Spanned;
 
-use crate::address::clash;
 use crate::catalogue::{admin, audit, cache, failed_auth, keys, log, server};
 use crate::listeners::read_tls;
 use crate::reader::Section;
@@ -24,7 +22,6 @@ pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let listen = section.get(&server::LISTEN);
     if let Some(listen) = &listen {
         section.refuse_repeats("listen", listen);
-        refuse_clashes(&section, listen);
     }
     let proxy_protocol_from = section.get(&server::PROXY_PROTOCOL_FROM);
     let connections_max = section.get(&server::CONNECTIONS_MAX);
@@ -97,35 +94,7 @@ pub(crate) fn read_admin(root: &Section<'_, '_>) -> Option<Admin> {
     Some(Admin { listen: listen?, token_file: token_file? })
 }
 
-/// Two listeners on one address: the second could never be opened.
-fn refuse_clashes(server: &Section<'_, '_>, listen: &[SocketAddr]) {
-    for (at, address) in listen.iter().enumerate() {
-        let clashes = |earlier: &SocketAddr| earlier != address && clash(*earlier, *address);
-        if listen.iter().take(at).any(clashes)
-            && let Some(span) = server.span_of_element("listen", at)
-        {
-            let help = Some("give each a port of its own".to_owned());
-            server.reader.error(span, "a listener before this one takes its port", help);
-        }
-    }
-}
-
-/// The same for the two APIs.
-pub(crate) fn refuse_shared_address(root: &Section<'_, '_>, server: &Server, admin: &Admin) {
-    if !server.listen.iter().any(|address| clash(*address, admin.listen)) {
-        return;
-    }
-    let span = || span_in(root, "admin", "listen").or_else(|| span_in(root, "server", "listen"));
-    if let Some(span) = span() {
-        root.reader.error(
-            span,
-            "`[server]` and `[admin]` cannot listen on the same address",
-            Some("give each a port of its own".to_owned()),
-        );
-    }
-}
-
-fn span_in(root: &Section<'_, '_>, table: &str, key: &str) -> Option<Range<usize>> {
+pub(crate) fn span_in(root: &Section<'_, '_>, table: &str, key: &str) -> Option<Range<usize>> {
     root.item(table)?.get_ref().get(key).map(Spanned::span)
 }
 

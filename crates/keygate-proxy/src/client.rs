@@ -8,10 +8,14 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 pub(crate) mod accept;
+mod by_name;
 pub(crate) mod establish;
 pub(crate) mod places;
+mod proxy_header;
 mod socket;
 mod stream;
+mod subject;
+pub(crate) mod tls;
 
 pub(crate) use stream::ClientStream;
 

@@ -12,6 +12,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::context::{Admitted, Strip};
 use crate::facts::{RequestFacts, X_FORWARDED_FOR};
+use crate::line;
 use crate::trace::{is_traceparent, new_traceparent};
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -20,12 +21,13 @@ const KEY_ID: HeaderName = HeaderName::from_static("x-keygate-key-id");
 const APP_ID: HeaderName = HeaderName::from_static("x-keygate-app-id");
 const ACCOUNT_ID: HeaderName = HeaderName::from_static("x-keygate-account-id");
 const ENVIRONMENT: HeaderName = HeaderName::from_static("x-keygate-environment");
+const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-keygate-client-subject");
 const SCOPES: HeaderName = HeaderName::from_static("x-keygate-scopes");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// As many as are inserted below, so that the map grows once.
+/// As many as are inserted below for nearly every request, so that the map grows once.
 const HEADERS_ADDED: usize = 10;
 
 /// Whether the peer's `X-Forwarded-*` headers are believed.
@@ -66,7 +68,8 @@ pub(crate) fn rewrite(
     remove_credentials(headers, admitted.strip, further);
     remove_forgeries(headers);
     join_cookies(headers);
-    insert_forwarded(headers, peer);
+    let proto = insert_client(headers);
+    insert_forwarded(headers, peer, proto);
     insert_trace(headers);
     headers.insert(X_REQUEST_ID, request_id);
     if let Some(key) = admitted.permit.key() {
@@ -128,19 +131,30 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// What the client's connection says of it: by which protocol it came, and whose certificate it has.
+fn insert_client(headers: &mut HeaderMap) -> HeaderValue {
+    let is_tls = line::with_client(|client| {
+        if let Some(subject) = client.tls().and_then(|tls| tls.subject.as_ref()) {
+            headers.insert(CLIENT_SUBJECT, subject.clone());
+        }
+        client.tls().is_some()
+    });
+    HeaderValue::from_static(if is_tls == Some(true) { "https" } else { "http" })
+}
+
 /// `X-Forwarded-For` and its kin: believed from a proxy of ours, replaced from anybody else.
-fn insert_forwarded(headers: &mut HeaderMap, peer: Peer) {
+fn insert_forwarded(headers: &mut HeaderMap, peer: Peer, proto: HeaderValue) {
     let host = headers.get(HOST).cloned();
     match peer {
         Peer::Untrusted(address) => {
             headers.insert(X_FORWARDED_FOR, address_value(address));
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            headers.insert(X_FORWARDED_PROTO, proto);
             insert_or_remove(headers, X_FORWARDED_HOST, host);
         }
         Peer::Trusted(address) => {
             let chain = forwarded_chain(headers, address);
             headers.insert(X_FORWARDED_FOR, chain);
-            headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            headers.entry(X_FORWARDED_PROTO).or_insert(proto);
             if let Some(host) = host {
                 headers.entry(X_FORWARDED_HOST).or_insert(host);
             }

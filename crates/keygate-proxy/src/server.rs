@@ -33,6 +33,8 @@ pub enum ProxyError {
         "a certificate or key of the upstream {upstream} cannot be used; check its `[upstreams.{upstream}.tls]`"
     )]
     Certificate { upstream: String },
+    #[error("the certificates of a listener cannot be used")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the certificates that the system trusts cannot be put into a temporary file")]
     Trust(#[source] std::io::Error),
     #[error("a listener cannot be used")]

@@ -13,6 +13,7 @@ use keygate_core::{Peppers, Route};
 use keygate_telemetry::{Metrics, RouteMetrics};
 use quanta::Instant;
 
+use crate::client::tls::TlsListeners;
 use crate::head::HeadLimits;
 use crate::limits::policy_text;
 use crate::route_work::RouteWork;
@@ -32,6 +33,7 @@ pub(crate) struct Snapshot {
     upstreams: Vec<UpstreamPeers>,
     /// What the clients of each tier are told of it, in the order of the configuration's tiers.
     policy_texts: Vec<Option<HeaderValue>>,
+    pub tls: TlsListeners,
 }
 
 impl Snapshot {
@@ -48,6 +50,9 @@ impl Snapshot {
     ) -> Result<Self, ProxyError> {
         let Current { config, peppers, inputs: _ } = current;
         let known = before.map_or(&[][..], Self::upstreams);
+        let no_tls = TlsListeners::default();
+        let tls = before.map_or(&no_tls, |before| &before.tls).next(&config);
+        let tls = tls.map_err(|error| ProxyError::Tls(Box::new(error)))?;
         let policies = |limits| Terms::of(Some(limits), None).and_then(|terms| policy_text(&terms));
         Ok(Self {
             policy_texts: config.tiers.iter().map(|tier| policies(&tier.limits)).collect(),
@@ -62,6 +67,7 @@ impl Snapshot {
             peppers,
             route_work: RouteWork::of_all(&config),
             route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
+            tls,
             config,
         })
     }

@@ -9,7 +9,7 @@ use keygate_config::{Config, Inputs, Keys, secrets};
 use crate::client::{Call, Client};
 use crate::failure::Failure;
 use crate::reload::pepper_files;
-use crate::{output, pepper};
+use crate::{clock, output, pepper};
 
 /// How long the gateway may take to answer. Usually it is not asked for long: it is there or not.
 const ASKING_MAX: Duration = Duration::from_secs(1);
@@ -19,7 +19,9 @@ pub(crate) fn run(file: &Path) -> Result<(), Failure> {
     let mut inputs = Inputs::default();
     let config = keygate_config::load_noting(file, &mut inputs).map_err(Failure::Config)?;
     pepper_files(&config.keys).for_each(|path| inputs.note_secret(path));
-    for warning in config.warnings.iter().chain(&dropped_peppers(&config).unwrap_or_default()) {
+    let certificates = config.certificate_warnings(clock::now());
+    let peppers = dropped_peppers(&config).unwrap_or_default();
+    for warning in config.warnings.iter().chain(&certificates).chain(&peppers) {
         eprintln!("warning: {warning}");
     }
     output::print(&format!("{} is valid\n{}\n", file.display(), hash(&inputs)))

@@ -16,6 +16,7 @@ use keygate_store::records::Role;
 use keygate_telemetry::logging::LevelSwitch;
 use tokio::sync::Notify;
 
+use crate::clock;
 use crate::failure::Failure;
 use crate::first_start::is_exposed;
 use crate::serve::Store;
@@ -58,6 +59,7 @@ impl Origin {
         let loaded = keygate_config::load_noting(&self.path, inputs);
         let mut config = loaded.map_err(Failure::Config)?;
         (self.adjust)(&mut config)?;
+        config.warnings.extend(config.certificate_warnings(clock::now()));
         Ok(config)
     }
 }
@@ -223,6 +225,7 @@ fn refused(config: &Config, error: &ProxyError) -> Fault {
             upstream.map(|upstream| format!("upstreams.{}.targets", upstream.name))
         }
         ProxyError::Certificate { upstream } => Some(format!("upstreams.{upstream}.tls")),
+        ProxyError::Tls(_) => Some("server.tls".to_owned()),
         ProxyError::Listener(_) | ProxyError::Thread(_) | ProxyError::Trust(_) => None,
     };
     fault(setting.as_deref(), error.to_string(), None)

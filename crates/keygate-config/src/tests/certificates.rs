@@ -101,6 +101,47 @@ fn a_listeners_certificates_are_held_to_the_same() {
     );
 }
 
+const LISTENER: &str = "certificates = [{ cert_file = \"real.crt\", key_file = \"real.key\" }]\n";
+
+#[test]
+fn listeners_with_and_without_tls_do_not_take_each_others_port() {
+    let tls = |listen: &str| format!("[[server.tls]]\nlisten = [{listen}]\n{LISTENER}");
+    let within = "a listener before this one takes its port; give each a port of its own";
+    check(&tls("\"127.0.0.1:8443\", \"0.0.0.0:8080\""), &format!("5:29: {within}"));
+    let two = [tls("\"127.0.0.1:8443\""), tls("\"127.0.0.1:8444\", \"127.0.0.1:8443\"")].concat();
+    check(&two, &format!("8:29: {within}"));
+    let shared = "`[server]` and `[admin]` cannot listen on the same address";
+    check(
+        &format!("{}[admin]\nlisten = \"127.0.0.1:8443\"", tls("\"127.0.0.1:8443\"")),
+        &format!("8:10: {shared}; give each a port of its own"),
+    );
+    let apart = settings_of(&tls("\"127.0.0.1:8443\", \"127.0.0.2:8080\""));
+    assert_eq!(apart.server.tls[0].listen.len(), 2);
+}
+
+#[test]
+fn a_gateway_that_listens_nowhere_is_refused_and_one_with_tls_alone_is_not() {
+    let nowhere = "[server]\nlisten = []\n";
+    let problem = parsed(nowhere).unwrap_err().into_lines().join("\n");
+    assert!(problem.contains("2:10: the gateway would listen nowhere"), "{problem}");
+    let alone = format!("{nowhere}[[server.tls]]\nlisten = [\"127.0.0.1:8443\"]\n{LISTENER}");
+    assert!(parsed(&alone).is_ok());
+}
+
+#[test]
+fn a_certificate_is_told_of_before_and_after_its_time() {
+    let config = settings_of(&format!("[[server.tls]]\nlisten = [\"127.0.0.1:8443\"]\n{LISTENER}"));
+    let at = |year: u64| {
+        let day = std::time::Duration::from_secs(86_400);
+        let since_1970 = day * u32::try_from((year - 1970) * 365).unwrap();
+        config.certificate_warnings(keygate_core::UnixMillis::default().saturating_add(since_1970))
+    };
+    // As rcgen makes them: from 1975 to 4096.
+    let (early, late) = (at(1971), at(5000));
+    assert!(early[0].contains("real.crt is good from ") && late[0].contains("has expired"));
+    assert!(at(2026).is_empty() && early.len() == 1 && late.len() == 1);
+}
+
 #[test]
 fn a_name_that_no_certificate_can_have_is_refused() {
     check_tls(

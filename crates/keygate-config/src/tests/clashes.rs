@@ -22,7 +22,7 @@ fn no_two_listeners_take_each_others_port() {
     listens("\"127.0.0.2:81\", \"[::]:80\"", "listen = \"127.0.0.1:80\"\n", &both);
     listens("\"[::ffff:127.0.0.1]:80\"", "listen = \"127.0.0.1:80\"\n", &both);
     // The admin API's own default.
-    listens("\"0.0.0.0:9901\"", "", &format!("2:10: {shared}"));
+    listens("\"0.0.0.0:9901\"", "", &format!("2:11: {shared}"));
     let within = format!("2:27: a listener before this one takes its port; {HELP}");
     listens("\"127.0.0.1:80\", \"0.0.0.0:80\"", "", &within);
     listens("\"127.0.0.1:80\", \"[::]:80\"", "", &within);

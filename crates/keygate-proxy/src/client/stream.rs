@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,15 +16,22 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter, ReadBuf};
+use tokio_rustls::server::TlsStream;
 
 use super::socket::{Socket, read_again};
+
+/// A connection's bytes, as they are sent or as TLS has them.
+enum Transport {
+    Plain(Socket),
+    Tls(Box<TlsStream<BufReader<Socket>>>),
+}
 
 /// One packet's usual payload: an answer's head and its short body leave together.
 const WRITE_BUFFER_BYTES: usize = 1460;
 
 pub(crate) struct ClientStream {
-    io: BufWriter<Socket>,
+    io: BufWriter<Transport>,
     /// What was read and put back.
     unread: BytesMut,
     address: Arc<SocketDigest>,
@@ -32,11 +40,20 @@ pub(crate) struct ClientStream {
 
 impl ClientStream {
     /// A connection from this address, which a PROXY header may have told.
-    pub(super) fn plain(socket: Socket, address: std::net::SocketAddr) -> Self {
-        let digest = SocketDigest::from_raw_fd(socket.stream().as_raw_fd());
+    pub(super) fn plain(socket: Socket, address: SocketAddr) -> Self {
+        Self::new(Transport::Plain(socket), address)
+    }
+
+    /// The same with TLS.
+    pub(super) fn secured(stream: TlsStream<BufReader<Socket>>, address: SocketAddr) -> Self {
+        Self::new(Transport::Tls(Box::new(stream)), address)
+    }
+
+    fn new(transport: Transport, address: SocketAddr) -> Self {
+        let digest = SocketDigest::from_raw_fd(transport.socket().stream().as_raw_fd());
         // The cell is empty: it was made in the line before.
         digest.peer_addr.get_or_init(|| Some(AnyAddress::Inet(address)));
-        let io = BufWriter::with_capacity(WRITE_BUFFER_BYTES, socket);
+        let io = BufWriter::with_capacity(WRITE_BUFFER_BYTES, transport);
         Self { io, unread: BytesMut::new(), address: Arc::new(digest), is_http2: false }
     }
 
@@ -44,6 +61,15 @@ impl ClientStream {
     pub(crate) fn as_http2(&mut self, read: BytesMut) {
         self.unread = read;
         self.is_http2 = true;
+    }
+}
+
+impl Transport {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+        }
     }
 }
 
@@ -61,6 +87,64 @@ impl Drop for ClientStream {
             let flushed =
                 Pin::new(&mut self.io).poll_flush(&mut Context::from_waker(Waker::noop()));
             tracing::trace!(?flushed, "a client's connection was dropped with bytes to write");
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -119,7 +203,7 @@ impl Shutdown for ClientStream {
 
 impl UniqueID for ClientStream {
     fn id(&self) -> UniqueIDType {
-        self.io.get_ref().stream().as_raw_fd()
+        self.io.get_ref().socket().stream().as_raw_fd()
     }
 }
 
