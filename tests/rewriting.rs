@@ -2,7 +2,8 @@
 //! client sends.
 
 use crate::harness::{
-    Gateway, Request, Setup, Upstream, Wire, assert_refused, chunk, get, post, request, run,
+    Gateway, H2Upstream, Request, Setup, Upstream, Wire, assert_refused, chunk, get, post, request,
+    run,
 };
 
 /// A route of these lines at this path, with no key.
@@ -333,4 +334,35 @@ fn an_answer_that_is_larger_than_its_route_allows_is_not_passed_on_as_whole() {
     let cut = gateway.metric("keygate_responses_too_large_total{route=\"bounded\"}");
     assert_eq!(cut, 4.0);
     gateway.is_alive_and_well();
+}
+
+/// In HTTP/2 the host is a part of the request's target, and there is to be no `Host` beside it.
+#[test]
+fn an_upstream_of_http_2_gets_its_host_as_authority() {
+    let upstream = H2Upstream::start();
+    for (setting, expect) in [("client", "gateway.test"), ("orders.internal", "orders.internal")] {
+        let lines = "name = \"q\"\npath = \"/q/w\"\nupstream = \"main\"\nauth = \"key\"\n\
+                     query_param = \"api_key\"\nstrip_prefix = \"/q\"\n";
+        let gateway = Setup::in_front_of_address(upstream.address)
+            .upstream(&format!("protocol = \"http2\"\nhost = \"{setting}\""))
+            .route(lines)
+            .start();
+        let key = gateway.key(&["read:orders"]);
+        for wire in Wire::BOTH {
+            for (target, asked) in [
+                ("/public/x?y=1".to_owned(), "/public/x?y=1"),
+                ("/public/%7e".to_owned(), "/public/~"),
+                (format!("/q/w/1?api_key={key}&z=2"), "/w/1?z=2"),
+            ] {
+                let answer = gateway.send_over(wire, &get(&target));
+                assert_eq!(answer.status, 200, "{wire:?} {target}: {}", answer.text());
+                let said = answer.text();
+                let mut lines = said.lines();
+                assert_eq!((lines.next(), lines.next()), (Some(asked), Some(expect)), "{wire:?}");
+                let headers: Vec<&str> = lines.collect();
+                assert!(headers.contains(&"x-forwarded-host: gateway.test"), "{headers:?}");
+                assert!(!headers.iter().any(|line| line.starts_with("host:")), "{headers:?}");
+            }
+        }
+    }
 }

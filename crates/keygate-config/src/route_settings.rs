@@ -114,6 +114,15 @@ fn read_cors(section: &Section<'_, '_>) -> Option<Option<Cors>> {
             section.reader.error(span, "no browser sends cookies to `*`", Some(help));
         }
     }
+    for (key, names) in [("headers", &headers), ("expose_headers", &expose_headers)] {
+        let any = names.iter().flatten().position(|HeaderName(name)| &**name == "*");
+        if credentials == Some(true)
+            && let Some(span) = any.and_then(|at| section.span_of_element(key, at))
+        {
+            let help = "list the headers: with cookies, `*` is only a header's name".to_owned();
+            section.reader.error(span, "no browser takes `*` from who lets cookies in", Some(help));
+        }
+    }
     let listed = origins.into_iter().map(|origin| match origin {
         Origin::Any => None,
         Origin::One(origin) => Some(origin),

@@ -13,6 +13,7 @@ mod confidential;
 mod imported;
 mod limits;
 mod redis;
+mod route_work;
 
 const EXAMPLE: &str = include_str!("../../../gateway.toml");
 /// What a file needs for the rest of it to be judged. Cases begin on line 4.

@@ -178,3 +178,68 @@ fn varies_by_origin(headers: &HeaderMap) -> bool {
 fn list(words: &[Box<str>]) -> Option<HeaderValue> {
     if words.is_empty() { None } else { HeaderValue::try_from(words.join(", ")).ok() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn cors(origins: Option<&[&str]>, credentials: bool) -> Cors {
+        let boxed = |texts: &[&str]| texts.iter().map(|&text| text.into()).collect();
+        let settings = keygate_config::Cors {
+            origins: origins.map(boxed),
+            methods: None,
+            headers: boxed(&["authorization"]),
+            expose_headers: boxed(&[]),
+            credentials,
+            max_age: Duration::from_millis(1_500),
+        };
+        Cors::new(&settings, &Methods::Any)
+    }
+
+    fn request(headers: &[(HeaderName, &'static str)]) -> HeaderMap {
+        headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn whoever_may_is_told_so_and_whoever_may_not_is_told_that_others_may() {
+        let cors = cors(Some(&["https://a.example"]), true);
+        let told = |origin| {
+            let asking = request(&[(ORIGIN, origin), (ACCESS_CONTROL_REQUEST_METHOD, "PATCH")]);
+            let told = cors.on_preflight(&asking);
+            told.map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told("https://a.example"),
+            [
+                "access-control-allow-origin: https://a.example",
+                "access-control-allow-credentials: true",
+                "vary: origin",
+                "access-control-allow-methods: PATCH",
+                "access-control-allow-headers: authorization",
+                "access-control-max-age: 1",
+            ]
+        );
+        assert_eq!(told("https://b.example"), ["vary: origin"]);
+    }
+
+    #[test]
+    fn what_an_upstream_varies_by_already_is_not_said_twice() {
+        let after = |sent: &[&'static str]| {
+            let mut answer = ResponseHeader::build(200, None).unwrap();
+            for value in sent {
+                answer.append_header(VARY, *value).unwrap();
+            }
+            cors(Some(&[]), false).replace(&HeaderMap::new(), &mut answer).unwrap();
+            let values =
+                answer.headers.get_all(VARY).iter().map(|v| v.to_str().unwrap().to_owned());
+            values.collect::<Vec<_>>()
+        };
+        assert_eq!(after(&[]), ["origin"]);
+        assert_eq!(after(&["Accept", "Accept-Encoding, Cookie"]).last().unwrap(), "origin");
+        for already in ["*", "Origin", "accept, ORIGIN", "accept , origin,x"] {
+            assert_eq!(after(&[already]), [already]);
+        }
+    }
+}

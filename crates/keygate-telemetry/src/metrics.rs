@@ -311,7 +311,10 @@ mod tests {
     #[test]
     fn every_metric_that_is_promised_is_rendered() {
         let metrics = Metrics::new("1.2.3");
-        metrics.route("orders.read").response(200);
+        let route = metrics.route("orders.read");
+        route.response(200);
+        route.preflight();
+        route.answer_too_large();
         metrics.upstream("orders").observe(Duration::from_millis(3));
         metrics.store_op("find").call(Duration::from_micros(30), false);
         metrics.upstream("orders").not_connected();
@@ -349,7 +352,9 @@ mod tests {
             r#"keygate_imported_key_requests_total{outcome="refused"} 0"#,
             r#"keygate_admin_requests_total{outcome="unauthorized"} 0"#,
             r#"keygate_requests_total{outcome="admitted",route="orders.read"} 0"#,
+            r#"keygate_requests_total{outcome="preflight",route="orders.read"} 1"#,
             r#"keygate_responses_total{class="2xx",route="orders.read"} 1"#,
+            r#"keygate_responses_too_large_total{route="orders.read"} 1"#,
             r#"keygate_request_seconds_count{route="orders.read"} 0"#,
             r#"keygate_upstream_seconds_count{upstream="orders"} 1"#,
             r#"keygate_upstream_connect_failures_total{upstream="orders"} 1"#,

@@ -67,7 +67,8 @@ const _: () = assert!(SCOPES_MAX == keygate_core::scope::SCOPES_MAX as u64);
 pub(crate) const STRIP_PREFIX: Setting<PathPrefix> = Setting::new(
     "strip_prefix",
     Optional("none"),
-    "taken from the front of the path on the way to the upstream; `path` begins with it",
+    "taken from the front of the path on the way to the upstream; `path` begins with it. \
+     `Location` in answers stays as it is",
 );
 pub(crate) const ADD_PREFIX: Setting<PathPrefix> =
     Setting::new("add_prefix", Optional("none"), "put before what is left of the path");
@@ -126,14 +127,16 @@ pub(crate) const REMOVE: Setting<Vec<ChangedHeader>> =
 
 pub(crate) static REQUEST_HEADERS_TABLE: Table = Table {
     header: "[routes.request_headers]",
-    meaning: "What is changed of a request on the way to its upstream.",
+    meaning: "What is changed of a request on the way to its upstream, after all else. Headers \
+              that frame a message, `X-Request-Id` and `X-Keygate-*` cannot be named.",
     settings: &[&SET, &REMOVE],
     tables: &[],
 };
 
 pub(crate) static RESPONSE_HEADERS_TABLE: Table = Table {
     header: "[routes.response_headers]",
-    meaning: "What is changed of an answer on the way to its client.",
+    meaning: "What is changed of an answer on the way to its client, `respond` included. Problems \
+              of the gateway itself stay as they are.",
     settings: &[&SET, &REMOVE],
     tables: &[],
 };
@@ -150,13 +153,13 @@ pub(crate) const CORS_METHODS: Setting<Vec<Method>> =
 pub(crate) const CORS_HEADERS: Setting<Vec<HeaderName>> = Setting::new(
     "headers",
     Default("[\"authorization\", \"content-type\", \"x-api-key\"]"),
-    "the request headers they may send",
+    "the request headers they may send; `*` means any but `authorization`, and not with `credentials`",
 )
 .within(0, 64);
 pub(crate) const EXPOSE_HEADERS: Setting<Vec<HeaderName>> = Setting::new(
     "expose_headers",
     Default("[\"x-request-id\", \"ratelimit\", \"ratelimit-policy\", \"retry-after\"]"),
-    "the answer's headers they may read",
+    "the answer's headers they may read; `*` means any, and not with `credentials`",
 )
 .within(0, 64);
 pub(crate) const CREDENTIALS: Setting<bool> =
@@ -171,7 +174,9 @@ pub(crate) const MAX_AGE: Setting<Duration> = Setting::new(
 pub(crate) static CORS_TABLE: Table = Table {
     header: "[routes.cors]",
     meaning: "Which web pages may use the route from a browser. A preflight is then answered \
-              without a key.",
+              without a key, with 204: a page of another origin is told of nothing, and one that \
+              asks for another method or header is told what there is. All answers, refusals too, \
+              say whether the page may read them; what the upstream says of that goes.",
     settings: &[&ORIGINS, &CORS_METHODS, &CORS_HEADERS, &EXPOSE_HEADERS, &CREDENTIALS, &MAX_AGE],
     tables: &[],
 };
