@@ -231,7 +231,10 @@ fn with_host(upstream: &Upstream, host: &str) -> Gateway {
 #[test]
 fn the_upstream_gets_the_host_that_its_settings_say() {
     let upstream = Upstream::start();
-    for (setting, expect) in [("client", "gateway.test"), ("orders.internal", "orders.internal")] {
+    let target = upstream.address().to_string();
+    let hosts =
+        [("client", "gateway.test"), ("target", &*target), ("orders.internal", "orders.internal")];
+    for (setting, expect) in hosts {
         let gateway = with_host(&upstream, setting);
         for wire in Wire::BOTH {
             for request in [get("/public"), post("/public//", "x"), post("/public", "x")] {
@@ -340,7 +343,10 @@ fn an_answer_that_is_larger_than_its_route_allows_is_not_passed_on_as_whole() {
 #[test]
 fn an_upstream_of_http_2_gets_its_host_as_authority() {
     let upstream = H2Upstream::start();
-    for (setting, expect) in [("client", "gateway.test"), ("orders.internal", "orders.internal")] {
+    let target = upstream.address.to_string();
+    let hosts =
+        [("client", "gateway.test"), ("target", &*target), ("orders.internal", "orders.internal")];
+    for (setting, expect) in hosts {
         let lines = "name = \"q\"\npath = \"/q/w\"\nupstream = \"main\"\nauth = \"key\"\n\
                      query_param = \"api_key\"\nstrip_prefix = \"/q\"\n";
         let gateway = Setup::in_front_of_address(upstream.address)
@@ -364,5 +370,30 @@ fn an_upstream_of_http_2_gets_its_host_as_authority() {
                 assert!(!headers.iter().any(|line| line.starts_with("host:")), "{headers:?}");
             }
         }
+    }
+}
+
+#[test]
+fn whoever_gets_the_request_sees_their_own_host_after_another_failed_too() {
+    let (one, other) = (Upstream::start(), Upstream::start());
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let targets = format!(
+        "[upstreams.three]\ntargets = [\"{nobody}\", \"{}\", \"{}\"]\nhost = \"target\"\n",
+        one.address(),
+        other.address()
+    );
+    let lines = "name = \"three\"\npath = \"/three\"\nupstream = \"three\"\nauth = \"public\"\n";
+    let gateway = Setup::in_front_of(&one).tables(&targets).route(lines).start();
+    for _ in 0..12 {
+        assert_eq!(gateway.send(&get("/three")).status, 200);
+    }
+    for upstream in [&one, &other] {
+        let seen = upstream.seen();
+        assert!(!seen.is_empty(), "it got nothing");
+        let host = upstream.address().to_string();
+        assert!(seen.iter().all(|seen| seen.header("host") == Some(&*host)), "{seen:?}");
     }
 }

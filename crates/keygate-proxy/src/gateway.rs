@@ -280,6 +280,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let further = ctx.snapshot.config.keys.credentials.further_headers();
         forward::rewrite(request, admitted, further, peer, request_id.clone())?;
         upgrade::forward(session, request)?;
+        ctx.tries.set_host(request)?;
         if let Some(work) = ctx.work() {
             work.change_request(request)?;
         }

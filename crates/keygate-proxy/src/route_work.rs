@@ -2,9 +2,9 @@
 //! routes have none of it, and their requests pay one branch.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use keygate_config::{Config, HeaderChanges, HostRewrite, Respond, RouteSettings};
+use keygate_config::{Config, HeaderChanges, Respond, RouteSettings};
 use keygate_core::Route;
 use keygate_core::rewrite::PathRewrite;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -18,8 +18,6 @@ pub(crate) struct RouteWork {
     pub cors: Option<Cors>,
     pub body_bytes_max: Option<u64>,
     pub response_bytes_max: Option<u64>,
-    /// The `Host` that the upstream gets, unless it is the client's or the target's.
-    host: Option<HeaderValue>,
     request: Changes,
     response: Changes,
 }
@@ -28,15 +26,10 @@ impl RouteWork {
     /// For each route of a configuration, in their order.
     pub(crate) fn of_all(config: &Config) -> Vec<Option<Box<Self>>> {
         let routes = config.routes.routes().iter().zip(&config.route_settings);
-        routes.map(|(route, settings)| Self::of(config, route, settings)).collect()
+        routes.map(|(route, settings)| Self::of(route, settings)).collect()
     }
 
-    fn of(config: &Config, route: &Route, settings: &RouteSettings) -> Option<Box<Self>> {
-        let upstream = route.upstream.and_then(|place| config.upstreams.get(place));
-        let host = match upstream.map(|upstream| &upstream.host) {
-            Some(HostRewrite::Fixed(name)) => HeaderValue::from_str(name).ok(),
-            Some(HostRewrite::Client | HostRewrite::Target) | None => None,
-        };
+    fn of(route: &Route, settings: &RouteSettings) -> Option<Box<Self>> {
         let work = Self {
             path: PathRewrite::new(
                 settings.strip_prefix.as_deref(),
@@ -46,7 +39,6 @@ impl RouteWork {
             cors: settings.cors.as_ref().map(|cors| Cors::new(cors, &route.methods)),
             body_bytes_max: settings.body_bytes_max,
             response_bytes_max: settings.response_bytes_max,
-            host,
             request: Changes::new(&settings.request_headers, Confidential::Yes),
             response: Changes::new(&settings.response_headers, Confidential::No),
         };
@@ -60,7 +52,6 @@ impl RouteWork {
             && cors.is_none()
             && body_bytes_max.is_none()
             && response_bytes_max.is_none()
-            && self.host.is_none()
             && self.request.is_empty()
             && self.response.is_empty()
     }
@@ -73,9 +64,6 @@ impl RouteWork {
         }
         for (name, value) in &self.request.set {
             request.insert_header(name, value)?;
-        }
-        if let Some(host) = &self.host {
-            request.insert_header(HOST, host)?;
         }
         Ok(())
     }

@@ -134,7 +134,7 @@ impl UpstreamPeers {
         let pool = self.pool(now);
         let (turn, caller) = (|| self.state.next_turn(), || self.hash(caller));
         let seat = pool.choose(self.settings().balance, tries.failed(), turn, caller)?;
-        tries.begin(pool.has_choice().then(|| Busy::new(&seat.endpoint)));
+        tries.begin(pool.has_choice().then(|| Busy::new(&seat.endpoint)), seat.host.clone());
         Some(Box::new(HttpPeer::clone(&seat.template)))
     }
 

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use keygate_config::Balance;
+use http::HeaderValue;
+use keygate_config::{Balance, HostRewrite, Target};
 use keygate_core::balance::{always_for, hash, least_loaded, turns};
 use pingora::upstreams::peer::HttpPeer;
 
@@ -35,6 +36,8 @@ pub(crate) struct Pool {
 pub(crate) struct Seat {
     pub template: Arc<HttpPeer>,
     pub endpoint: Arc<Endpoint>,
+    /// The `Host` that it gets, unless it is the client's.
+    pub host: Option<HeaderValue>,
     /// The place of its target in the settings.
     target: usize,
     weight: u32,
@@ -81,12 +84,14 @@ impl Pool {
             let (first, endpoints) = (pool.seats.len(), state.endpoints());
             let share = u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
             let weight = u32::from(one.weight).saturating_mul(WEIGHT_UNIT) / share;
+            let host = host(&setup.settings.host, &state.target);
             for endpoint in &*endpoints {
                 let address = endpoint.address;
                 let new = || Arc::new(setup.template.of(address, &state.target));
                 let seat = Seat {
                     template: known.get(&(target, address)).map_or_else(new, |it| Arc::clone(it)),
                     endpoint: Arc::clone(endpoint),
+                    host: host.clone(),
                     target,
                     weight: weight.max(1),
                     name: hash(address.to_string().as_bytes()),
@@ -207,6 +212,15 @@ impl Pool {
 impl Seat {
     fn is_none_of(&self, tried: &[Arc<Endpoint>]) -> bool {
         !tried.iter().any(|endpoint| Arc::ptr_eq(endpoint, &self.endpoint))
+    }
+}
+
+/// Names were checked when the configuration was read.
+fn host(rewrite: &HostRewrite, target: &Target) -> Option<HeaderValue> {
+    match rewrite {
+        HostRewrite::Client => None,
+        HostRewrite::Target => HeaderValue::try_from(target.to_string()).ok(),
+        HostRewrite::Fixed(name) => HeaderValue::from_str(name).ok(),
     }
 }
 

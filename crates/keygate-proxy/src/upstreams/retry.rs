@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::header::HOST;
+use http::{HeaderValue, StatusCode};
+use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, RetryType};
@@ -25,6 +27,8 @@ pub(crate) struct Tries {
     /// Who has it now. Nobody in particular if there is no choice.
     current: Option<Busy>,
     failed: Vec<Arc<Endpoint>>,
+    /// What whoever has it gets as `Host`, unless that is the client's.
+    host: Option<HeaderValue>,
     /// When all has to be over.
     deadline: Option<Instant>,
 }
@@ -35,9 +39,19 @@ impl Tries {
         &self.failed
     }
 
-    pub(super) fn begin(&mut self, current: Option<Busy>) {
+    pub(super) fn begin(&mut self, current: Option<Busy>, host: Option<HeaderValue>) {
         self.count += 1;
         self.current = current;
+        self.host = host;
+    }
+
+    /// Has the one who gets the request see the host that is meant for them. HTTP/2 has it as
+    /// `:authority`, which Pingora makes of this.
+    pub(crate) fn set_host(&self, request: &mut RequestHeader) -> pingora::Result<()> {
+        match &self.host {
+            Some(host) => request.insert_header(HOST, host),
+            None => Ok(()),
+        }
     }
 
     /// The head of an answer is there.
