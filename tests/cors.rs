@@ -120,7 +120,7 @@ fn may_send(answer: &Answer, origin: &str, cookies: bool, method: &str, headers:
     let passes = |name: &&str| {
         allowed.iter().any(|one| one == name || (any(one) && *name != "authorization"))
     };
-    method_passes && headers.iter().all(|name| passes(name))
+    method_passes && headers.iter().all(passes)
 }
 
 fn is_silent(answer: &Answer) -> bool {
