@@ -12,7 +12,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::harness::websocket::{WebSocket, WebSocketServer, runtime};
 use crate::harness::{
-    Gateway, Request, Setup, Upstream, alone, assert_refused, eventually, get, scale,
+    Certificates, Gateway, Request, Setup, Upstream, alone, assert_refused, eventually,
+    free_address, get, scale,
 };
 
 fn start() -> (Gateway, WebSocketServer, String) {
@@ -368,4 +369,50 @@ fn resident_kib(gateway: &Gateway) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// `wss`: the client speaks TLS with the gateway, and the gateway plain HTTP with the server.
+#[test]
+fn a_websocket_over_tls_carries_the_same() {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+
+    let certificates = Certificates::make();
+    let path = |name: &str| certificates.path(name).display().to_string();
+    let listen = free_address();
+    let tls = format!(
+        "[[server.tls]]\nlisten = [\"{listen}\"]\n\
+         certificates = [{{ cert_file = \"{}\", key_file = \"{}\" }}]\n",
+        path("server.pem"),
+        path("server.key")
+    );
+    let server = WebSocketServer::start();
+    let gateway = Setup::in_front_of_address(server.address).tables(&tls).start();
+    let key = gateway.key(&["read:orders"]);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificates.path("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let runtime = Arc::new(runtime());
+    let stream = runtime.block_on(async {
+        let stream = TcpStream::connect(listen).await.unwrap();
+        connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+    });
+    let headers = [("x-api-key", &*key)];
+    let url = "wss://localhost/v1/orders";
+    let (mut socket, _) = WebSocket::over(&runtime, stream, url, &headers).unwrap();
+    for message in [Message::text("grüße"), Message::binary(vec![7; 1 << 20])] {
+        socket.send(message.clone());
+        assert_eq!(socket.message(), message);
+    }
+    socket.send(Message::text("close 4001"));
+    assert!(
+        matches!(socket.message(), Message::Close(Some(frame)) if u16::from(frame.code) == 4001)
+    );
+    assert!(server.seen()[0].contains("\"x-forwarded-proto\": \"https\""), "{:?}", server.seen());
 }
