@@ -16,7 +16,7 @@ use keygate_core::key::{MintedKey, PepperId};
 use keygate_core::{
     AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Pepper, Peppers, TokenId, UnixMillis,
 };
-use keygate_proxy::{Gateway, GatewayParts};
+use keygate_proxy::{Gateway, GatewayParts, Groundwork};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::failures::FailureLimiter;
@@ -292,23 +292,24 @@ pub(crate) fn limited_gateway(count: usize) -> (Gateway<KeyRing>, Vec<String>) {
 
 pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Gateway<KeyRing> {
     let config = config();
-    let gateway = Gateway::new(GatewayParts {
+    let current = Current {
+        config: Arc::clone(&config),
+        peppers: Arc::new(peppers()),
+        inputs: Arc::default(),
+    };
+    let metrics = Metrics::new("bench");
+    Gateway::new(GatewayParts {
         keys,
-        current: Current {
-            config: Arc::clone(&config),
-            peppers: Arc::new(peppers()),
-            inputs: Arc::default(),
-        },
+        groundwork: Groundwork::new(current, &metrics).expect("the target is an address"),
         failures: Arc::new(FailureLimiter::new(
             config.server.failed_auth.rate,
             config.server.failed_auth.addresses_max,
         )),
         limiter,
         uses: Uses::default(),
-        metrics: Metrics::new("bench"),
+        metrics,
         clock: real_clock,
-    });
-    gateway.expect("the target is an address")
+    })
 }
 
 /// The clock that the binary uses, so that its cost counts.

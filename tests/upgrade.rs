@@ -186,23 +186,101 @@ fn limits_are_exact_across_upgrades() {
     assert!(admitted >= 2_900, "{admitted} of 3000");
 }
 
-/// A configuration that is broken by now, or a program that is: the one that runs goes on.
+/// Whatever is wrong by now with what the new process reads: the one that runs goes on.
 #[test]
 fn a_process_that_cannot_take_over_changes_nothing() {
-    let upstream = upstream();
-    let mut gateway = Setup::in_front_of(&upstream).log("info").start();
-    let key = gateway.key_with(&KeySpec::new(&[]));
-    let toml = gateway.read("gateway.toml");
-    gateway.write("[server]\nlisten = 7\n");
-    gateway.process().signal("QUIT");
-    eventually("the failure", || {
-        gateway.output().contains("no process took over and this one goes on").then_some(())
+    on_each_store(|setup, _| {
+        let mut gateway = setup.start();
+        let key = gateway.key_with(&KeySpec::new(&[]));
+        let toml = gateway.read("gateway.toml");
+        let other_upstream = "[upstreams.other]\ntargets = [\"nowhere.invalid:80\"]\n";
+        let wrong = [
+            "[server]\nlisten = 7\n".to_owned(),
+            format!("{toml}\n{other_upstream}"),
+            toml.replace("data/pepper", "data/another-pepper"),
+            format!("{toml}\n[audit]\nsink = \"file\"\npath = \"gateway.toml/audit\"\n"),
+        ];
+        for (round, wrong) in wrong.iter().enumerate() {
+            gateway.write(wrong);
+            gateway.process().signal("QUIT");
+            let failures =
+                || gateway.output().matches("no process took over and this one goes on").count();
+            eventually("the failure", || (failures() == round + 1).then_some(()));
+            assert_eq!(gateway.send(&get("/any").bearer(&key.key)).status, 200);
+        }
+        gateway.write(&toml);
+        gateway.hand_over();
+        assert_eq!(gateway.send(&get("/any").bearer(&key.key)).status, 200);
     });
-    assert!(gateway.output().contains("exit status: 2"), "{}", gateway.output());
-    gateway.write(&toml);
-    assert_eq!(gateway.send(&get("/any").bearer(&key.key)).status, 200);
-    gateway.hand_over();
-    assert_eq!(gateway.send(&get("/any").bearer(&key.key)).status, 200);
+}
+
+/// Each process finishes what it had begun, whatever those after it do.
+#[test]
+fn a_tunnel_outlives_a_second_upgrade_too() {
+    on_each_store(|setup, _| {
+        let mut gateway = setup.start();
+        let key = gateway.key_with(&KeySpec::new(&[]));
+        let mut first = tunnel(&gateway, &key);
+        let oldest = gateway.hand_over();
+        let mut second = tunnel(&gateway, &key);
+        let older = gateway.hand_over();
+        echoes(&mut first);
+        echoes(&mut second);
+        assert!(runs(oldest) && runs(older));
+        // Two processes further on, and both hear of it.
+        gateway.admin().revoke(&key);
+        assert!(first.is_closed_within(Duration::from_secs(10)));
+        assert!(second.is_closed_within(Duration::from_secs(10)));
+        eventually("their end", || (!runs(oldest) && !runs(older)).then_some(()));
+    });
+}
+
+/// Who stops a gateway that is being handed over wants none, and no request cut for it.
+#[test]
+fn a_stop_during_a_hand_over_is_for_both_and_drains() {
+    on_each_store(|setup, _| {
+        let mut gateway = setup.server("drain_timeout = \"20s\"").start();
+        let key = gateway.key_with(&KeySpec::new(&[]));
+        let mut open = tunnel(&gateway, &key);
+        gateway.process().signal("QUIT");
+        eventually("the hand-over's beginning", || {
+            gateway.output().contains("starting the process that takes over").then_some(())
+        });
+        gateway.process().signal("TERM");
+        eventually("the stop", || {
+            ["\"stopping\"", "passing it on"]
+                .iter()
+                .any(|text| gateway.output().contains(text))
+                .then_some(())
+        });
+        echoes(&mut open);
+        drop(open);
+        assert_eq!(gateway.process().wait_for_exit(), Some(Some(0)), "{}", gateway.output());
+        eventually("nobody serves", || Connection::try_open(gateway.proxy).is_err().then_some(()));
+        assert!(!gateway.output().contains("told twice"), "{}", gateway.output());
+    });
+}
+
+/// An operator talks to the process that serves, and to no other.
+#[test]
+fn after_a_hand_over_only_the_new_process_answers_operators() {
+    on_each_store(|setup, _| {
+        let mut gateway = setup.start();
+        let key = gateway.key_with(&KeySpec::new(&[]));
+        let open = tunnel(&gateway, &key);
+        let old = gateway.hand_over();
+        let started = "process_start_time_seconds";
+        let served = gateway.metrics();
+        let line = served.lines().find(|line| line.starts_with(started)).map(ToOwned::to_owned);
+        for _ in 0..20 {
+            // The one tunnel is the old one's, which would say so.
+            assert_eq!(gateway.metric("keygate_inflight_requests"), 0.0);
+            let again = gateway.metrics();
+            assert_eq!(again.lines().find(|line| line.starts_with(started)), line.as_deref());
+        }
+        assert!(runs(old));
+        drop(open);
+    });
 }
 
 /// The worst moment: the old process has closed the store, and the new one cannot open it.

@@ -45,7 +45,7 @@ use crate::upstreams::{Tries, Upkeep};
 
 mod parts;
 
-pub use parts::GatewayParts;
+pub use parts::{GatewayParts, Groundwork};
 
 /// What a `request_filter` answers when there is nothing left to forward.
 const ANSWERED: bool = true;

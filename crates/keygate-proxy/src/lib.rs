@@ -28,6 +28,6 @@ mod upgrade;
 mod upstreams;
 
 pub use client::accept::Listener;
-pub use gateway::{Gateway, GatewayParts};
+pub use gateway::{Gateway, GatewayParts, Groundwork};
 pub use server::{ProxyError, Running, start};
 pub use snapshot::Changer;

@@ -112,6 +112,7 @@ impl Log {
 }
 
 /// Writes lines to the log as they are, but for secrets, and never waits.
+#[derive(Clone)]
 pub struct Lines(NonBlocking);
 
 impl Lines {

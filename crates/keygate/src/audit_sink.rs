@@ -4,6 +4,7 @@
 mod file;
 mod follower;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::file::LogFile;
+use self::file::{LogFile, OpenError};
 use self::follower::{Follower, Line};
 
 /// How often the store is asked for new entries.
@@ -39,36 +40,67 @@ pub(crate) struct Sink {
     task: JoinHandle<()>,
 }
 
-/// Begins to write, if the configuration says so.
-///
-/// # Errors
-/// The file cannot be used: it is not one of ours, somebody else writes to it, or it cannot be opened.
-pub(crate) fn start<S: KeyStore>(
-    sink: &AuditSink,
-    registry: &Registry<S>,
-    log: &Log,
-    metrics: &Metrics,
-) -> anyhow::Result<Option<Sink>> {
-    let (target, follower) = match sink {
-        AuditSink::Off => return Ok(None),
-        AuditSink::Stdout => (Target::Log(log.lines()), Follower::from_the_newest()),
-        AuditSink::File(path) => {
-            let (file, last) = LogFile::open(path).with_context(|| {
-                format!("cannot write the audit log to {} (`[audit] path`)", path.display())
-            })?;
-            (Target::File(file), Follower::after(last))
+/// What there is to copy, and where to: whoever has this can begin, and begin again.
+pub(crate) struct AuditCopy<S: KeyStore> {
+    sink: AuditSink,
+    registry: Registry<S>,
+    lines: Lines,
+    written: Arc<AtomicU64>,
+}
+
+impl<S: KeyStore> AuditCopy<S> {
+    pub(crate) fn new(
+        sink: &AuditSink,
+        registry: &Registry<S>,
+        log: &Log,
+        metrics: &Metrics,
+    ) -> Self {
+        let written = Arc::new(AtomicU64::new(0));
+        if *sink != AuditSink::Off {
+            let count = Arc::clone(&written);
+            metrics.counter_fn(
+                "keygate_audit_written_total",
+                "Entries of the audit log that were written to `[audit] sink`.",
+                Box::new(move || count.load(Relaxed)),
+            );
         }
-    };
-    let written = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&written);
-    metrics.counter_fn(
-        "keygate_audit_written_total",
-        "Entries of the audit log that were written to `[audit] sink`.",
-        Box::new(move || count.load(Relaxed)),
-    );
-    let (stop, stopped) = watch::channel(false);
-    let copier = Copier { registry: registry.clone(), target, follower, written, trouble: None };
-    Ok(Some(Sink { stop, task: tokio::spawn(copier.run(stopped)) }))
+        Self { sink: sink.clone(), registry: registry.clone(), lines: log.lines(), written }
+    }
+
+    /// Begins to write, if the configuration says so.
+    ///
+    /// # Errors
+    /// The file cannot be used: it is not one of ours, somebody else writes to it, or it cannot be opened.
+    pub(crate) fn begin(&self) -> anyhow::Result<Option<Sink>> {
+        let (target, follower) = match &self.sink {
+            AuditSink::Off => return Ok(None),
+            AuditSink::Stdout => (Target::Log(self.lines.clone()), Follower::from_the_newest()),
+            AuditSink::File(path) => {
+                let (file, last) = LogFile::open(path).with_context(|| cannot_write(path))?;
+                (Target::File(file), Follower::after(last))
+            }
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (registry, written) = (self.registry.clone(), Arc::clone(&self.written));
+        let copier = Copier { registry, target, follower, written, trouble: None };
+        Ok(Some(Sink { stop, task: tokio::spawn(copier.run(stopped)) }))
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write the audit log to {} (`[audit] path`)", path.display())
+}
+
+/// Says what is wrong with the file before there is a store to copy from, for one who takes over from
+/// the process that writes to it now.
+pub(crate) fn check(sink: &AuditSink) -> anyhow::Result<()> {
+    match sink {
+        AuditSink::Off | AuditSink::Stdout => Ok(()),
+        AuditSink::File(path) => match LogFile::open(path) {
+            Ok(_) | Err(OpenError::InUse) => Ok(()),
+            Err(error) => Err(anyhow::Error::new(error).context(cannot_write(path))),
+        },
+    }
 }
 
 impl Sink {

@@ -8,12 +8,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keygate_config::Store as StoreSettings;
+use keygate_core::key::PepperId;
 use keygate_proxy::Running;
 use keygate_store::heir::HeirLink;
 use keygate_store::keys::KeyStore;
 use sd_notify::NotifyState;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
+use crate::clock;
 use crate::control::Control;
 use crate::failure::{Exit, Failure};
 use crate::handover::{Handles, Successor, same_file};
@@ -30,8 +34,8 @@ const QUIESCE_MAX: Duration = Duration::from_millis(600);
 enum End {
     /// By this signal.
     Told(&'static str),
-    /// Another process serves now.
-    TakenOver(Box<Successor>, StoreIs),
+    /// Another process serves now. If a stop was asked for meanwhile, it is for that one too.
+    TakenOver(Box<Successor>, StoreIs, Option<&'static str>),
     /// The proxy did, which it should not.
     ByItself,
     /// The store was given away, and nobody could take it.
@@ -59,8 +63,12 @@ impl Serving {
                 self.say_goodbye().await;
                 Ok(())
             }
-            End::TakenOver(successor, store) => {
+            End::TakenOver(successor, store, told) => {
                 tracing::info!(pid = successor.pid(), "another process has taken over");
+                if let Some(signal) = told {
+                    tracing::info!(signal, "told to stop meanwhile: passing it on");
+                    successor.terminate();
+                }
                 self.hand_over_the_rest(successor, store).await;
                 Ok(())
             }
@@ -69,6 +77,9 @@ impl Serving {
                 Err(Failure::new(Exit::Failed, "the gateway stopped by itself: see the log"))
             }
             End::Orphaned => {
+                // Nobody can look a key up, but what runs was let in.
+                self.handles = Handles::default();
+                self.finish(std::future::pending()).await;
                 let why = "no process could take the store over: start keygate again";
                 Err(Failure::new(Exit::Failed, why))
             }
@@ -90,7 +101,13 @@ impl Serving {
             match asked {
                 Asked::Stop(signal) => return End::Told(signal),
                 Asked::HandOver => {
-                    if let Some(end) = self.hand_over().await {
+                    let end = tokio::select! {
+                        end = self.hand_over(&hung_up) => end,
+                        // The file may change meanwhile, and somebody may ask.
+                        never = reloading.as_mut() => match never {},
+                        never = watching.as_mut() => match never {},
+                    };
+                    if let Some(end) = end {
                         return end;
                     }
                 }
@@ -99,30 +116,49 @@ impl Serving {
     }
 
     /// Has a new process take over. If it comes to nothing, nothing has changed.
-    async fn hand_over(&mut self) -> Option<End> {
+    async fn hand_over(&mut self, hung_up: &Notify) -> Option<End> {
         let Some(program) = &self.program else {
             tracing::warn!("SIGQUIT: a demo is not handed over; `keygate run` is");
             return None;
         };
         tracing::info!("SIGQUIT: starting the process that takes over");
-        let preparing = prepared(program.start_again(), &self.handles);
-        let (successor, gives_store) = tokio::select! {
+        // Without the store nobody knows; then the new process finds out.
+        let peppers = self.keys.store().peppers(clock::now()).await.unwrap_or_default();
+        let preparing = prepared(program.start_again(), &self.handles, &peppers);
+        let (successor, store) = tokio::select! {
             prepared = preparing => match prepared {
-                Ok((successor, store)) => {
-                    let gives = self.is_ours(store.as_deref());
-                    (successor, gives)
-                }
+                Ok(prepared) => prepared,
                 Err(error) => return not_taken_over(&error),
             },
             // The new process ends with the socket that it was about to be told more on.
-            signal = told_to_stop(&mut self.signals) => return Some(End::Told(signal)),
+            signal = told_to_stop(&mut self.signals, hung_up) => return Some(End::Told(signal)),
         };
-        if gives_store {
-            return Some(self.give_store_to(successor).await);
+        if self.is_ours(store.as_deref()) {
+            Some(self.give_store_to(successor, &peppers).await)
+        } else {
+            self.serve_beside(successor).await
         }
-        match serving(successor).await {
-            Ok(successor) => Some(End::TakenOver(Box::new(successor), StoreIs::Shared)),
-            Err(error) => not_taken_over(&error),
+    }
+
+    /// Both have a store: the new process serves before this one stops to.
+    async fn serve_beside(&mut self, successor: Successor) -> Option<End> {
+        // Two copies of the log in one file would be one too many.
+        if let Some(sink) = self.audit_sink.take() {
+            sink.stop().await;
+        }
+        let (served, told) = remembering(&mut self.signals, serving(successor)).await;
+        match (served, told) {
+            (Ok(successor), told) => {
+                Some(End::TakenOver(Box::new(successor), StoreIs::Shared, told))
+            }
+            (Err(_), Some(signal)) => Some(End::Told(signal)),
+            (Err(error), None) => {
+                self.audit_sink = self.audit_copy.begin().unwrap_or_else(|error| {
+                    tracing::error!(error = format!("{error:#}"), "the audit log is not copied");
+                    None
+                });
+                not_taken_over(&error)
+            }
         }
     }
 
@@ -137,34 +173,36 @@ impl Serving {
     /// Only one process can have the store open, so this one stops first. Whoever connects meanwhile
     /// waits for the new one. If that one fails, the program that runs here is started once more in its
     /// place.
-    async fn give_store_to(&mut self, successor: Successor) -> End {
-        self.proxy.stop();
-        let quiet = wait_until(|| self.proxy.open_connections() == 0, QUIESCE_MAX);
-        let admin = stop_if_any(self.admin.take());
-        tokio::join!(quiet, admin);
-        if let Some(sink) = self.audit_sink.take() {
-            sink.stop().await;
-        }
-        self.limiter.give_away().await;
-        self.uses.stop(self.keys.store()).await;
-        self.keys.store().inner().give_away().await;
-        match serving(successor).await {
-            Ok(successor) => return End::TakenOver(Box::new(successor), StoreIs::GivenAway),
-            Err(error) => {
-                tracing::error!(%error, "the new process failed: the old program is started again");
+    async fn give_store_to(&mut self, successor: Successor, peppers: &[PepperId]) -> End {
+        let (admin, sink) = (self.admin.take(), self.audit_sink.take());
+        let Self { signals, proxy, limiter, uses, keys, program, handles, .. } = self;
+        let giving = async {
+            proxy.stop();
+            let quiet = wait_until(|| proxy.open_connections() == 0, QUIESCE_MAX);
+            // An admin request that takes longer finds the store gone.
+            let admin = timeout(QUIESCE_MAX, stop_if_any(admin));
+            drop(tokio::join!(quiet, admin));
+            if let Some(sink) = sink {
+                sink.stop().await;
             }
-        }
-        let Some(program) = &self.program else { return End::Orphaned };
-        let again = async {
-            let (successor, _) = prepared(program.start_same(), &self.handles).await?;
-            serving(successor).await
+            limiter.give_away().await;
+            uses.stop(keys.store()).await;
+            keys.store().inner().give_away().await;
+            match serving(successor).await {
+                Ok(successor) => return Some(successor),
+                Err(error) => {
+                    tracing::error!(%error, "the new process failed: the old program is started again");
+                }
+            }
+            let started = program.as_ref()?.start_same();
+            let again = async { serving(prepared(started, handles, peppers).await?.0).await };
+            again.await.map_err(|error| tracing::error!(%error, "the old program failed too")).ok()
         };
-        match again.await {
-            Ok(successor) => End::TakenOver(Box::new(successor), StoreIs::GivenAway),
-            Err(error) => {
-                tracing::error!(%error, "the old program could not be started again");
-                End::Orphaned
+        match remembering(signals, giving).await {
+            (Some(successor), told) => {
+                End::TakenOver(Box::new(successor), StoreIs::GivenAway, told)
             }
+            (None, _) => End::Orphaned,
         }
     }
 
@@ -175,6 +213,8 @@ impl Serving {
         match store {
             StoreIs::Shared => {
                 drop(successor);
+                // What is asked for from now on is the new process's to answer.
+                stop_if_any(self.admin.take()).await;
                 self.finish(std::future::pending()).await;
                 self.say_goodbye().await;
             }
@@ -190,10 +230,11 @@ impl Serving {
     }
 
     async fn drain(&mut self) {
+        let hung_up = Notify::new();
         // Load balancers still send requests until they have seen that we are not ready.
         tokio::select! {
             () = tokio::time::sleep(self.live.config().server.shutdown_delay) => {}
-            signal = told_to_stop(&mut self.signals) => {
+            signal = told_to_stop(&mut self.signals, &hung_up) => {
                 return tracing::warn!(signal, "told twice: stopping now");
             }
         }
@@ -203,15 +244,22 @@ impl Serving {
         self.finish(std::future::pending()).await;
     }
 
-    /// Waits for what still runs: at most for the drain timeout, until `orphaned`, or until told again.
+    /// Waits for what still runs, here and in the process before this one, which asks this one about
+    /// keys: at most for the drain timeout, until `orphaned`, or until told again.
     async fn finish(&mut self, orphaned: impl Future<Output = ()>) {
-        let Self { signals, proxy, live, .. } = self;
+        let Self { signals, proxy, live, predecessor, .. } = self;
+        let hung_up = Notify::new();
+        let rests = || proxy.open_connections() == 0;
+        let is_done = || rests() && predecessor.as_ref().is_none_or(JoinHandle::is_finished);
         tokio::select! {
-            () = finished(proxy, live.config().server.drain_timeout) => {}
+            is_done = wait_until(is_done, live.config().server.drain_timeout) => if !is_done {
+                let open = proxy.open_connections();
+                tracing::warn!(open, "the drain timeout is over: connections are cut");
+            },
             () = orphaned => {
                 tracing::error!("the process that took over is gone: connections are cut");
             }
-            signal = told_to_stop(signals) => {
+            signal = told_to_stop(signals, &hung_up) => {
                 tracing::warn!(signal, "told twice: stopping now");
             }
         }
@@ -237,14 +285,27 @@ fn not_taken_over(error: &io::Error) -> Option<End> {
     None
 }
 
-/// The next signal that asks for the end.
-async fn told_to_stop(signals: &mut Signals) -> &'static str {
-    // A reload, or another hand-over, comes too late.
-    let hung_up = Notify::new();
+/// The next signal that asks for the end. Another hand-over comes too late.
+async fn told_to_stop(signals: &mut Signals, hung_up: &Notify) -> &'static str {
     loop {
-        if let Asked::Stop(signal) = signals.next(&hung_up).await {
+        if let Asked::Stop(signal) = signals.next(hung_up).await {
             return signal;
         }
+    }
+}
+
+/// Does something to its end, and says whether a stop was asked for meanwhile.
+async fn remembering<T>(
+    signals: &mut Signals,
+    work: impl Future<Output = T>,
+) -> (T, Option<&'static str>) {
+    let mut work = std::pin::pin!(work);
+    let hung_up = Notify::new();
+    tokio::select! {
+        // Biased: what is done is done.
+        biased;
+        done = work.as_mut() => (done, None),
+        signal = told_to_stop(signals, &hung_up) => (work.await, Some(signal)),
     }
 }
 
@@ -258,9 +319,10 @@ async fn stop_if_any(admin: Option<Control>) {
 async fn prepared(
     started: io::Result<Successor>,
     handles: &Handles,
+    peppers: &[PepperId],
 ) -> io::Result<(Successor, Option<PathBuf>)> {
     let mut successor = started?;
-    match successor.prepare(handles).await {
+    match successor.prepare(handles, peppers).await {
         Ok(store) => Ok((successor, store)),
         Err(error) => Err(successor.give_up(error).await),
     }
@@ -279,12 +341,5 @@ async fn ended(proxy: &Running) {
     const LOOK_EVERY: Duration = Duration::from_secs(1);
     while !proxy.has_ended() {
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-async fn finished(proxy: &Running, drain_timeout: Duration) {
-    if !wait_until(|| proxy.open_connections() == 0, drain_timeout).await {
-        let open = proxy.open_connections();
-        tracing::warn!(open, "the drain timeout is over: connections are cut");
     }
 }

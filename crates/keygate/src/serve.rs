@@ -12,8 +12,9 @@ use anyhow::Context;
 use keygate_admin::{AdminParts, Registry, RegistryParts, Reloader};
 use keygate_config::live::Current;
 use keygate_config::{Config, Live};
+use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
-use keygate_proxy::{Gateway, GatewayParts, Listener, Running};
+use keygate_proxy::{Gateway, GatewayParts, Groundwork, Listener, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::limits::Limiter;
@@ -23,7 +24,9 @@ use keygate_store::usage::Uses;
 use keygate_telemetry::Metrics;
 use keygate_telemetry::logging::{self, Log};
 use sd_notify::NotifyState;
+use tokio::task::JoinHandle;
 
+use crate::audit_sink::AuditCopy;
 use crate::control::Control;
 use crate::failure::{Exit, Failure};
 use crate::first_start::{self, Secrets};
@@ -89,6 +92,7 @@ pub(crate) struct Serving {
     pub(crate) reloader: Reloader<Store>,
     pub(crate) limiter: Limiter,
     pub(crate) uses: Uses,
+    pub(crate) audit_copy: AuditCopy<Store>,
     /// Until it has stopped; and so is what follows.
     pub(crate) audit_sink: Option<audit_sink::Sink>,
     pub(crate) admin: Option<Control>,
@@ -96,6 +100,8 @@ pub(crate) struct Serving {
     pub(crate) handles: Handles,
     /// What to start when another process is to take over, if one can.
     pub(crate) program: Option<Program>,
+    /// Ends when the process that was there before has ended.
+    pub(crate) predecessor: Option<JoinHandle<()>>,
     pub(crate) stopping: Arc<AtomicBool>,
     pub(crate) signals: Signals,
 }
@@ -119,28 +125,21 @@ pub(crate) async fn start(
         coherence: Arc::clone(&coherence),
         observer: observe::link_observer(&metrics),
     };
-    // Whoever takes over says what is wrong with its listeners before anybody depends on it.
+    // Whoever takes over finds out what is wrong before anybody depends on it.
     let early = match inheritance.is_there() {
-        true => Some(Listeners::bind(&config, &mut inheritance)?),
+        true => Some(Prepared::for_take_over(&config, &metrics, &mut inheritance)?),
         false => None,
     };
-    if inheritance.is_there() {
-        // They are there by now; what is wrong with them must not be found out later.
-        read_peppers(&config.keys).map_err(|fault| Failure::new(Exit::Failed, fault.message))?;
-    }
     inheritance.wait_for_store().await.context("cannot take over")?;
     // Blocks, but nothing else runs yet.
     let store = stores::open(&config, opener)?;
     let limiter = stores::limiter(&config, &store)?;
     let in_use = peppers_in_use(&store, &this).await?;
-    let secrets = first_start::load_or_make(&config.keys, &config.admin, in_use.as_deref())?;
-    log_secrets(&secrets);
-    let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
-
-    let listeners = match early {
-        Some(listeners) => listeners,
-        None => Listeners::bind(&config, &mut inheritance)?,
+    let prepared = match early {
+        Some(prepared) => prepared,
+        None => Prepared::new(&config, &metrics, in_use.as_deref(), &mut inheritance)?,
     };
+    let Prepared { listeners, live, token_sha256, groundwork } = prepared;
 
     metrics.config_loaded(clock::now());
     metrics.counter_fn(
@@ -158,17 +157,15 @@ pub(crate) async fn start(
     observe::publish_uses(&uses, &metrics);
     let failed_auth = &config.server.failed_auth;
     let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
-    let live = Live::new(Arc::clone(&config), Arc::new(peppers));
     let gateway = Gateway::new(GatewayParts {
-        current: Current::clone(&live.current()),
+        groundwork,
         keys: Arc::clone(&keys),
         failures,
         limiter: limiter.clone(),
         uses: uses.clone(),
         metrics: metrics.clone(),
         clock: clock::now,
-    })
-    .context("cannot set up the gateway")?;
+    });
     let files = Arc::new(Files::new(origin, live.clone(), gateway.changer(), held, log.level()));
     let blocked = Arc::new(gateway.blocked());
 
@@ -189,7 +186,8 @@ pub(crate) async fn start(
         gateway: this,
     });
     drop(tokio::spawn(registry.clone().count_keys_for_ever(metrics.clone())));
-    let audit_sink = audit_sink::start(&config.audit, &registry, log, &metrics)?;
+    let audit_copy = AuditCopy::new(&config.audit, &registry, log, &metrics);
+    let audit_sink = audit_copy.begin()?;
     let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
     let source = Arc::<Files>::clone(&files);
     let reloader = Reloader::new(registry.clone(), source, metrics.reload());
@@ -203,7 +201,7 @@ pub(crate) async fn start(
     };
     let admin = Control::start(listeners.admin, keygate_admin::router(parts))?;
 
-    inheritance.take_over(&keys, changes).await.context("cannot take over")?;
+    let predecessor = inheritance.take_over(&keys, changes).await;
     tell_supervisor(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
     let listen = config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
     tracing::info!(listen = listen.join(" "), admin = %config.admin.listen, "ready");
@@ -215,11 +213,13 @@ pub(crate) async fn start(
         reloader,
         limiter,
         uses,
+        audit_copy,
         audit_sink,
         admin: Some(admin),
         proxy,
         handles: listeners.handles,
         program: None,
+        predecessor,
         stopping,
         signals,
     })
@@ -238,6 +238,45 @@ fn log_secrets(secrets: &Secrets) {
     }
     for path in &secrets.exposed {
         tracing::warn!(path = %path.display(), "others can read this secret: chmod 600 it");
+    }
+}
+
+/// All that needs no store, or only to be told of it.
+struct Prepared {
+    listeners: Listeners,
+    live: Live,
+    token_sha256: [u8; 32],
+    groundwork: Groundwork,
+}
+
+impl Prepared {
+    /// `in_use` are the peppers that live keys were made under, if the store could be asked.
+    fn new(
+        config: &Arc<Config>,
+        metrics: &Metrics,
+        in_use: Option<&[PepperId]>,
+        inheritance: &mut Inheritance,
+    ) -> Result<Self, Failure> {
+        let secrets = first_start::load_or_make(&config.keys, &config.admin, in_use)?;
+        log_secrets(&secrets);
+        let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
+        let listeners = Listeners::bind(config, inheritance)?;
+        let live = Live::new(Arc::clone(config), Arc::new(peppers));
+        let groundwork = Groundwork::new(Current::clone(&live.current()), metrics)
+            .context("cannot set up the gateway")?;
+        Ok(Self { listeners, live, token_sha256, groundwork })
+    }
+
+    /// The same for a process that takes over: nothing of it is new.
+    fn for_take_over(
+        config: &Arc<Config>,
+        metrics: &Metrics,
+        inheritance: &mut Inheritance,
+    ) -> Result<Self, Failure> {
+        read_peppers(&config.keys).map_err(|fault| Failure::new(Exit::Failed, fault.message))?;
+        audit_sink::check(&config.audit)?;
+        let in_use = inheritance.peppers_in_use().to_vec();
+        Self::new(config, metrics, Some(&in_use), inheritance)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::upstreams::Upkeep;
 /// What a gateway is made of.
 pub struct GatewayParts<S: KeyStore> {
     /// What it begins with.
-    pub current: Current,
+    pub groundwork: Groundwork,
     pub keys: Arc<CachedKeys<S>>,
     pub failures: Arc<FailureLimiter>,
     pub limiter: Limiter,
@@ -35,16 +35,31 @@ pub struct GatewayParts<S: KeyStore> {
     pub clock: fn() -> UnixMillis,
 }
 
-impl<S: KeyStore> Gateway<S> {
-    /// Builds a gateway. Looks up the upstreams' names, and so blocks on DNS.
+/// All of a gateway that a configuration can be wrong about, worked out before a store is needed.
+pub struct Groundwork {
+    snapshots: Snapshots,
+    upkeep: Upkeep,
+}
+
+impl Groundwork {
+    /// Looks up the upstreams' names, and so blocks on DNS.
     ///
     /// # Errors
     /// [`ProxyError::Target`] when an upstream's target has no address.
-    pub fn new(parts: GatewayParts<S>) -> Result<Self, ProxyError> {
-        let GatewayParts { current, keys, failures, limiter, uses, metrics, clock } = parts;
+    pub fn new(current: Current, metrics: &Metrics) -> Result<Self, ProxyError> {
         let upkeep = Upkeep::default();
-        Ok(Self {
-            snapshots: Snapshots::first(current, &metrics, &upkeep)?,
+        Ok(Self { snapshots: Snapshots::first(current, metrics, &upkeep)?, upkeep })
+    }
+}
+
+impl<S: KeyStore> Gateway<S> {
+    /// Builds a gateway.
+    #[must_use]
+    pub fn new(parts: GatewayParts<S>) -> Self {
+        let GatewayParts { groundwork, keys, failures, limiter, uses, metrics, clock } = parts;
+        let Groundwork { snapshots, upkeep } = groundwork;
+        Self {
+            snapshots,
             upkeep,
             lookup: Lookup::new(keys),
             attempts: Attempts::new(failures),
@@ -57,7 +72,7 @@ impl<S: KeyStore> Gateway<S> {
             imported: metrics.imported_keys(),
             metrics,
             clock,
-        })
+        }
     }
 
     /// What gives this gateway another configuration while it serves.

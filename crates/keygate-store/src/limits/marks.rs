@@ -268,6 +268,9 @@ impl<D: Disk> Inner<D> {
     }
 
     fn tidy(&self, now: UnixMillis, turn: &Turn<'_>) {
+        if self.is_given_away() {
+            return;
+        }
         self.free_what_is_over(now);
         self.catch_up(turn);
         if self.is_to_look(now) {

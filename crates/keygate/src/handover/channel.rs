@@ -45,7 +45,11 @@ pub(super) enum FromNew {
 #[serde(rename_all = "snake_case")]
 pub(super) enum FromOld {
     /// The listeners themselves follow, in this order.
-    Listeners(Vec<Name>),
+    Listeners {
+        names: Vec<Name>,
+        /// The ids of the peppers that live keys were made under.
+        peppers: Vec<String>,
+    },
     /// The store is not open here any more, or need not be.
     Released,
 }
@@ -159,12 +163,13 @@ mod tests {
             (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = |listener: &TcpListener| listener.local_addr().unwrap();
         let names = listeners.iter().map(|one| Name { role: Role::Proxy, address: address(one) });
-        old.say(&FromOld::Listeners(names.collect())).await.unwrap();
+        let names = names.collect();
+        old.say(&FromOld::Listeners { names, peppers: Vec::new() }).await.unwrap();
         for listener in &listeners {
             old.send_listener(listener.as_fd()).await.unwrap();
         }
         old.say(&FromOld::Released).await.unwrap();
-        let FromOld::Listeners(names) = new.hear(PATIENCE).await.unwrap() else { panic!() };
+        let FromOld::Listeners { names, .. } = new.hear(PATIENCE).await.unwrap() else { panic!() };
         for (name, listener) in names.iter().zip(&listeners) {
             let received = new.listener(PATIENCE).await.unwrap();
             assert_eq!(address(&received), name.address);

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use keygate_core::key::PepperId;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -94,12 +96,17 @@ impl Successor {
     ///
     /// # Errors
     /// The new process ended, or says what it should not. It is ended then.
-    pub(crate) async fn prepare(&mut self, handles: &Handles) -> io::Result<Option<PathBuf>> {
+    pub(crate) async fn prepare(
+        &mut self,
+        handles: &Handles,
+        peppers: &[PepperId],
+    ) -> io::Result<Option<PathBuf>> {
         let FromNew::Hello { version: VERSION, store } = self.channel.hear(START_MAX).await? else {
             return Err(io::Error::other("the new process does not speak as this one does"));
         };
         let names = handles.0.iter().map(|(name, _)| name.clone()).collect();
-        self.channel.say(&FromOld::Listeners(names)).await?;
+        let peppers = peppers.iter().map(ToString::to_string).collect();
+        self.channel.say(&FromOld::Listeners { names, peppers }).await?;
         for (_, listener) in &handles.0 {
             self.channel.send_listener(listener.as_fd()).await?;
         }
@@ -121,6 +128,13 @@ impl Successor {
                 Err(io::Error::other("not what comes next"))
             }
         }
+    }
+
+    /// Passes a stop on to the process that serves now.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        // One that has ended needs no telling.
+        pid.and_then(|pid| kill_process(pid, Signal::TERM).ok());
     }
 
     /// The socket to the new process, which goes on without us.
