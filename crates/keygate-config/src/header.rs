@@ -12,16 +12,20 @@ const VALUE_LENGTH_MAX: usize = 4_096;
 const HEADERS_MAX: usize = 64;
 
 /// What frames a message or belongs to one connection, and what only the gateway may say.
-const NOT_TO_BE_CHANGED: [&str; 11] = [
+const NOT_TO_BE_CHANGED: [&str; 15] = [
     "connection",
     "content-length",
     "host",
     "keep-alive",
     "proxy-connection",
     "te",
+    "traceparent",
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
     "x-request-id",
     "expect",
 ];

@@ -24,6 +24,14 @@ pub(crate) fn read_route_settings(
     let response_headers =
         read_changes(section, "response_headers", &route::RESPONSE_HEADERS_TABLE);
     let cors = read_cors(section);
+    if let (Some(changes), Some(Some(_))) = (&response_headers, &cors)
+        && changes.names().any(|name| name.starts_with("access-control-"))
+        && let Some(span) = section.span_of("response_headers")
+    {
+        let help = "remove it there, or remove `cors`";
+        let message = "`cors` says what is in the headers `Access-Control-…`";
+        section.reader.error(span, message, Some(help.to_owned()));
+    }
     let body_bytes_max = section.get(&route::BODY_BYTES_MAX);
     let response_bytes_max = section.get(&route::RESPONSE_BYTES_MAX);
     if section.item("respond").is_some() {

@@ -36,6 +36,13 @@ pub struct HeaderChanges {
     pub remove: Vec<Box<str>>,
 }
 
+impl HeaderChanges {
+    /// The headers that are changed.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.set.iter().map(|(name, _)| &**name).chain(self.remove.iter().map(|name| &**name))
+    }
+}
+
 impl fmt::Debug for HeaderChanges {
     /// Without the values: one may be what an upstream lets the gateway in by.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,7 +22,13 @@ fn a_prefix_is_one_that_the_path_begins_with() {
 
 #[test]
 fn who_calls_and_what_frames_a_message_is_not_for_routes() {
-    for name in ["X-Keygate-Key-Id", "x_keygate_key_id", "Content_Length", "x-request_id"] {
+    for name in [
+        "X-Keygate-Key-Id",
+        "x_keygate_key_id",
+        "Content_Length",
+        "x-request_id",
+        "X_Forwarded_Host",
+    ] {
         let expect = "13:11: this header is not for routes to change; \
                       remove it: the gateway alone says what is in it";
         check_route(&format!("[routes.request_headers]\n\nremove = [\"{name}\"]"), expect);
@@ -44,6 +50,17 @@ fn what_no_browser_takes_with_cookies_is_refused() {
     check_route(
         "[routes.cors]\norigins = [\"*\"]\ncredentials = true",
         "12:12: no browser sends cookies to `*`; list the origins that may send cookies",
+    );
+}
+
+#[test]
+fn what_web_pages_may_do_is_said_in_one_place() {
+    let headers = "response_headers = { set = { Access-Control-Max-Age = \"1\" } }\n";
+    check_route(headers, "");
+    check_route(
+        &format!("{headers}[routes.cors]\norigins = [\"*\"]"),
+        "11:20: `cors` says what is in the headers `Access-Control-…`; \
+         remove it there, or remove `cors`",
     );
 }
 
