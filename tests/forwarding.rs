@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Broken, Gateway, KeySpec, Request, Setup, Upstream, Wire, assert_refused, chunk, get,
-    post, request,
+    Answer, Broken, Gateway, KeySpec, Request, Setup, Upstream, Wire, assert_refused, chunk,
+    free_address, get, post, request,
 };
 
 fn start() -> (Gateway, Upstream) {
@@ -313,11 +313,7 @@ fn a_client_that_waits_for_100_is_refused_without_its_body() {
 
 #[test]
 fn an_upstream_that_is_not_there_is_an_upstream_error() {
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
-    let gateway = Setup::in_front_of_address(nobody).start();
+    let gateway = Setup::in_front_of_address(free_address()).start();
     for wire in Wire::BOTH {
         assert_refused(&gateway.send_over(wire, &get("/public")), 502, "upstream_error");
         let upload = post("/public", vec![b'x'; 100_000]);

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -49,6 +49,16 @@ impl Authority {
         self.sign_as(names, |params| {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
+        })
+    }
+
+    /// One for somebody with a subject of these parts.
+    pub fn sign_subject(&self, parts: &[(DnType, &str)]) -> Signed {
+        self.sign_as(&["client.test"], |params| {
+            params.distinguished_name = DistinguishedName::new();
+            parts
+                .iter()
+                .for_each(|(kind, text)| params.distinguished_name.push(kind.clone(), *text));
         })
     }
 

@@ -135,6 +135,11 @@ impl Setup {
         Self { server: format!("{}{lines}\n", self.server), ..self }
     }
 
+    /// Says what lines `[server]` has besides the listener.
+    pub fn only_server(self, lines: &str) -> Self {
+        Self { server: format!("{lines}\n"), ..self }
+    }
+
     /// Has changed files taken over by themselves.
     pub fn watching(self) -> Self {
         Self { watch_files: true, ..self }

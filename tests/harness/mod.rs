@@ -25,6 +25,7 @@ mod request;
 mod resp;
 mod sentinels;
 mod tap;
+mod tls;
 mod upstream;
 mod wait;
 pub mod websocket;
@@ -49,6 +50,7 @@ pub use request::{Request, Wire, basic, chunk, delete, get, post, request};
 pub use resp::{Reply, Resp};
 pub use sentinels::Sentinels;
 pub use tap::{Tap, Which};
+pub use tls::TlsClient;
 pub use upstream::Upstream;
 pub use wait::{eventually, eventually_within, patience};
 

@@ -12,6 +12,8 @@ const LINE_BYTES_MAX: usize = 107;
 /// Version 2 may carry what a balancer knows besides, such as a client's certificate.
 const HEADER_BYTES_MAX: usize = 4_096;
 const V1_PREFIX: &[u8] = b"PROXY ";
+/// Version 2 of a balancer's own connection.
+const V2_LOCAL: u8 = 0x20;
 /// Of version 2, up to and with the length of what follows.
 const V2_FIXED_BYTES: usize = 16;
 
@@ -92,12 +94,16 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
 
 fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     let Some((fixed, _)) = bytes.split_at_checked(V2_FIXED_BYTES) else { return Ok(None) };
-    let [.., high, low] = fixed else { return Ok(None) };
+    let [.., command, _, high, low] = fixed else { return Ok(None) };
     let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([*high, *low]));
     if length > HEADER_BYTES_MAX {
         return Err(HeaderError::TooLong);
     }
     let Some(header) = bytes.get(..length) else { return Ok(None) };
+    if *command == V2_LOCAL {
+        // Whatever addresses it has are to be ignored, also if there are none.
+        return Ok(Some(Header { length, source: None }));
+    }
     let parsed = v2::Header::try_from(header).map_err(|_| HeaderError::Malformed)?;
     let source = match (parsed.command, parsed.addresses) {
         (v2::Command::Proxy, v2::Addresses::IPv4(of)) => {
@@ -144,6 +150,7 @@ mod tests {
         assert_eq!(source(&v2(1, 0x11, &[&addresses[..], &[4, 0, 1, 9]].concat())), Some(v4));
         assert_eq!(source(&v2(0, 0x11, &addresses)), None, "the balancer itself");
         assert_eq!(source(&v2(0, 0, &[])), None);
+        assert_eq!(source(&v2(0, 0x11, &[])), None);
         let mut addresses = [0; 36];
         addresses[..16].copy_from_slice(&"2001:db8::7".parse::<Ipv6Addr>().unwrap().octets());
         addresses[32..34].copy_from_slice(&5000_u16.to_be_bytes());
