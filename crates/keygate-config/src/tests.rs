@@ -58,7 +58,7 @@ fn file(path: &Path, _: usize) -> io::Result<Vec<u8>> {
         }
         Some("long.pem") => Ok(certificate.repeat(20_000).into()),
         Some("closed") => Err(io::ErrorKind::PermissionDenied.into()),
-        Some(name) => certificates::real(name).ok_or(io::ErrorKind::NotFound.into()),
+        Some(name) => certificates::real(name).ok_or_else(|| io::ErrorKind::NotFound.into()),
         None => Err(io::ErrorKind::NotFound.into()),
     }
 }

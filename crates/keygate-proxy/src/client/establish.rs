@@ -149,10 +149,13 @@ async fn accept(
     socket: Socket,
 ) -> Result<TlsStream<BufReader<Socket>>, Refused> {
     let socket = BufReader::with_capacity(TLS_READ_BUFFER_BYTES, socket);
-    TlsAcceptor::from(config).accept(socket).await.map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Refused::Left,
-        #[expect(clippy::wildcard_enum_match_arm, reason = "an error is an error")]
-        _ => Refused::Handshake(error),
+    TlsAcceptor::from(config).accept(socket).await.map_err(|error| {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        if matches!(error.kind(), UnexpectedEof | ConnectionReset) {
+            Refused::Left
+        } else {
+            Refused::Handshake(error)
+        }
     })
 }
 

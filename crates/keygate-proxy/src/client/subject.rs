@@ -50,11 +50,7 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
     match (short_name(&oid), attribute.as_str()) {
         (Some(name), Ok(value)) => format!("{name}={}", escaped(value)),
         // Whatever has no short name, or no text, is told as it was written.
-        (name, _) => {
-            let name = name.map_or(oid.clone(), ToOwned::to_owned);
-            let value = attribute.attr_value();
-            format!("{name}=#{}", hex(value))
-        }
+        (name, _) => format!("{}={}", name.unwrap_or(&oid), hex(attribute.attr_value())),
     }
 }
 
@@ -94,7 +90,7 @@ fn escaped(value: &str) -> String {
 
 fn hex(value: &x509_parser::der_parser::asn1_rs::Any<'_>) -> String {
     use x509_parser::der_parser::asn1_rs::ToDer;
-    let mut text = String::new();
+    let mut text = "#".to_owned();
     for byte in value.to_der_vec().unwrap_or_default() {
         push_hex(&mut text, "", byte);
     }
