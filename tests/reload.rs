@@ -253,3 +253,45 @@ fn only_an_admin_reloads_and_it_is_in_the_audit_log() {
     let mut connection = crate::harness::Connection::open(gateway.admin_address);
     assert_eq!(connection.exchange(&anybody).unwrap().status, 401);
 }
+
+#[test]
+fn how_often_an_address_may_fail_changes_live() {
+    let upstream = Upstream::start();
+    let mut gateway = start(&upstream, "");
+    let key = gateway.key(&["read:orders"]);
+    let gone = gateway.key_with(&KeySpec::new(&["read:orders"]));
+    gateway.admin().revoke(&gone);
+    let wrong = get("/v1/orders").bearer(&gone.key);
+    (0..3).for_each(|_| assert_refused(&gateway.send(&wrong), 401, "api_key_invalid"));
+    gateway.rewrite(|setup| setup.failed_auth("rate = \"1/day\""));
+    assert_eq!(reloaded(&gateway)["needs_restart"], json!([]));
+    assert_refused(&gateway.send(&wrong), 401, "api_key_invalid");
+    // Another setting changes: what was counted goes on counting.
+    gateway.rewrite(|setup| setup.route(PUBLIC));
+    reloaded(&gateway);
+    assert_refused(&gateway.send(&wrong), 429, "too_many_failures");
+    gateway.rewrite(|setup| setup.failed_auth("rate = \"1000/s\""));
+    reloaded(&gateway);
+    assert_refused(&gateway.send(&wrong), 401, "api_key_invalid");
+    assert_eq!(gateway.send(&get("/v1/orders").bearer(&key)).status, 200);
+}
+
+#[test]
+fn the_drain_timeout_is_the_one_that_holds_when_the_gateway_is_told_to_stop() {
+    let slow = Upstream::answering(|exchange| {
+        // Never: the gateway hangs up first.
+        while exchange.read(&mut [0])? > 0 {}
+        Ok(())
+    });
+    let mut gateway = start(&slow, "");
+    gateway.rewrite(|setup| setup.server("drain_timeout = \"100ms\""));
+    assert_eq!(reloaded(&gateway)["needs_restart"], json!([]));
+    let mut connection = gateway.connect();
+    connection.send(&get("/public").to_h1()).unwrap();
+    slow.wait_for(1);
+    let start = std::time::Instant::now();
+    gateway.process().terminate();
+    assert_eq!(gateway.process().wait_for_exit(), Some(Some(0)), "{}", gateway.output());
+    // Far below the 30 s that it began with.
+    assert!(start.elapsed() < Duration::from_secs(15), "it took {:?}", start.elapsed());
+}

@@ -24,6 +24,9 @@ use crate::snapshot::Snapshots;
 use crate::sweep::Sweep;
 use crate::upstreams::{Upkeep, trust};
 
+/// More than any `drain_timeout`, which may change while the gateway runs.
+const GRACE_SECONDS: u64 = 2 * 86_400;
+
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -125,8 +128,8 @@ fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
         upstream_keepalive_pool_size: (config.server.upstream_idle_max / threads).max(1),
         ca_file: trusted.map(|path| path.to_string_lossy().into_owned()),
         // Pingora sleeps this long after a stop, whatever there is left to do; whoever stopped us
-        // watches `open_connections` and ends the process sooner.
-        grace_period_seconds: Some(config.server.drain_timeout.as_secs().saturating_add(1)),
+        // watches `open_connections`, and ends the process sooner.
+        grace_period_seconds: Some(GRACE_SECONDS),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use keygate_core::limit::{Gcra, Rate};
 use keygate_core::network::ClientNetwork;
 use moka::policy::EvictionPolicy;
@@ -13,15 +14,17 @@ use moka::sync::Cache;
 /// The failed-authentication limit: `rate.count` failures at once, then as they come back.
 ///
 /// Time is an argument: nanoseconds of one monotonic clock, whatever its zero.
-pub struct FailureLimiter {
+pub struct FailureLimiter(ArcSwap<Cells>);
+
+struct Cells {
+    rate: Rate,
+    addresses_max: u64,
     gcra: Gcra,
     cells: Cache<ClientNetwork, Arc<AtomicU64>>,
 }
 
-impl FailureLimiter {
-    /// Remembers at most about `addresses_max` client networks; those seen longest ago go first.
-    #[must_use]
-    pub fn new(rate: Rate, addresses_max: u64) -> Self {
+impl Cells {
+    fn new(rate: Rate, addresses_max: u64) -> Self {
         let period = rate.unit.duration();
         let cells = Cache::builder()
             .max_capacity(addresses_max)
@@ -30,21 +33,41 @@ impl FailureLimiter {
             // A bucket that nobody drew from for the whole period is full, as a new one is.
             .time_to_idle(period)
             .build();
-        Self { gcra: Gcra::new(rate.count, period, rate.count), cells }
+        Self { rate, addresses_max, gcra: Gcra::new(rate.count, period, rate.count), cells }
+    }
+}
+
+impl FailureLimiter {
+    /// Remembers at most about `addresses_max` client networks; those seen longest ago go first.
+    #[must_use]
+    pub fn new(rate: Rate, addresses_max: u64) -> Self {
+        Self(ArcSwap::from_pointee(Cells::new(rate, addresses_max)))
+    }
+
+    /// Goes by another limit from now on. What was counted under the old one says nothing under the new
+    /// one, which may be far looser, and is forgotten.
+    pub fn change(&self, rate: Rate, addresses_max: u64) {
+        let now = self.0.load();
+        if (now.rate, now.addresses_max) == (rate, addresses_max) {
+            return;
+        }
+        self.0.store(Arc::new(Cells::new(rate, addresses_max)));
     }
 
     /// How long this client must wait before it may fail again; nothing if it need not.
     #[must_use]
     pub fn blocked_for(&self, client: ClientNetwork, now_ns: u64) -> Option<Duration> {
-        let cell = self.cells.get(&client)?;
-        let wait = self.gcra.wait(cell.load(Relaxed), now_ns);
+        let now = self.0.load();
+        let cell = now.cells.get(&client)?;
+        let wait = now.gcra.wait(cell.load(Relaxed), now_ns);
         (!wait.is_zero()).then_some(wait)
     }
 
     /// Counts one failure of this client.
     pub fn record(&self, client: ClientNetwork, now_ns: u64) {
-        let cell = self.cells.get_with(client, || Arc::new(AtomicU64::new(0)));
-        let take = |state| self.gcra.take(state, now_ns, 1).ok();
+        let now = self.0.load();
+        let cell = now.cells.get_with(client, || Arc::new(AtomicU64::new(0)));
+        let take = |state| now.gcra.take(state, now_ns, 1).ok();
         // A failure beyond the limit leaves the cell alone: failing on does not make the wait longer.
         cell.fetch_update(Relaxed, Relaxed, take).ok();
     }
@@ -109,14 +132,29 @@ mod tests {
         for n in 0..1_000 {
             assert_eq!(limiter.blocked_for(client(n), 0), None);
         }
-        limiter.cells.run_pending_tasks();
-        assert_eq!(limiter.cells.entry_count(), 0);
+        let cells = &limiter.0.load().cells;
+        cells.run_pending_tasks();
+        assert_eq!(cells.entry_count(), 0);
         for n in 0..1_000 {
             limiter.record(client(n), 0);
         }
-        limiter.cells.run_pending_tasks();
-        assert_eq!(limiter.cells.entry_count(), 50);
+        cells.run_pending_tasks();
+        assert_eq!(cells.entry_count(), 50);
         assert!(limiter.blocked_for(client(999), 0).is_some(), "a newcomer counts even when full");
+    }
+
+    #[test]
+    fn another_limit_counts_anew_and_the_same_one_goes_on() {
+        let limiter = limiter("1/day");
+        let one = client("192.0.2.1");
+        limiter.record(one, 0);
+        limiter.change("1/day".parse().unwrap(), 1_000);
+        assert!(limiter.blocked_for(one, 0).is_some());
+        limiter.change("2/day".parse().unwrap(), 1_000);
+        limiter.record(one, 0);
+        assert_eq!(limiter.blocked_for(one, 0), None);
+        limiter.record(one, 0);
+        assert!(limiter.blocked_for(one, 0).is_some());
     }
 
     #[test]

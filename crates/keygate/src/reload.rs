@@ -11,6 +11,7 @@ use keygate_config::live::Current;
 use keygate_config::{Config, Inputs, Keys, Live, secrets};
 use keygate_core::{Pepper, Peppers};
 use keygate_proxy::{Changer, ProxyError};
+use keygate_store::failures::FailureLimiter;
 use keygate_store::fleet::HeldPeppers;
 use keygate_store::records::Role;
 use keygate_telemetry::logging::LevelSwitch;
@@ -70,6 +71,7 @@ pub(crate) struct Files {
     began_with: Arc<Config>,
     live: Live,
     changer: Changer,
+    failures: Arc<FailureLimiter>,
     held: HeldPeppers,
     level: LevelSwitch,
     tried: Mutex<Tried>,
@@ -87,6 +89,7 @@ impl Files {
         origin: Origin,
         live: Live,
         changer: Changer,
+        failures: Arc<FailureLimiter>,
         held: HeldPeppers,
         level: LevelSwitch,
     ) -> Self {
@@ -97,7 +100,7 @@ impl Files {
         let inputs = Arc::new(inputs);
         live.replace(Current { inputs: Arc::clone(&inputs), ..Current::clone(&live.current()) });
         let tried = Mutex::new(Tried { inputs, is_usable: true });
-        let files = Self { origin, began_with, live, changer, held, level, tried };
+        let files = Self { origin, began_with, live, changer, failures, held, level, tried };
         files.tell_fleet();
         files
     }
@@ -157,6 +160,8 @@ impl Source for Files {
         // Requests first: a key that is made under a new pepper has to be known by then.
         let changed = self.changer.change(next.clone());
         changed.map_err(|error| self.unusable(refused(&next.config, &error)))?;
+        let failed_auth = &next.config.server.failed_auth;
+        self.failures.change(failed_auth.rate, failed_auth.addresses_max);
         self.level.set(next.config.log.level);
         self.live.replace(next);
         self.tell_fleet();

@@ -160,13 +160,15 @@ pub(crate) async fn start(
     let gateway = Gateway::new(GatewayParts {
         groundwork,
         keys: Arc::clone(&keys),
-        failures,
+        failures: Arc::clone(&failures),
         limiter: limiter.clone(),
         uses: uses.clone(),
         metrics: metrics.clone(),
         clock: clock::now,
     });
-    let files = Arc::new(Files::new(origin, live.clone(), gateway.changer(), held, log.level()));
+    let changer = gateway.changer();
+    let files = Files::new(origin, live.clone(), changer, failures, held, log.level());
+    let files = Arc::new(files);
     let blocked = Arc::new(gateway.blocked());
 
     drop(tokio::spawn(limiter.clone().sweep()));
