@@ -23,9 +23,8 @@ use utoipa_axum::routes;
 use self::query::{AuditQuery, VerifyQuery, Wanted, wrong};
 use crate::Readiness;
 use crate::openapi::Time;
-use crate::page::List;
 use crate::problem::{Problem, ProblemCode};
-use crate::registry::{Actor, AuditFilter, AuditPart, Registry, Verified};
+use crate::registry::{Actor, AuditFilter, AuditPart, AuditTail, Registry, Verified};
 use crate::times::rfc3339;
 
 /// The most calls that wait for an entry at one time. Each has a connection of its own.
@@ -98,26 +97,50 @@ impl From<Logged> for AuditLine {
     }
 }
 
+/// A part of the log.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditEntryList)]
+struct ListAnswer {
+    items: Vec<AuditLine>,
+    /// Where to go on, as `cursor`.
+    next: Option<String>,
+    /// With `tail`, if fewer entries were found than asked for: no entry before this number was looked
+    /// at, and there may be some.
+    looked_from: Option<u64>,
+}
+
+impl ListAnswer {
+    fn part(AuditPart { entries, looked_to, has_more }: AuditPart) -> Self {
+        let next = has_more.then(|| looked_to.0.to_string());
+        Self { items: entries.into_iter().map(AuditLine::from).collect(), next, looked_from: None }
+    }
+
+    fn tail(AuditTail { entries, looked_from }: AuditTail) -> Self {
+        let items = entries.into_iter().map(AuditLine::from).collect();
+        Self { items, next: None, looked_from: looked_from.map(|number| number.0) }
+    }
+}
+
 /// The audit log, oldest entries first
 ///
 /// One call looks at no more than 5000 entries: a page may be short, or empty, and still have a `next`.
+/// With `tail` these are the newest 5000, and `looked_from` says so if it matters.
 #[utoipa::path(
     get, path = "/v1/audit", operation_id = "audit.list", tag = "watch",
     params(AuditQuery),
-    responses((status = 200, description = "A page of the log", body = List<AuditLine>)),
+    responses((status = 200, description = "A page of the log", body = ListAnswer)),
 )]
 async fn all<S: KeyStore>(
     State(registry): State<Registry<S>>,
     Extension(by): Extension<Actor>,
     Extension(waiting): Extension<Arc<Waiting>>,
     query: Result<Query<AuditQuery>, QueryRejection>,
-) -> Result<Json<List<AuditLine>>, Problem> {
+) -> Result<Json<ListAnswer>, Problem> {
     let Query(query) = query.map_err(|error| wrong(format!("{}.", error.body_text())))?;
     let filter = query.filter()?;
     let (page, wait) = match query.wanted()? {
         Wanted::Newest(count) => {
-            let entries = registry.audit_tail(&by, &filter, count).await?;
-            return Ok(Json(List::last(entries.into_iter().map(AuditLine::from).collect())));
+            return Ok(Json(ListAnswer::tail(registry.audit_tail(&by, &filter, count).await?)));
         }
         Wanted::Part { page, wait } => (page, wait),
     };
@@ -125,8 +148,7 @@ async fn all<S: KeyStore>(
         Some(wait) => next_part(&registry, &by, &waiting, &filter, page, wait).await?,
         None => registry.audit(&by, &filter, page).await?,
     };
-    let next = part.has_more.then(|| part.looked_to.0.to_string());
-    Ok(Json(List::new(part.entries.into_iter().map(AuditLine::from).collect(), next)))
+    Ok(Json(ListAnswer::part(part)))
 }
 
 /// The entries that are asked for, as soon as there is one.

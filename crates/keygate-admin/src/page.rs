@@ -38,11 +38,6 @@ impl<A> List<A> {
     pub(crate) fn new(items: Vec<A>, next: Option<String>) -> Self {
         Self { items, next }
     }
-
-    /// One that nothing comes after.
-    pub(crate) fn last(items: Vec<A>) -> Self {
-        Self { items, next: None }
-    }
 }
 
 /// # Errors

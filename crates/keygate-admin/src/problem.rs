@@ -247,6 +247,12 @@ impl From<RegistryError> for Problem {
                 "What the first call with this `Idempotency-Key` made is revoked: it could not be sure that \
                  it lasts. Send the call with another `Idempotency-Key`.",
             ),
+            RegistryError::TokenRevoked => Self::new(
+                C::KeyNotShown,
+                "The admin token that the first call with this `Idempotency-Key` made is revoked by now, by an \
+                 operator or because that call could not be sure that it lasts. For a new token, send the \
+                 call with another `Idempotency-Key`.",
+            ),
             RegistryError::KeyNotActive { status } => Self::new(
                 C::KeyNotActive,
                 format!(

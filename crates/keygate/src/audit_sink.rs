@@ -175,7 +175,7 @@ impl<S: KeyStore> Copier<S> {
 
     async fn newest(&self) -> Result<Option<keygate_admin::AuditLine>, RegistryError> {
         let newest = self.registry.audit_tail(&reader(), &AuditFilter::default(), 1).await?;
-        Ok(newest.into_iter().next().map(Into::into))
+        Ok(newest.entries.into_iter().next().map(Into::into))
     }
 
     async fn write(&mut self, lines: &[Line]) -> anyhow::Result<()> {

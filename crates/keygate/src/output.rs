@@ -86,6 +86,9 @@ pub(crate) fn show(answer: &Value, shape: Shape, style: Style) -> Result<(), Fai
     if let Some(place) = answer.get("next").and_then(Value::as_str) {
         eprintln!("There is more: add --cursor {place}");
     }
+    if let Some(number) = answer.get("looked_from").and_then(Value::as_u64) {
+        eprintln!("Entries before {number} were not looked at: ask without --tail");
+    }
     Ok(())
 }
 

@@ -28,7 +28,7 @@ pub(super) struct AuditQuery {
     pub(super) cursor: Option<String>,
     /// The same as a number: what comes after this entry.
     pub(super) after: Option<u64>,
-    /// Only so many of the newest, newest first.
+    /// Only so many of the newest, newest first. With filters: of the newest 5000 entries.
     #[param(minimum = 1, maximum = 200)]
     pub(super) tail: Option<usize>,
     /// Such as `token:bootstrap`.

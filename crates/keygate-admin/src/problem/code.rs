@@ -34,7 +34,7 @@ problem_codes! {
     Conflict: "conflict", CONFLICT, "The change conflicts with another one";
     IdempotencyKeyReused: "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The idempotency key belongs to another request";
     PreconditionFailed: "precondition_failed", PRECONDITION_FAILED, "The record has changed";
-    KeyNotShown: "key_not_shown", CONFLICT, "The key was revoked before anybody was shown it";
+    KeyNotShown: "key_not_shown", CONFLICT, "What the same call made before is revoked, and is not shown";
     KeyNotActive: "key_not_active", CONFLICT, "The key is not active";
     KeyRotated: "key_rotated", CONFLICT, "The key has a successor";
     KeyRevoked: "key_revoked", CONFLICT, "The key is revoked";

@@ -53,10 +53,14 @@ impl<S: KeyStore> Registry<S> {
         };
         let audit = by.entry(now, "account.create", account.id.to_string());
         let making = self.make(Write::CreateAccount(account.clone()), audit, asked).await;
-        Ok(match making.map_err(|error| error.of(Made::Account(account.id)))? {
-            Making::Now => Created { record: account, replayed: false },
-            Making::Before(record) => Created { record, replayed: true },
-        })
+        match making {
+            Ok(Making::Now) => Ok(Created { record: account, replayed: false }),
+            Ok(Making::Before(record)) => Ok(Created { record, replayed: true }),
+            Err(error) => {
+                let made = |account: Account| Made::Account(account.id);
+                Err(self.naming(error, asked, account, made).await)
+            }
+        }
     }
 
     /// # Errors

@@ -88,10 +88,14 @@ impl<S: KeyStore> Registry<S> {
         };
         let audit = by.entry(now, "app.create", app.id.to_string());
         let making = self.make(Write::CreateApp(app.clone()), audit, asked).await;
-        Ok(match making.map_err(|error| error.of(Made::App(app.id)))? {
-            Making::Now => Created { record: app, replayed: false },
-            Making::Before(record) => Created { record, replayed: true },
-        })
+        match making {
+            Ok(Making::Now) => Ok(Created { record: app, replayed: false }),
+            Ok(Making::Before(record)) => Ok(Created { record, replayed: true }),
+            Err(error) => {
+                let made = |app: App| Made::App(app.id);
+                Err(self.naming(error, asked, app, made).await)
+            }
+        }
     }
 
     /// # Errors

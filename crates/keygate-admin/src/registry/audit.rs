@@ -54,6 +54,14 @@ pub struct AuditPart {
     pub has_more: bool,
 }
 
+/// The log's end.
+#[derive(Clone, Debug)]
+pub struct AuditTail {
+    pub entries: Vec<Logged>,
+    /// Nothing before this number was looked at, though fewer entries were found than asked for.
+    pub looked_from: Option<ChangeNumber>,
+}
+
 /// A part of the log, checked.
 #[derive(Clone, Debug)]
 pub struct Verified {
@@ -142,8 +150,8 @@ impl<S: KeyStore> Registry<S> {
         Ok(AuditPart { entries, looked_to: last, has_more: true })
     }
 
-    /// The newest audit entries, at most `count`, newest first: of all, or of those among the newest
-    /// [`LOOKED_AT_MAX`] that are asked for.
+    /// The newest audit entries that are asked for, at most `count`, newest first. Looks at no more than
+    /// the newest [`LOOKED_AT_MAX`], and says if that is why there are fewer.
     ///
     /// # Errors
     /// [`RegistryError::Forbidden`] and [`RegistryError::Store`].
@@ -152,7 +160,7 @@ impl<S: KeyStore> Registry<S> {
         by: &Actor,
         filter: &AuditFilter,
         count: usize,
-    ) -> Result<Vec<Logged>, RegistryError> {
+    ) -> Result<AuditTail, RegistryError> {
         by.require_viewer()?;
         let newest = self.newest().await?;
         let mut entries = Vec::new();
@@ -168,8 +176,10 @@ impl<S: KeyStore> Registry<S> {
             entries.extend(found.filter(|logged| filter.takes(&logged.entry)));
             (end, left) = (begin, left - size);
         }
+        let is_cut_short = end > 0 && entries.len() < count;
         entries.truncate(count);
-        Ok(entries)
+        let looked_from = is_cut_short.then(|| ChangeNumber(end.saturating_add(1)));
+        Ok(AuditTail { entries, looked_from })
     }
 
     /// The number of the newest entry, 0 if there is none.

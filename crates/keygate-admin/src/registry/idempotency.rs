@@ -6,7 +6,7 @@ use std::time::Duration;
 use keygate_store::keys::{Done, KeyStore, MadeRecord, Once, Remembered, Write};
 use keygate_store::records::{Account, AdminToken, App, AuditEntry, Key};
 
-use super::{Registry, RegistryError};
+use super::{Made, Registry, RegistryError};
 
 /// How long a call is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3_600);
@@ -93,6 +93,28 @@ impl<S: KeyStore> Registry<S> {
         match self.store().remembered(asked.name, self.now()).await? {
             Some(remembered) => Ok(replayed(self.replay(asked, remembered).await?)),
             None => outcome,
+        }
+    }
+
+    /// The error with the record that may be lost yet: the one that this call has made or, if it was made
+    /// before, the one that was made then.
+    pub(super) async fn naming<T: Makeable>(
+        &self,
+        error: RegistryError,
+        asked: Option<&Asked>,
+        fresh: T,
+        made: impl FnOnce(T) -> Made,
+    ) -> RegistryError {
+        let (RegistryError::NotDurable { .. }, Some(asked)) = (&error, asked) else {
+            return error.of(made(fresh));
+        };
+        match self.store().remembered(asked.name, self.now()).await {
+            Ok(Some(remembered)) => match T::of(remembered.made) {
+                Some(record) => error.of(made(record)),
+                None => error,
+            },
+            // To send the same call again is right in any case.
+            Ok(None) | Err(_) => error,
         }
     }
 

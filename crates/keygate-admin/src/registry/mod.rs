@@ -43,7 +43,7 @@ use keygate_telemetry::KeyMetrics;
 
 pub use accounts::{AccountChange, NewAccount};
 pub use apps::{AppChange, NewApp};
-pub use audit::{ActionFilter, AuditFilter, AuditPart, Verified};
+pub use audit::{ActionFilter, AuditFilter, AuditPart, AuditTail, Verified};
 pub use call::Call;
 pub use census::Census;
 pub use expected::Expected;
@@ -202,6 +202,9 @@ pub enum RegistryError {
     /// The same call made a key or a token before, which was taken back.
     #[error("it was revoked before anybody was shown it")]
     NeverShown,
+    /// The same call made an admin token before, which is good no more, whyever.
+    #[error("the admin token that it made is revoked by now")]
+    TokenRevoked,
     #[error("the record exists already")]
     AlreadyExists,
     #[error("the actor's role does not allow it")]
@@ -326,6 +329,7 @@ impl RegistryError {
             | Self::Forbidden { .. }
             | Self::RequestReused
             | Self::NeverShown
+            | Self::TokenRevoked
             | Self::NotDurable { .. }
             | Self::BrokenOff
             | Self::Store(_)

@@ -49,7 +49,7 @@ impl<S: KeyStore> Registry<S> {
     ///
     /// # Errors
     /// [`RegistryError::Forbidden`], [`RegistryError::UnknownAccount`], [`RegistryError::ExpiryInPast`],
-    /// [`RegistryError::RequestReused`], [`RegistryError::NeverShown`], [`RegistryError::NotDurable`],
+    /// [`RegistryError::RequestReused`], [`RegistryError::TokenRevoked`], [`RegistryError::NotDurable`],
     /// [`RegistryError::Store`] and [`RegistryError::NoRandomness`].
     pub async fn create_token(
         &self,
@@ -129,7 +129,7 @@ impl<S: KeyStore> Registry<S> {
         }
         match self.store().token(created.record.id).await?.map(|now| now.status) {
             Some(TokenStatus::Active) => Ok(created),
-            Some(TokenStatus::Revoked { .. }) | None => Err(RegistryError::NeverShown),
+            Some(TokenStatus::Revoked { .. }) | None => Err(RegistryError::TokenRevoked),
         }
     }
 

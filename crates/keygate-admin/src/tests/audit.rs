@@ -193,6 +193,7 @@ async fn the_log_is_filtered_by_who_what_whom_and_when() {
     let newest = api.get("/v1/audit?tail=2&action=key*").await.json();
     let newest: Vec<_> = newest["items"].as_array().unwrap().iter().map(|e| &e["number"]).collect();
     assert_eq!(newest, [4, 2]);
+    assert_eq!(api.get("/v1/audit?tail=9").await.json()["looked_from"], Value::Null);
     for wrong in [
         "since=yesterday",
         "until=1",
@@ -237,7 +238,7 @@ async fn who_waits_has_the_entry_as_soon_as_there_is_one() {
     assert_eq!(answer.json()["items"][0]["number"], 3);
     let start = Instant::now();
     let in_vain = api.get("/v1/audit?after=3&wait=300ms").await.json();
-    assert_eq!(in_vain, json!({ "items": [], "next": null }));
+    assert_eq!(in_vain, json!({ "items": [], "next": null, "looked_from": null }));
     assert!(start.elapsed() >= Duration::from_millis(300));
 }
 
@@ -350,4 +351,22 @@ async fn a_log_that_is_not_the_one_of_before_is_found_by_a_link_that_was_kept() 
         let answer = api.get(&format!("/v1/audit/verify?{wrong}")).await;
         assert_problem(&answer, 400, "bad_request");
     }
+}
+
+#[tokio::test]
+async fn the_log_s_end_says_how_far_it_was_looked_through() {
+    let api = Api::start().await;
+    api.log(NOW, "key.create", "s").await;
+    for _ in 0..5_000 {
+        api.log(NOW, "app.create", "s").await;
+    }
+    let looked_from = async |query: &str| {
+        let answer = api.get(&format!("/v1/audit?{query}")).await.json();
+        (answer["items"].as_array().unwrap().len(), answer["looked_from"].as_u64())
+    };
+    assert_eq!(looked_from("tail=1&action=key.create").await, (0, Some(2)));
+    // Nothing is kept back where as many were found.
+    assert_eq!(looked_from("tail=1&action=app.create").await, (1, None));
+    assert_eq!(looked_from("tail=200").await, (200, None));
+    assert_eq!(looked_from("limit=1&action=key.create").await, (1, None));
 }

@@ -211,3 +211,28 @@ async fn an_account_that_too_few_replicas_had_is_acknowledged_by_a_replay_once_t
     assert_eq!((made.status, &made.json()["replayed"]), (201, &json!(true)));
     assert_eq!(api.actions().await, ["account.create"]);
 }
+
+#[tokio::test]
+async fn a_repeated_call_whose_record_may_be_lost_names_the_record_that_there_is() {
+    let api = Api::start().await;
+    let account = api.account().await;
+    let app = json!({ "name": "web", "environment": "live", "granted_scopes": ["read:a"] });
+    let calls = [
+        ("/v1/accounts".to_owned(), json!({ "name": "Acme" }), "accounts"),
+        (format!("/v1/accounts/{account}/apps"), app, "apps"),
+    ];
+    for (path, body, kind) in calls {
+        api.cache.store().no_replica.store(true, Ordering::SeqCst);
+        let mut named = Vec::new();
+        for _ in 0..3 {
+            let answer = api.call_with("POST", &path, &[FIRST], body.clone()).await;
+            assert_problem(&answer, 503, "not_durable");
+            named.push(id(&answer.json()));
+        }
+        assert!(named.iter().all(|id| *id == named[0]), "{named:?}");
+        assert_eq!(api.get(&format!("/v1/{kind}/{}", named[0])).await.status, 200);
+        api.cache.store().no_replica.store(false, Ordering::SeqCst);
+        let made = api.call_with("POST", &path, &[FIRST], body.clone()).await.json();
+        assert_eq!((id(&made), &made["replayed"]), (named[0].clone(), &json!(true)));
+    }
+}

@@ -204,7 +204,7 @@ async fn a_list_in_parts_is_the_whole_list_with_nothing_twice() {
         assert_eq!(numbers, Vec::from_iter(1..=11));
     }
     let empty = api.get("/v1/audit?cursor=11").await.json();
-    assert_eq!(empty, json!({ "items": [], "next": null }));
+    assert_eq!(empty, json!({ "items": [], "next": null, "looked_from": null }));
 }
 
 #[tokio::test]

@@ -315,3 +315,19 @@ async fn a_token_that_was_taken_back_is_never_said_to_be_made_by_a_replay() {
     assert!(detail.contains("another `Idempotency-Key`"), "{detail}");
     assert_eq!(api.get(TOKENS).await.json()["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_replay_of_a_token_that_an_operator_revoked_does_not_say_otherwise() {
+    let api = Api::start().await;
+    let (once, body) = ([("idempotency-key", "once")], json!({ "name": "a", "role": "admin" }));
+    let send = async || api.call_with("POST", TOKENS, &once, body.clone()).await;
+    let made = send().await;
+    assert_eq!(made.status, 201);
+    api.post(&format!("{TOKENS}/{}/revoke", id(&made.json())), json!({ "reason": "left" })).await;
+    let answer = send().await;
+    let detail = assert_problem(&answer, 409, "key_not_shown");
+    assert!(detail.contains("is revoked by now, by an operator or because"), "{detail}");
+    assert!(detail.contains("another `Idempotency-Key`"), "{detail}");
+    let title = answer.json()["title"].as_str().unwrap().to_owned();
+    assert!(!title.contains("before anybody"), "{title}");
+}
