@@ -17,6 +17,7 @@ mod harness;
 
 mod audit_log;
 mod backup;
+mod balance;
 mod chaos;
 mod cli;
 mod commands;
@@ -30,6 +31,7 @@ mod downgrade;
 mod drain;
 mod dress;
 mod explained;
+mod failover;
 mod fleet;
 mod fleet_admin;
 mod fleet_harness;

@@ -132,7 +132,11 @@ impl UpstreamPeers {
         now: Instant,
     ) -> Option<Box<HttpPeer>> {
         let pool = self.pool(now);
-        let (turn, caller) = (|| self.state.next_turn(), || self.hash(caller));
+        // A further attempt takes nobody's turn: two targets would get all first attempts and all second
+        // ones.
+        let is_first = tries.failed().is_empty();
+        let turn = || if is_first { self.state.next_turn() } else { fastrand::usize(..) };
+        let caller = || self.hash(caller);
         let seat = pool.choose(self.settings().balance, tries.failed(), turn, caller)?;
         tries.begin(pool.has_choice().then(|| Busy::new(&seat.endpoint)), seat.host.clone());
         Some(Box::new(HttpPeer::clone(&seat.template)))
