@@ -315,24 +315,59 @@ fn an_answer_that_takes_longer_than_the_total_timeout_is_cut() {
     let upstream = Upstream::answering(|exchange| {
         exchange.read_body()?;
         exchange.start(200, &[("Content-Length", "1000000")])?;
-        // A little at a time, so that no single read takes long.
+        // A little at a time, so that no single read takes long; or nothing at all any more.
+        let pause = if exchange.request.target == "/public/drips" { 20 } else { 300_000 };
         loop {
             exchange.write(b"drip")?;
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(pause));
         }
     });
     let gateway = Setup::in_front_of(&upstream).upstream("total_timeout = \"500ms\"").start();
-    let mut connection = gateway.connect();
-    let began = Instant::now();
-    connection.send(&get("/public").to_h1()).unwrap();
-    assert_eq!(connection.head().unwrap().status, 200);
-    let mut cut = Vec::new();
-    while let Ok(piece) = connection.read_some()
-        && !piece.is_empty()
-    {
-        cut.extend(piece);
+    for path in ["/public/drips", "/public/stops"] {
+        let mut connection = gateway.connect();
+        let began = Instant::now();
+        connection.send(&get(path).to_h1()).unwrap();
+        assert_eq!(connection.head().unwrap().status, 200);
+        let mut cut = Vec::new();
+        while let Ok(piece) = connection.read_some()
+            && !piece.is_empty()
+        {
+            cut.extend(piece);
+        }
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(20), "{took:?}");
+        assert!(!cut.is_empty() && cut.len() < 1_000_000, "{}", cut.len());
     }
-    assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    assert!(!cut.is_empty() && cut.len() < 1_000_000, "{}", cut.len());
+}
+
+#[test]
+fn a_tunnel_has_no_total_timeout() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.start(101, &[("Connection", "Upgrade"), ("Upgrade", "websocket")])?;
+        let mut bytes = [0; 4];
+        loop {
+            let count = exchange.read(&mut bytes)?;
+            exchange.write(&bytes[..count])?;
+            if count == 0 {
+                return Ok(());
+            }
+        }
+    });
+    let gateway = Setup::in_front_of(&upstream).upstream("total_timeout = \"200ms\"").start();
+    let mut connection = gateway.connect();
+    let upgrade = get("/public").header("Connection", "Upgrade").header("Upgrade", "websocket");
+    connection.send(&upgrade.to_h1()).unwrap();
+    assert_eq!(connection.head().unwrap().status, 101);
+    let began = Instant::now();
+    // Well beyond the timeout and the sweeps that follow it.
+    while began.elapsed() < Duration::from_millis(1_500) {
+        connection.send(b"ping").unwrap();
+        let mut echoed = Vec::new();
+        while echoed.len() < 4 {
+            let piece = connection.read_some().unwrap();
+            assert!(!piece.is_empty(), "the tunnel was cut after {:?}", began.elapsed());
+            echoed.extend(piece);
+        }
+        assert_eq!(echoed, b"ping");
+    }
 }

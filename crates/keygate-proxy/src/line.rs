@@ -115,7 +115,7 @@ impl OpenLine {
             match cut {
                 Some(Cut::Key(_)) => self.lines.0.ended.count(),
                 Some(Cut::SlowBody) => self.lines.0.connections.slow_body(),
-                Some(Cut::ClientLeft) | None => {}
+                Some(Cut::ClientLeft | Cut::TotalTimeout) | None => {}
             }
         }
         ran
@@ -149,6 +149,8 @@ pub(crate) struct Line {
     is_uploaded: AtomicBool,
     /// When the next piece of the body is overdue, in milliseconds of `now_ms`.
     body_due_ms: AtomicU64,
+    /// When the whole answer is.
+    answer_due_ms: AtomicU64,
 }
 
 #[derive(Default)]
@@ -173,6 +175,8 @@ pub(crate) enum Cut {
     Key(Denial),
     /// The next piece of its body did not come in time.
     SlowBody,
+    /// All in all it takes too long.
+    TotalTimeout,
     ClientLeft,
 }
 
@@ -194,6 +198,12 @@ pub(crate) fn uploaded() {
 /// The next piece of the body of the request at hand has to come by this time of [`now_ms`].
 pub(crate) fn body_due(at_ms: u64) {
     LINE.try_with(|line| line.body_due_ms.store(at_ms, Ordering::Relaxed)).unwrap_or_default();
+}
+
+/// The request at hand has to be over by this time of [`now_ms`]; nothing means whenever it is.
+pub(crate) fn answer_due(at_ms: Option<u64>) {
+    let due = at_ms.unwrap_or(NEVER);
+    LINE.try_with(|line| line.answer_due_ms.store(due, Ordering::Relaxed)).unwrap_or_default();
 }
 
 /// Why the request at hand is cut off, if it is.
@@ -222,6 +232,7 @@ impl Line {
             is_cut: AtomicBool::default(),
             is_uploaded: AtomicBool::default(),
             body_due_ms: AtomicU64::new(NEVER),
+            answer_due_ms: AtomicU64::new(NEVER),
         }
     }
 
@@ -233,14 +244,18 @@ impl Line {
         wake(state);
     }
 
-    /// Cuts a request off whose body does not come on.
+    /// Cuts a request off whose body does not come on, or whose answer does not end.
     pub(crate) fn end_if_overdue(&self, now_ms: u64) {
-        let is_overdue = || now_ms > self.body_due_ms.load(Ordering::Relaxed);
-        if is_overdue() {
+        let is_over = |due: &AtomicU64| now_ms > due.load(Ordering::Relaxed);
+        let overdue = || {
+            let is_slow = is_over(&self.body_due_ms).then_some(Cut::SlowBody);
+            is_slow.or_else(|| is_over(&self.answer_due_ms).then_some(Cut::TotalTimeout))
+        };
+        if overdue().is_some() {
             let mut state = self.state();
             // Another request may run by now, or none.
-            if is_overdue() {
-                self.cut(&mut state, Cut::SlowBody);
+            if let Some(cut) = overdue() {
+                self.cut(&mut state, cut);
                 wake(state);
             }
         }
@@ -258,6 +273,9 @@ impl Line {
         }
         if self.body_due_ms.load(Ordering::Relaxed) != NEVER {
             self.body_due_ms.store(NEVER, Ordering::Relaxed);
+        }
+        if self.answer_due_ms.load(Ordering::Relaxed) != NEVER {
+            self.answer_due_ms.store(NEVER, Ordering::Relaxed);
         }
         let mut state = self.state();
         let running = state.running.take();

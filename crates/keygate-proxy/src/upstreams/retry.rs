@@ -16,9 +16,13 @@ use quanta::Instant;
 use super::state::{Busy, Endpoint};
 use super::{Caller, UpstreamPeers};
 use crate::context::Context;
+use crate::line;
 
 /// The kind of the error that ends a request whose time is over.
 pub(crate) const TOTAL_TIMEOUT: &str = "TotalTimeout";
+
+/// How long after that the request is cut off, if nothing else has ended it.
+const CUT_AFTER: Duration = Duration::from_millis(100);
 
 /// What one request has tried.
 #[derive(Default)]
@@ -61,7 +65,9 @@ impl Tries {
         }
         if status == StatusCode::SWITCHING_PROTOCOLS {
             // A tunnel has no end that was agreed on.
-            self.deadline = None;
+            if self.deadline.take().is_some() {
+                line::answer_due(None);
+            }
         }
     }
 
@@ -144,7 +150,13 @@ pub(crate) fn next(ctx: &mut Context, now: Instant) -> pingora::Result<Box<HttpP
         return Error::e_explain(ErrorType::InternalError, "a request has nowhere to go");
     };
     if let Some(total) = upstream.settings().total_timeout {
-        let deadline = *tries.deadline.get_or_insert(now + total);
+        let deadline = *tries.deadline.get_or_insert_with(|| {
+            // The timeouts of reading end it before that, with an answer if there can be one.
+            let latest = total.saturating_add(CUT_AFTER).as_millis();
+            let due = u128::from(line::now_ms()).saturating_add(latest);
+            line::answer_due(u64::try_from(due).ok());
+            now + total
+        });
         if deadline <= now {
             return Err(overdue());
         }
