@@ -1,7 +1,7 @@
 //! One of several servers behind an upstream, which can be killed, hung, slowed down and brought back
 //! while it serves. It remembers every request that reached it.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
