@@ -215,7 +215,8 @@ fn the_running_configuration_shows_no_secret() {
     let secrets = Leaks::default();
     secrets.token("a header", HEADER);
     secrets.token("an answer's header", ANSWER);
-    secrets.token("the home folder", &format!("{:>16}", std::env::var("HOME").unwrap()));
+    let home = std::env::var_os("HOME").unwrap().into_string().unwrap();
+    secrets.token("the home folder", &format!("{home:>16}"));
     secrets.token("the admin token", &gateway.admin_token());
     secrets.pepper(&gateway.read("data/pepper"));
     let key = fs::read_to_string(certificates.path("client.key")).unwrap();

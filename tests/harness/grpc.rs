@@ -124,15 +124,17 @@ impl Service<http::Request<Body>> for Methods {
                 .max_decoding_message_size(usize::MAX)
                 .max_encoding_message_size(usize::MAX);
             let answer = match request.uri().path() {
-                "/notes.Notes/Say" => grpc.unary(Method(|r| say(record.clone(), r)), request).await,
+                "/notes.Notes/Say" => {
+                    grpc.unary(Method(|r| say(Arc::clone(&record), r)), request).await
+                }
                 "/notes.Notes/Sum" => {
-                    grpc.client_streaming(Method(|r| sum(record.clone(), r)), request).await
+                    grpc.client_streaming(Method(|r| sum(Arc::clone(&record), r)), request).await
                 }
                 "/notes.Notes/Count" => {
-                    grpc.server_streaming(Method(|r| count(record.clone(), r)), request).await
+                    grpc.server_streaming(Method(|r| count(Arc::clone(&record), r)), request).await
                 }
                 "/notes.Notes/Talk" => {
-                    grpc.streaming(Method(|r| talk(record.clone(), r)), request).await
+                    grpc.streaming(Method(|r| talk(Arc::clone(&record), r)), request).await
                 }
                 _ => Status::unimplemented("no such method").into_http(),
             };

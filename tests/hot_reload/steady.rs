@@ -186,8 +186,8 @@ fn no_request_fails_or_sees_two_configurations_in_a_thousand_reloads() {
             let enough = CLIENTS as u64 / 2;
             eventually("some load", || {
                 (load.sent.load(Ordering::SeqCst) > sent + enough
-                    || load.wrong.lock().unwrap().len() > 0)
-                    .then_some(())
+                    || !load.wrong.lock().unwrap().is_empty())
+                .then_some(())
             });
             load.is_right();
             sides.iter().for_each(|side| side.upstream.forget());

@@ -86,8 +86,8 @@ impl Fixture {
     }
 
     fn endpoint(&self, place: usize) -> Arc<Endpoint> {
-        let all = self.main().targets.iter().flat_map(|target| target.endpoints().to_vec());
-        all.skip(place).next().unwrap()
+        let mut all = self.main().targets.iter().flat_map(|target| target.endpoints().to_vec());
+        all.nth(place).unwrap()
     }
 
     fn fail(&self, place: usize, times: usize) {
