@@ -13,7 +13,7 @@ use crate::settings::{
 };
 use crate::shown::Shown;
 use crate::value::Value;
-use crate::word::{BalanceKind, Host, Status, Text};
+use crate::word::{AskedPath, BalanceKind, Host, Status};
 
 /// The upstreams of a file: the settings if all are right, and every name in any case.
 pub(crate) struct Upstreams<'r> {
@@ -176,7 +176,7 @@ fn read_health_check(upstream: &Section<'_, '_>) -> Option<Option<HealthCheck>> 
         return Some(None);
     }
     let section = upstream.child("health_check", &upstream::HEALTH_TABLE)?;
-    let path = section.get(&upstream::HEALTH_PATH).map(|Text(path)| path);
+    let path = section.get(&upstream::HEALTH_PATH).map(|AskedPath(path)| path);
     if let (Some(path), Some(span)) = (&path, section.span_of("path"))
         && (!path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()))
     {

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use crate::reader::Item;
 
 /// What stands for a value that is not shown.
-const REDACTED: &str = "[redacted]";
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// One table, being filled while it is read. Clones are the same table.
 #[derive(Clone, Default)]
@@ -118,6 +118,7 @@ mod tests {
         password = "${PASSWORD}"
         [upstreams.main]
         targets = ["127.0.0.1:9000", { address = "127.0.0.1:9001", weight = 2 }]
+        health_check = { path = "/healthz?token=secret" }
         [[routes]]
         name = "one"
         path = "/one"
@@ -185,6 +186,10 @@ mod tests {
         assert_eq!(
             shown["routes"][0]["request_headers"]["set"],
             json!({ "X-Token": "${TOKEN}", "X-Other": REDACTED, "X-Third": REDACTED })
+        );
+        assert_eq!(
+            shown["upstreams"]["main"]["health_check"]["path"],
+            format!("/healthz?{REDACTED}")
         );
         assert!(!shown.to_string().contains("hunter2") && !shown.to_string().contains("secret"));
     }

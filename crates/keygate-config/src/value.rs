@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use crate::reader::{Item, Reader};
@@ -59,7 +60,7 @@ pub(crate) trait Value: Sized + 'static {
     fn read(reader: &Reader<'_>, item: &Item<'_>) -> Option<Self>;
 
     /// What is shown of it. A type whose text may be a secret shows less than the file has.
-    fn show(item: &Item<'_>) -> serde_json::Value {
+    fn show(item: &Item<'_>) -> Json {
         as_written(item)
     }
 }
@@ -82,6 +83,11 @@ pub(crate) trait FromText: Sized + 'static {
     fn show_bounds(min: u64, max: u64) -> String {
         format!("{min} to {max}")
     }
+
+    /// As [`Value::show`].
+    fn show(item: &Item<'_>) -> Json {
+        as_written(item)
+    }
 }
 
 impl<T: FromText> Value for T {
@@ -99,6 +105,10 @@ impl<T: FromText> Value for T {
 
     fn show_bounds(min: u64, max: u64) -> String {
         T::show_bounds(min, max)
+    }
+
+    fn show(item: &Item<'_>) -> Json {
+        <T as FromText>::show(item)
     }
 
     fn read(reader: &Reader<'_>, item: &Item<'_>) -> Option<Self> {

@@ -16,7 +16,9 @@ use crate::settings::LogLevel;
 use crate::suggest::nearest;
 use crate::value::{FromText, Wrong};
 
-pub(crate) use edge::{BalanceKind, ClientAuthKind, ContentType, Origin, PathPrefix, Status, Text};
+pub(crate) use edge::{
+    AskedPath, BalanceKind, ClientAuthKind, ContentType, Origin, PathPrefix, Status, Text,
+};
 
 /// The longest name of a route, upstream or tier, in bytes.
 pub(crate) const NAME_LENGTH_MAX: usize = 64;

@@ -80,7 +80,17 @@ pub(crate) struct Files {
 /// What was read last, taken over or not.
 struct Tried {
     inputs: Arc<Inputs>,
-    is_usable: bool,
+    came_to: CameTo,
+}
+
+/// What has become of what was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CameTo {
+    /// It is no configuration.
+    Nothing,
+    /// It is one that does not run, or not yet.
+    Configuration,
+    Running,
 }
 
 impl Files {
@@ -99,7 +109,7 @@ impl Files {
         pepper_files(&began_with.keys).for_each(|path| inputs.note_secret(path));
         let inputs = Arc::new(inputs);
         live.replace(Current { inputs: Arc::clone(&inputs), ..Current::clone(&live.current()) });
-        let tried = Mutex::new(Tried { inputs, is_usable: true });
+        let tried = Mutex::new(Tried { inputs, came_to: CameTo::Running });
         let files = Self { origin, began_with, live, changer, failures, held, level, tried };
         files.tell_fleet();
         files
@@ -110,9 +120,9 @@ impl Files {
         Arc::clone(&lock(&self.tried).inputs)
     }
 
-    /// Whether what was read last is a configuration.
-    pub(crate) fn is_usable(&self) -> bool {
-        lock(&self.tried).is_usable
+    /// Whether what was read last is a configuration, and does not run all the same.
+    pub(crate) fn is_held_up(&self) -> bool {
+        lock(&self.tried).came_to == CameTo::Configuration
     }
 
     /// What people call the configuration file.
@@ -145,8 +155,9 @@ impl Source for Files {
     fn read(&self) -> Result<Current, Unusable> {
         let mut inputs = Inputs::default();
         let read = self.read_noting(&mut inputs);
-        let (inputs, is_usable) = (Arc::new(inputs), read.is_ok());
-        *lock(&self.tried) = Tried { inputs: Arc::clone(&inputs), is_usable };
+        let inputs = Arc::new(inputs);
+        let came_to = if read.is_ok() { CameTo::Configuration } else { CameTo::Nothing };
+        *lock(&self.tried) = Tried { inputs: Arc::clone(&inputs), came_to };
         let (config, peppers) = read?;
         Ok(Current { config: Arc::new(config), peppers: Arc::new(peppers), inputs })
     }
@@ -165,6 +176,7 @@ impl Source for Files {
         self.level.set(next.config.log.level);
         self.live.replace(next);
         self.tell_fleet();
+        lock(&self.tried).came_to = CameTo::Running;
         Ok(())
     }
 

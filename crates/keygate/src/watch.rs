@@ -47,7 +47,8 @@ pub(crate) async fn reload_on_change<S: KeyStore>(
         let changed = if is_on { settled_change(files).await } else { None };
         let name = match changed {
             Some(name) => name,
-            None if is_on && Retry::is_due(retry.as_ref()) => files.name(),
+            // Somebody else may have had it taken over meanwhile.
+            None if is_on && Retry::is_due(retry.as_ref()) && files.is_held_up() => files.name(),
             None => {
                 // However much happens in these folders, the files are not read all the time.
                 sleep(SETTLE).await;
@@ -56,10 +57,9 @@ pub(crate) async fn reload_on_change<S: KeyStore>(
         };
         let by = Actor { name: format!("file:{name}"), from: None, role: Role::Admin };
         // What comes of it is in the log.
-        let reloaded = reloader.reload(&by, Force::No).await;
+        reloader.reload(&by, Force::No).await.ok();
         // A file that cannot be used is not tried again: it says the same every time.
-        let may_pass = reloaded.is_err() && files.is_usable();
-        retry = may_pass.then(|| Retry::after(retry.as_ref()));
+        retry = files.is_held_up().then(|| Retry::after(retry.as_ref()));
     }
 }
 

@@ -7,7 +7,7 @@ use super::{DAY_MS, HOUR_MS};
 use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::settings::{HashBy, HostRewrite, Protocol, Target, Upstream, WeightedTarget};
-use crate::word::{BalanceKind, Host, Status, Text};
+use crate::word::{AskedPath, BalanceKind, Host, Status};
 
 pub(crate) const TARGETS: Setting<Vec<WeightedTarget>> = Setting::new(
     "targets",
@@ -140,7 +140,7 @@ pub(crate) static TLS_TABLE: Table = Table {
     tables: &[],
 };
 
-pub(crate) const HEALTH_PATH: Setting<Text> = Setting::new(
+pub(crate) const HEALTH_PATH: Setting<AskedPath> = Setting::new(
     "path",
     Optional("none: that it accepts a connection is enough"),
     "what is asked of each target, such as `/healthz`",

@@ -1,10 +1,12 @@
 //! Words about traffic: how targets are chosen, what is spoken, and what answers and pages look like.
 
+use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use super::{Host, choose};
 use crate::reader::{Item, Reader};
 use crate::settings::{HashBy, HostRewrite, Protocol, TlsVersion};
+use crate::shown::{REDACTED, as_written};
 use crate::value::{FromText, Value, Wrong, expected};
 
 const PREFIX_LENGTH_MAX: usize = 1_024;
@@ -153,6 +155,25 @@ impl FromText for Text {
             return Err(Wrong::new("a text has at most 65536 bytes"));
         }
         Ok(Self(text.into()))
+    }
+}
+
+/// What a health check asks for. What follows the `?` may be what lets it in.
+pub(crate) struct AskedPath(pub(crate) Box<str>);
+
+impl FromText for AskedPath {
+    const TYPE: &'static str = Text::TYPE;
+    const RULE: &'static str = Text::RULE;
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        Text::from_text(text).map(|Text(path)| Self(path))
+    }
+
+    fn show(item: &Item<'_>) -> Json {
+        match item.get_ref().as_str().and_then(|text| text.split_once('?')) {
+            Some((path, _)) => Json::from(format!("{path}?{REDACTED}")),
+            None => as_written(item),
+        }
     }
 }
 
