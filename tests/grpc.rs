@@ -8,7 +8,9 @@ use futures_util::{StreamExt, stream};
 use tonic::Code;
 
 use crate::harness::grpc::{Caller, Note, Notes, note};
-use crate::harness::{Gateway, Key, KeySpec, Setup, eventually, patience};
+use crate::harness::{
+    Authority, Gateway, Key, KeySpec, Nginx, Setup, Signed, eventually, free_address, patience,
+};
 
 const ROUTE: &str = "name = \"notes\"\npath = \"/notes.Notes\"\nupstream = \"main\"\n\
                      auth = \"key\"\nenvironment = \"live\"\nscopes = [\"read:notes\"]";
@@ -238,4 +240,51 @@ fn more_calls_than_streams_of_a_connection_take_further_connections() {
         calls.into_iter().for_each(|call| call.abort());
     });
     lab.all_ended();
+}
+
+#[test]
+fn over_tls_on_both_sides_it_is_the_same() {
+    let authority = Authority::new("one");
+    let Signed { certificate, key } = authority.sign(&["localhost", "127.0.0.1"]);
+    let notes = Notes::start();
+    // nginx ends TLS in front of the service.
+    let tls = Nginx::start(
+        "ssl http2",
+        &format!(
+            "ssl_certificate {certificate:?};\nssl_certificate_key {key:?};\n\
+             location / {{ grpc_pass grpc://{}; grpc_read_timeout 60s; }}",
+            notes.address
+        ),
+    );
+    let listen = free_address();
+    let tables = format!(
+        "[[server.tls]]\nlisten = [\"{listen}\"]\n\
+         certificates = [{{ cert_file = {certificate:?}, key_file = {key:?} }}]\n\
+         [upstreams.main.tls]\nca_file = {:?}\n",
+        authority.file()
+    );
+    for protocol in ["http2", "auto"] {
+        let setup = Setup::in_front_of_address(tls.address()).route(ROUTE).tables(&tables);
+        let gateway = setup.upstream(&format!("protocol = \"{protocol}\"")).start();
+        let granted = gateway.key(&["read:notes"]);
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+        let calls = async {
+            let caller = Caller::connect_tls(listen, &authority.file(), Some(&granted)).await;
+            assert_eq!(caller.say(note("hello", 1)).await.unwrap().into_inner(), note("hello", 2));
+            let status = caller.say(note("fail", 0)).await.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition);
+            let talk = caller.talk(stream::iter((0..50).map(|at| note("turn", at)))).await.unwrap();
+            let heard: Vec<u32> =
+                talk.into_inner().map(|next| next.unwrap().number).collect().await;
+            assert!(heard.into_iter().eq(1..51));
+            let stranger = Caller::connect_tls(listen, &authority.file(), None).await;
+            let status = stranger.say(note("hello", 1)).await.unwrap_err();
+            assert_eq!(
+                (status.code(), status.message()),
+                (Code::Unauthenticated, "api_key_missing")
+            );
+        };
+        runtime.block_on(async { tokio::time::timeout(patience(), calls).await.expect("in time") });
+    }
 }

@@ -21,6 +21,7 @@ mod balance;
 mod chaos;
 mod cli;
 mod commands;
+mod conformance;
 mod connections;
 mod cors;
 mod crash;

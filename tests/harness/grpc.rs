@@ -4,12 +4,18 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
 use tonic::metadata::MetadataMap;
@@ -247,6 +253,20 @@ impl Caller {
         Self::new(endpoint.connect().await.unwrap(), key)
     }
 
+    /// The same over TLS, to whoever shows a certificate for `localhost` of this authority.
+    pub async fn connect_tls(address: SocketAddr, ca: &Path, key: Option<&str>) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let dial = Dial { address, tls: TlsConnector::from(Arc::new(config)) };
+        let endpoint = Channel::from_static("http://localhost");
+        Self::new(endpoint.connect_with_connector(dial).await.unwrap(), key)
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(key) = &self.key {
@@ -301,5 +321,31 @@ impl Caller {
         let path = "/notes.Notes/Talk".parse().unwrap();
         let codec = ProstCodec::<Note, Note>::default();
         self.grpc().await.streaming(self.request(notes), path, codec).await
+    }
+}
+
+/// Connects with TLS, whatever the name.
+struct Dial {
+    address: SocketAddr,
+    tls: TlsConnector,
+}
+
+impl Service<http::Uri> for Dial {
+    type Response = TokioIo<TlsStream<tokio::net::TcpStream>>;
+    type Error = std::io::Error;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let (address, tls) = (self.address, self.tls.clone());
+        Box::pin(async move {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let stream = tls.connect(ServerName::try_from("localhost").unwrap(), stream).await?;
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            Ok(TokioIo::new(stream))
+        })
     }
 }
