@@ -75,4 +75,5 @@ mod streaming;
 mod tls_clients;
 mod upgrade;
 mod upstream_tls;
+mod versions;
 mod websockets;
