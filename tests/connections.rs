@@ -92,6 +92,13 @@ fn a_body_that_does_not_come_on_ends_its_request() {
     stalled.send(b"POST /public HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345").unwrap();
     assert!(stalled.answer("POST").is_err());
     eventually("one that was too slow", || (slow() >= 1.0).then_some(()));
+    // Who only offers another protocol has a body like anybody else.
+    let mut offering = gateway.connect();
+    let head =
+        "POST /public HTTP/1.1\r\nHost: a\r\nUpgrade: foo\r\nContent-Length: 10\r\n\r\n12345";
+    offering.send(head.as_bytes()).unwrap();
+    assert!(offering.answer("POST").is_err());
+    eventually("another", || (slow() >= 2.0).then_some(()));
     // One that has not begun is too slow as well, and so is one of many streams.
     let fields: [(&str, &[u8]); 4] = [
         (":method", b"POST"),
@@ -99,7 +106,7 @@ fn a_body_that_does_not_come_on_ends_its_request() {
         (":authority", b"gateway.test"),
         (":path", b"/public"),
     ];
-    for (count, begun) in [(2.0, &b""[..]), (3.0, b"12345")] {
+    for (count, begun) in [(3.0, &b""[..]), (4.0, b"12345")] {
         let mut client = Client::open(gateway.proxy);
         client.begin(&fields, begun);
         assert_eq!(client.ending(), Ending::Reset);

@@ -308,6 +308,10 @@ fn the_total_timeout_bounds_all_attempts_together() {
     let answer = within(Duration::from_secs(20), || gateway.send(&get("/many")));
     assert_refused(&answer, 504, "upstream_timeout");
     assert_eq!(all.iter().map(Target::count).sum::<usize>(), 1, "no time is left for another");
+    // An offer that is not passed on changes nothing.
+    let offers = get("/many").header("Connection", "Upgrade").header("Upgrade", "h2c");
+    let answer = within(Duration::from_secs(20), || gateway.send(&offers));
+    assert_refused(&answer, 504, "upstream_timeout");
 }
 
 #[test]

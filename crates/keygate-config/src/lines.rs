@@ -65,6 +65,10 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// What the names of settings and headers have in them whose values are secrets.
+const SECRETS: [&str; 7] =
+    ["pas", "authorization", "token", "secret", "cookie", "api-key", "apikey"];
+
 /// Whether a line of a file holds what looks like a password that should not be there. It goes by
 /// the text alone: where a secret stands in the wrong place, the file may well be broken too.
 fn may_tell_secret(line: &str) -> bool {
@@ -74,7 +78,8 @@ fn may_tell_secret(line: &str) -> bool {
         // Misspelt keys count too.
         let key = before.trim_end_matches(['"', '\'']).rsplit([' ', '\t', '.', ',', '{']).next();
         let key = key.unwrap_or_default().to_ascii_lowercase();
-        key.contains("pas") && !key.ends_with("_file") && !is_reference(value)
+        let may_hold_one = key == "set" || SECRETS.iter().any(|word| key.contains(word));
+        may_hold_one && !key.ends_with("_file") && !is_reference(value)
     });
     let names_user = line.split("://").skip(1).any(|rest| {
         let url = rest.split(['"', '\'']).next().unwrap_or_default();
@@ -111,6 +116,9 @@ mod tests {
             "password = \"${hunter2",
             "urls = [\"redis://a:1\", \"redis://:hunter2@b:1\"]",
             "targets = ['http://hunter2:@b",
+            "set = { X-Backend = \"hunter2\" }",
+            "Authorization = \"Bearer hunter2\"",
+            "request_headers = { set = { X-Api-Key = 'hunter2' } }",
         ] {
             assert!(may_tell_secret(line), "{line}");
         }

@@ -322,10 +322,16 @@ impl<S: KeyStore> Inner<S> {
 /// Reads the rest of HTTP/2's preface: with anything else in its place it is no protocol.
 async fn finish_preface(stream: &mut Stream, mut buffer: BytesMut, bounds: Bounds) -> Head {
     let missing = |buffer: &BytesMut| buffer.len() < H2_PREFACE_LENGTH + H2_PREFACE_REST.len();
-    while missing(&buffer) {
-        if !has_read(&timeout(bounds.header_timeout, stream.read_buf(&mut buffer)).await) {
-            return Head::None;
+    let read = async {
+        while missing(&buffer) {
+            if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
+                return false;
+            }
         }
+        true
+    };
+    if !timeout(bounds.header_timeout, read).await.unwrap_or(false) {
+        return Head::None;
     }
     if preface_follows(&buffer) { Head::Http2(buffer) } else { Head::Refused(NO_HTTP1) }
 }

@@ -255,7 +255,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let mut peer = retry::next(ctx, now)?;
         if session.is_upgrade_req() {
             upgrade::prepare(&mut peer, session.req_header())?;
-        } else {
+        }
+        if !upgrade::is_forwarded(session) {
             ctx.tries.bound(&mut peer, now);
         }
         Ok(peer)
@@ -318,6 +319,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         session.set_close_on_response_before_downstream_finish(!is_first_word);
         if is_final(response.status) {
             ctx.status = Some(response.status);
+            pace::answered(session, response.status);
             ctx.tries.answered(response.status);
             for (name, value) in self.told(ctx).headers() {
                 response.insert_header(name, value)?;

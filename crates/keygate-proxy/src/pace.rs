@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use keygate_telemetry::Metrics;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -17,9 +18,15 @@ pub(crate) fn expect(session: &mut Session, ctx: &Context) {
             line::body_due(due(timeout));
         }
     } else {
-        // What comes through a tunnel is no body.
-        let is_tunnel = session.is_upgrade_req();
-        session.set_read_timeout((!is_tunnel).then_some(timeout));
+        session.set_read_timeout(Some(timeout));
+    }
+}
+
+/// What comes through a tunnel is no body. Until there is one, a request that only asks for it has a
+/// body like any other.
+pub(crate) fn answered(session: &mut Session, status: StatusCode) {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        session.set_read_timeout(None);
     }
 }
 
@@ -34,7 +41,7 @@ pub(crate) async fn note(session: &Session, ctx: &Context, is_last: bool) {
         let timeout = ctx.snapshot.config.server.body_timeout;
         line::body_due(if is_last { line::NEVER } else { due(timeout) });
     }
-    if is_last && ctx.body_bytes > 0 && !session.is_upgrade_req() {
+    if is_last && ctx.body_bytes > 0 {
         // If this last piece fills the pipe to the upstream, Pingora forgets to watch for a client
         // that leaves. From here on the line does.
         line::uploaded();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderName, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use pingora::connectors::l4::Connect;
 use pingora::http::RequestHeader;
 use pingora::protocols::l4::socket::SocketAddr;
@@ -61,18 +61,28 @@ fn is_websocket(request: &RequestHeader) -> bool {
 /// # Errors
 /// Pingora's, when a header is not one.
 pub(crate) fn forward(session: &Session, request: &mut RequestHeader) -> pingora::Result<()> {
-    let sent = session.req_header();
-    if !session.is_upgrade_req() || request.version != Version::HTTP_11 {
-        return Ok(());
-    }
-    let mut asked = sent.headers.get_all(UPGRADE).iter();
-    let (Some(protocol), None) = (asked.next(), asked.next()) else { return Ok(()) };
-    let is_asked = words(&sent.headers, &CONNECTION).any(|w| w.eq_ignore_ascii_case("upgrade"));
-    if is_asked && words(&sent.headers, &UPGRADE).all(is_not_http) {
+    if request.version == Version::HTTP_11
+        && let Some(protocol) = forwarded(session)
+    {
         request.insert_header(CONNECTION, "Upgrade")?;
         request.insert_header(UPGRADE, protocol)?;
     }
     Ok(())
+}
+
+/// Whether the upstream is asked to switch protocols: what follows may have no end.
+pub(crate) fn is_forwarded(session: &Session) -> bool {
+    forwarded(session).is_some() || (session.is_upgrade_req() && is_websocket(session.req_header()))
+}
+
+/// What the upstream is asked to switch to.
+fn forwarded(session: &Session) -> Option<&HeaderValue> {
+    let sent = session.req_header();
+    let mut asked = session.is_upgrade_req().then(|| sent.headers.get_all(UPGRADE).iter())?;
+    let (Some(protocol), None) = (asked.next(), asked.next()) else { return None };
+    let is_asked = words(&sent.headers, &CONNECTION).any(|w| w.eq_ignore_ascii_case("upgrade"));
+    let is_other = || words(&sent.headers, &UPGRADE).all(is_not_http);
+    (is_asked && is_other()).then_some(protocol)
 }
 
 /// Behind a switch to HTTP there would be requests that nobody decides (`Upgrade: h2c`), and behind one

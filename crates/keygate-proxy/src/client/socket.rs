@@ -20,6 +20,8 @@ pub(crate) struct Socket {
 impl Socket {
     /// A connection whose first bytes were read already.
     pub(super) fn new(stream: Arc<TcpStream>, unread: BytesMut) -> Self {
+        // An empty one may hold room that nobody needs any more.
+        let unread = if unread.is_empty() { BytesMut::new() } else { unread };
         Self { stream, unread }
     }
 

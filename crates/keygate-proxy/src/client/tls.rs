@@ -8,8 +8,8 @@ use keygate_config::{ClientAuth, Config, TlsListener, TlsVersion};
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 
@@ -17,7 +17,7 @@ use super::by_name::ByName;
 
 /// What is spoken, the one that we would rather speak first.
 pub(super) const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
+const HTTP1: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
 /// Why the certificates of a listener cannot be used. What can be seen of it was seen when the
 /// configuration was read.
@@ -99,9 +99,14 @@ fn server_config(settings: &TlsListener) -> Result<ServerConfig, TlsError> {
     };
     let certificates = ByName::new(&settings.certificates)?;
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-    // Its keys are this configuration's own: what is resumed was let in by the same rules.
-    config.ticketer = Ticketer::new()?;
+    config.alpn_protocols = [HTTP2].iter().chain(&HTTP1).map(|name| name.to_vec()).collect();
+    if settings.client_auth.is_some() {
+        // Who resumes shows no certificate: one that has expired meanwhile would be let in for ever.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = Ticketer::new()?;
+    }
     Ok(config)
 }
 

@@ -203,7 +203,9 @@ pub(crate) fn broken_off(
         // Maybe it is the client that is slow: nobody can tell.
         return;
     }
-    let was_idle = connection == Connection::Reused && !is_slow;
+    // On HTTP/2 nearly every request finds a connection, and one that is refused alone was not idle.
+    let is_of_stream = *error.etype() == ErrorType::H2Error;
+    let was_idle = connection == Connection::Reused && !is_slow && !is_of_stream;
     let fault = if promised || was_idle { Fault::Nobody } else { Fault::Target };
     let has_other = tries.take_away(upstream, fault, now);
     let is_harmless = promised || session.req_header().method.is_idempotent();
