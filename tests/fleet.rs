@@ -177,6 +177,7 @@ fn a_gateway_that_started_without_the_store_finds_out_that_its_pepper_is_another
     let setup = setup(&upstream, &redis);
     let fleet = Fleet::of(1, &setup);
     fleet[0].key_with(&orders());
+    redis.wait_until_written();
     redis.kill();
     let stranger = setup.pepper(&"ab".repeat(32)).start_unready();
     redis.start_again();

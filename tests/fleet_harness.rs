@@ -10,6 +10,7 @@ use crate::harness::{
 fn a_redis_that_was_killed_comes_back_with_what_it_had() {
     let mut redis = Redis::start();
     redis.command(&["SET", "name", "value"]);
+    redis.wait_until_written();
     redis.kill();
     assert!(redis.try_command(&["PING"]).is_none());
     redis.start_again();
@@ -82,10 +83,8 @@ fn sentinels_make_a_replica_the_primary() {
     let _alone = alone();
     let mut set = Sentinels::start(1);
     let first = set.primary();
-    set.servers[first].command(&["SET", "name", "value"]);
     set.wait_until_replicated(1);
-    // A replica that is online need not have this yet.
-    set.servers[first].command(&["WAIT", "1", "10000"]);
+    set.servers[first].set_on_replica("name", "value");
     set.servers[first].kill();
     let second = set.wait_for_another_than(first);
     eventually("the value", || {
@@ -105,8 +104,7 @@ fn a_cluster_makes_a_replica_the_primary() {
     const NAME: &str = "{keygate}:name";
     let mut cluster = Cluster::start();
     let first = cluster.primary_of(NAME, 0).unwrap();
-    cluster.nodes[first].command(&["SET", NAME, "value"]);
-    cluster.nodes[first].command(&["WAIT", "1", "10000"]);
+    cluster.nodes[first].set_on_replica(NAME, "value");
     cluster.nodes[first].kill();
     let second = cluster.wait_for_another_than(first, NAME);
     eventually("the value", || {

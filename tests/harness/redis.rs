@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::certificates::Certificates;
 use super::process::Process;
 use super::resp::{Reply, Resp};
-use super::wait::{eventually_within, patience};
+use super::wait::{eventually, eventually_within, patience};
 
 /// What every server is told. All that was ever written lies in its log of commands, as it was
 /// written: that is what is searched for secrets.
@@ -131,6 +131,24 @@ impl Redis {
         let info = self.try_command(&["INFO", "all"])?.text();
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.map(|value| value.trim_end().to_owned())
+    }
+
+    /// Sets a value, and waits until a replica has it.
+    pub fn set_on_replica(&self, name: &str, value: &str) {
+        // One connection: what another one wrote is not waited for.
+        let mut connection = self.connect();
+        connection.call(&["SET", name, value]).unwrap();
+        let replicas = connection.call(&["WAIT", "1", "30000"]).unwrap();
+        assert!(matches!(replicas, Reply::Number(1..)), "{replicas:?}");
+    }
+
+    /// Waits until the kernel has all that was written. While the disk is busy, Redis holds back what
+    /// it has answered already, for up to two seconds.
+    pub fn wait_until_written(&self) {
+        eventually("a written log", || {
+            let info = self.command(&["INFO", "persistence"]).text();
+            info.lines().any(|line| line.trim_end() == "aof_buffer_length:0").then_some(())
+        });
     }
 
     /// SIGKILL: what it had not handed to the kernel is lost.
