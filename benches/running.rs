@@ -1,4 +1,4 @@
-//! Processes of a bench, pinned to a core each, and a gateway with a key made through its admin API.
+//! Processes of a bench, pinned to a core each, and a gateway with keys made through its admin API.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,12 +6,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The proxy has a core to itself.
+/// The proxy has a core to itself, and is what the run waits for.
 pub(crate) const PROXY_CORE: &str = "0";
 pub(crate) const PEERS_CORE: &str = "1";
 
-/// The gateway as a user runs it, with this configuration and one key.
-pub(crate) fn gateway_with_key(folder: &Path, config: &str, port: u16) -> (Running, String) {
+/// The gateway as a user runs it, with this configuration and so many keys of one app.
+pub(crate) fn gateway_with_keys(
+    folder: &Path,
+    config: &str,
+    port: u16,
+    count: usize,
+) -> (Running, Vec<String>) {
     let admin = free_port();
     let config =
         format!("[admin]\nlisten = \"127.0.0.1:{admin}\"\n[log]\nlevel = \"warn\"\n{config}");
@@ -24,11 +29,12 @@ pub(crate) fn gateway_with_key(folder: &Path, config: &str, port: u16) -> (Runni
     let account = api.post("/v1/accounts", r#"{"name":"bench"}"#);
     let app = api.post(
         &format!("/v1/accounts/{}/apps", text(&account, "id")),
-        r#"{"name":"bench","environment":"live","granted_scopes":["read:orders"]}"#,
+        r#"{"name":"bench","environment":"live","granted_scopes":["read:orders","write:orders"]}"#,
     );
     let path = format!("/v1/apps/{}/keys", text(&app, "id"));
-    let key = text(&api.post(&path, r#"{"kind":"sk","scopes":["read:orders"]}"#), "key");
-    (running, key)
+    let key = r#"{"kind":"sk","scopes":["read:orders","write:orders"]}"#;
+    let keys = (0..count).map(|_| text(&api.post(&path, key), "key")).collect();
+    (running, keys)
 }
 
 /// A process that ends with its handle.

@@ -35,7 +35,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use running::{PEERS_CORE, PROXY_CORE, Running, free_port, gateway_with_key, pin_self};
+use running::{PEERS_CORE, PROXY_CORE, Running, free_port, gateway_with_keys, pin_self};
 
 const ROUNDS_DEFAULT: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
@@ -100,9 +100,9 @@ fn compare(args: &[String]) {
     let program = program.to_str().unwrap();
     let _service = Running::start(PEERS_CORE, program, &arguments, folder.path(), behind);
     let nginx = nginx(folder.path(), theirs, behind);
-    let (gateway, key) = gateway_with_key(folder.path(), &config(ours, behind), ours);
+    let (gateway, keys) = gateway_with_keys(folder.path(), &config(ours, behind), ours, 1);
     pin_self(PEERS_CORE);
-    let clients = |port| Client::new(port, &certificate, &key);
+    let clients = |port| Client::new(port, &certificate, &keys[0]);
     let (ours, theirs) = (clients(ours), clients(theirs));
 
     println!("{rounds} rounds of {round:?}, one worker and one core for each proxy");
