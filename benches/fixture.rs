@@ -16,6 +16,7 @@ use keygate_core::key::{MintedKey, PepperId};
 use keygate_core::{
     AccountId, AppId, Environment, KeyDigest, KeyId, KeyKind, Pepper, Peppers, TokenId, UnixMillis,
 };
+use keygate_proxy::report::Reporters;
 use keygate_proxy::{Gateway, GatewayParts, Groundwork};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
@@ -300,7 +301,8 @@ pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Ga
     let metrics = Metrics::new("bench");
     Gateway::new(GatewayParts {
         keys,
-        groundwork: Groundwork::new(current, &metrics).expect("the target is an address"),
+        groundwork: Groundwork::new(current, &metrics, &Reporters::default())
+            .expect("the target is an address"),
         failures: Arc::new(FailureLimiter::new(
             config.server.failed_auth.rate,
             config.server.failed_auth.addresses_max,

@@ -17,6 +17,7 @@ use crate::word::{AuditSinkKind, Quota};
 
 pub(crate) mod keys;
 pub(crate) mod listener;
+pub(crate) mod observe;
 pub(crate) mod route;
 pub(crate) mod store;
 pub(crate) mod upstream;
@@ -46,6 +47,9 @@ pub(crate) const TABLES: &[&Table] = &[
     &cache::TABLE,
     &log::TABLE,
     &audit::TABLE,
+    &observe::USAGE_TABLE,
+    &observe::ACCESS_LOG_TABLE,
+    &observe::TRACING_TABLE,
     &limits::TABLE,
     &tier::TABLE,
     &upstream::TABLE,
@@ -72,6 +76,9 @@ pub(crate) static ROOT: Table = Table {
         "cache",
         "log",
         "audit",
+        "usage",
+        "access_log",
+        "tracing",
         "limits",
         "tiers",
         "upstreams",

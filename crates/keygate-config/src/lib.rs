@@ -14,6 +14,7 @@ mod lines;
 mod listeners;
 pub mod live;
 mod machine;
+mod observe;
 mod reader;
 mod reload;
 mod report;
@@ -48,11 +49,12 @@ use crate::reader::{Findings, Reader, Section};
 use crate::tree::Tree;
 pub use report::{Colours, Problem, Report};
 pub use settings::{
-    Admin, AuditSink, Balance, Cache, ClientAuth, Config, Cors, Ejection, EmbeddedStore,
-    FailedAuth, HashBy, HeaderChanges, HealthCheck, HostRewrite, Identity, Keys, LimitSettings,
-    Log, LogLevel, Protocol, RedisClientCertificate, RedisLogin, RedisMode, RedisStore, RedisTls,
-    Respond, RouteSettings, Server, Store, Target, Tier, TlsListener, TlsVersion, Upstream,
-    UpstreamTls, WeightedTarget,
+    AccessLogSettings, AccessLogSink, Admin, AuditSink, Balance, Cache, ClientAddress, ClientAuth,
+    Config, Cors, Ejection, EmbeddedStore, FailedAuth, HashBy, HeaderChanges, HealthCheck,
+    HostRewrite, Identity, Keys, LimitSettings, Log, LogLevel, Protocol, QueryShown,
+    RedisClientCertificate, RedisLogin, RedisMode, RedisStore, RedisTls, Respond, RouteSettings,
+    Sample, Server, Store, Target, Tier, TlsListener, TlsVersion, TracingSettings, Upstream,
+    UpstreamTls, UsageRetention, UsageSettings, WeightedTarget,
 };
 
 /// The longest configuration, in bytes: ten thousand routes with comments fit.
@@ -174,14 +176,12 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
     let keys = machine::read_keys(&root);
     let store = store::read_store(&root);
     let audit = machine::read_audit(&root);
+    let usage = observe::read_usage(&root);
+    let access_log = observe::read_access_log(&root);
     if let (Some(keys), Some(admin), Some(store)) = (&keys, &admin, &store) {
-        machine::refuse_shared_files(
-            &root,
-            keys,
-            admin,
-            store,
-            audit.as_ref().unwrap_or(&AuditSink::Off),
-        );
+        let log = access_log.as_ref().map_or(&AccessLogSink::Off, |log| &log.sink);
+        let audit = audit.as_ref().unwrap_or(&AuditSink::Off);
+        machine::refuse_shared_files(&root, keys, admin, store, audit, log);
         store::refuse_own_files(&root, keys, admin);
     }
     let cache = machine::read_cache(&root);
@@ -203,6 +203,9 @@ fn read(reader: &Reader<'_>, tree: &DeTable<'_>) -> Option<Config> {
         cache: cache?,
         log: log?,
         audit: audit?,
+        usage: usage?,
+        access_log: access_log?,
+        tracing: observe::read_tracing(&root)?,
         limits: limits?,
         tiers: tiers?,
         upstreams: upstreams.list?,

@@ -10,7 +10,7 @@ use crate::catalogue::{admin, audit, cache, failed_auth, keys, log, server};
 use crate::listeners::read_tls;
 use crate::reader::Section;
 use crate::settings::{
-    Admin, AuditSink, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store,
+    AccessLogSink, Admin, AuditSink, Cache, EmbeddedStore, FailedAuth, Keys, Log, Server, Store,
 };
 use crate::value::Bytes;
 use crate::word::{AuditSinkKind, FurtherHeader, KeySource};
@@ -106,6 +106,7 @@ pub(crate) fn refuse_shared_files(
     admin: &Admin,
     store: &Store,
     audit: &AuditSink,
+    access_log: &AccessLogSink,
 ) {
     let mut named = vec![
         ("keys", "pepper_file", &keys.pepper_file),
@@ -116,6 +117,9 @@ pub(crate) fn refuse_shared_files(
     }
     if let AuditSink::File(path) = audit {
         named.push(("audit", "path", path));
+    }
+    if let AccessLogSink::File(path) = access_log {
+        named.push(("access_log", "path", path));
     }
     let refuse = |span: Option<Range<usize>>, table: &str, key: &str| {
         if let Some(span) = span {

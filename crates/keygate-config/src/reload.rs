@@ -22,6 +22,9 @@ impl Config {
             ("cache", self.cache != next.cache),
             ("log", self.log != next.log),
             ("audit", self.audit != next.audit),
+            ("usage", self.usage != next.usage),
+            ("access_log", self.access_log != next.access_log),
+            ("tracing", self.tracing != next.tracing),
             ("limits", self.limits != next.limits),
             ("tiers", self.tiers != next.tiers),
             ("upstreams", self.upstreams != next.upstreams),
@@ -82,6 +85,12 @@ const FIXED: &[(&str, Differs)] = &[
         "[audit] path",
         |a, b| matches!((&a.audit, &b.audit), (AuditSink::File(a), AuditSink::File(b)) if a != b),
     ),
+    ("[usage] path", |a, b| a.usage.path != b.usage.path),
+    ("[access_log] queue_max", |a, b| a.access_log.queue_max != b.access_log.queue_max),
+    ("[tracing] otlp_endpoint", |a, b| a.tracing.otlp_endpoint != b.tracing.otlp_endpoint),
+    ("[tracing] service_name", |a, b| a.tracing.service_name != b.tracing.service_name),
+    ("[tracing] queue_max", |a, b| a.tracing.queue_max != b.tracing.queue_max),
+    ("[tracing] timeout", |a, b| a.tracing.timeout != b.tracing.timeout),
     ("[limits] lease", |a, b| a.limits.lease != b.limits.lease),
 ];
 
@@ -158,7 +167,7 @@ mod tests {
         "certificates = [{ … }]",
     ];
     /// Settings that are.
-    const LIVE: [&str; 23] = [
+    const LIVE: [&str; 36] = [
         "[server] proxy_protocol_from",
         "[server] connections_max",
         "[server] connections_per_address_max",
@@ -181,6 +190,19 @@ mod tests {
         // Says no more than that an address is meant.
         "[admin] insecure",
         "[log] level",
+        "[usage] flush_interval",
+        "[usage] keep_minutes",
+        "[usage] keep_hours",
+        "[usage] keep_days",
+        "[access_log] sink",
+        "[access_log] path",
+        "[access_log] sample",
+        "[access_log] sample_refused",
+        "[access_log] sample_failed",
+        "[access_log] query",
+        "[access_log] client_address",
+        "[tracing] sample",
+        "[tracing] follow_parent",
         "[limits] headers",
         "[limits] x_headers",
     ];

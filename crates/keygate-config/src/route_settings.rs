@@ -8,6 +8,7 @@ use crate::reader::Section;
 use crate::setting::Table;
 use crate::settings::{Cors, HeaderChanges, Respond, RouteSettings};
 use crate::value::Bytes;
+use crate::word::observe::SampleShare;
 use crate::word::{ContentType, Method, Origin, PathPrefix, Status, Text};
 
 pub(crate) fn read_route_settings(
@@ -34,6 +35,7 @@ pub(crate) fn read_route_settings(
     }
     let body_bytes_max = section.get(&route::BODY_BYTES_MAX);
     let response_bytes_max = section.get(&route::RESPONSE_BYTES_MAX);
+    let access_log_sample = section.get(&route::ACCESS_LOG_SAMPLE);
     if section.item("respond").is_some() {
         for key in
             ["upstream", "strip_prefix", "add_prefix", "request_headers", "response_bytes_max"]
@@ -51,6 +53,7 @@ pub(crate) fn read_route_settings(
         cors: cors?,
         body_bytes_max: body_bytes_max.map(|Bytes(bytes)| bytes),
         response_bytes_max: response_bytes_max.map(|Bytes(bytes)| bytes),
+        access_log_sample: access_log_sample.map(|SampleShare(sample)| sample),
     })
 }
 

@@ -14,10 +14,15 @@ use keygate_core::route::RouteTable;
 use crate::secrets::Secret;
 
 mod listener;
+mod observe;
 mod route;
 mod upstream;
 
 pub use listener::{ClientAuth, Identity, TlsListener, TlsVersion};
+pub use observe::{
+    AccessLogSettings, AccessLogSink, ClientAddress, QueryShown, Sample, TracingSettings,
+    UsageRetention, UsageSettings,
+};
 pub use route::{Cors, HeaderChanges, Respond, RouteSettings};
 pub use upstream::{
     Balance, Ejection, HashBy, HealthCheck, HostRewrite, Protocol, Target, Upstream, UpstreamTls,
@@ -34,6 +39,9 @@ pub struct Config {
     pub cache: Cache,
     pub log: Log,
     pub audit: AuditSink,
+    pub usage: UsageSettings,
+    pub access_log: AccessLogSettings,
+    pub tracing: TracingSettings,
     pub limits: LimitSettings,
     /// In the order of their names.
     pub tiers: Vec<Tier>,

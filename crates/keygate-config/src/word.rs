@@ -1,6 +1,7 @@
 //! Words that a setting may be: the closed lists, and the names that an operator makes up.
 
 mod edge;
+pub(crate) mod observe;
 
 use std::str::FromStr;
 

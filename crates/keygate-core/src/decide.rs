@@ -32,15 +32,24 @@ pub enum Check {
 /// Decides whether a known key may use a route now: steps 6 to 10 of a request's way.
 ///
 /// # Errors
-/// The first reason to refuse, in that order.
+/// The first reason to refuse, in that order, and the key.
 pub fn decide(
     access: &KeyAccess,
     key: Arc<KeyRecord>,
     caller: Caller<'_>,
     now: UnixMillis,
-) -> Result<Permit, Denial> {
-    Check::each(|check| check.run(access, &key, caller, now))?;
-    Ok(Permit { key: Some(key) })
+) -> Result<Permit, Refused> {
+    match Check::each(|check| check.run(access, &key, caller, now)) {
+        Ok(()) => Ok(Permit { key: Some(key) }),
+        Err(denial) => Err(Refused { denial, key }),
+    }
+}
+
+/// A request with a known key that is refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub denial: Denial,
+    pub key: Arc<KeyRecord>,
 }
 
 impl Check {
@@ -132,6 +141,12 @@ impl Permit {
     #[must_use]
     pub fn record(&self) -> Option<&Arc<KeyRecord>> {
         self.key.as_ref()
+    }
+
+    /// Gives the permit up: what it was for is not done.
+    #[must_use]
+    pub fn give_up(self) -> Option<Arc<KeyRecord>> {
+        self.key
     }
 }
 

@@ -21,7 +21,7 @@ pub mod route;
 pub mod scope;
 pub mod time;
 
-pub use decide::{Caller, Denial, Permit, decide};
+pub use decide::{Caller, Denial, Permit, Refused, decide};
 pub use id::{AccountId, AppId, KeyId, TokenId};
 pub use key::{Environment, KeyDigest, KeyKind, Pepper, Peppers, PresentedKey};
 pub use problem::Code;

@@ -101,29 +101,36 @@ impl LastNoted {
     }
 }
 
-/// The ids and scopes of a caller as texts that share one allocation.
+/// More than any hint of ours has.
+const HINT_BYTES_MAX: usize = 64;
+
+/// The ids, the hint and the scopes of a caller as texts that share one allocation.
 #[derive(Clone, Debug)]
 pub struct Identity {
     text: Bytes,
     app_from: u8,
     account_from: u8,
+    hint_from: u8,
     scopes_from: u8,
 }
 
 impl Identity {
     #[must_use]
-    pub fn new(key: KeyId, app: AppId, account: AccountId, scopes: &ScopeSet) -> Self {
-        let mut text = BytesMut::with_capacity(96 + scopes.as_str().len());
+    pub fn new(key: KeyId, app: AppId, account: AccountId, hint: &str, scopes: &ScopeSet) -> Self {
+        let mut text = BytesMut::with_capacity(96 + hint.len() + scopes.as_str().len());
         let mut push = |part: &str| {
             text.put_slice(part.as_bytes());
-            // Ids have a fixed length, so three of them end far below 255.
+            // Ids have a fixed length and a hint is short, so all of them end far below 255.
             u8::try_from(text.len()).unwrap_or(u8::MAX)
         };
         let app_from = push(&key.to_string());
         let account_from = push(&app.to_string());
-        let scopes_from = push(&account.to_string());
+        let hint_from = push(&account.to_string());
+        // One from elsewhere may be anything.
+        let scopes_from =
+            push(hint.get(..hint.floor_char_boundary(HINT_BYTES_MAX)).unwrap_or_default());
         text.put_slice(scopes.as_str().as_bytes());
-        Self { text: text.freeze(), app_from, account_from, scopes_from }
+        Self { text: text.freeze(), app_from, account_from, hint_from, scopes_from }
     }
 
     #[must_use]
@@ -138,7 +145,13 @@ impl Identity {
 
     #[must_use]
     pub fn account_id(&self) -> Bytes {
-        self.text.slice(usize::from(self.account_from)..usize::from(self.scopes_from))
+        self.text.slice(usize::from(self.account_from)..usize::from(self.hint_from))
+    }
+
+    /// The first characters of the key, by which people know it.
+    #[must_use]
+    pub fn hint(&self) -> Bytes {
+        self.text.slice(usize::from(self.hint_from)..usize::from(self.scopes_from))
     }
 
     #[must_use]
@@ -186,10 +199,13 @@ mod tests {
         let (key, app, account) =
             (KeyId::new(now, [1; 10]), AppId::new(now, [2; 10]), AccountId::new(now, [3; 10]));
         let scopes = ScopeSet::new(&["read:a".parse().unwrap(), "read:b".parse().unwrap()]);
-        let identity = Identity::new(key, app, account, &scopes);
+        let identity = Identity::new(key, app, account, "sk_live_abcd", &scopes);
         assert_eq!(identity.key_id(), key.to_string());
         assert_eq!(identity.app_id(), app.to_string());
         assert_eq!(identity.account_id(), account.to_string());
+        assert_eq!(identity.hint(), "sk_live_abcd");
         assert_eq!(identity.scopes(), "read:a read:b");
+        let long = Identity::new(key, app, account, &format!("a{}", "é".repeat(200)), &scopes);
+        assert_eq!(long.scopes(), "read:a read:b");
     }
 }

@@ -13,6 +13,7 @@ use pingora::proxy::Session;
 use crate::context::Context;
 use crate::forward::X_REQUEST_ID;
 use crate::limits::Told;
+use crate::report;
 use crate::respond::{Problem, is_grpc, write_grpc};
 use crate::route_work::RouteWork;
 use crate::trace;
@@ -83,6 +84,7 @@ pub(crate) async fn answered_by_route(
         return Ok(false);
     };
     ctx.end_charge();
+    report::admitted(ctx);
     head.insert_header(X_REQUEST_ID, request_id(ctx))?;
     for (name, value) in told(ctx).headers() {
         head.insert_header(name, value)?;

@@ -32,6 +32,7 @@ use crate::client::{Client, ClientStream};
 use crate::gateway::Gateway;
 use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadScan, Progress, inspect};
 use crate::line::Lines;
+use crate::report;
 use crate::respond::{Problem, raw_http1};
 use crate::snapshot::{Bounds, Snapshots};
 use crate::streams::Streams;
@@ -161,6 +162,8 @@ impl<S: KeyStore> Inner<S> {
                     self.unrouted.count(Outcome::Refused(denial.code()));
                     self.unrouted.response(denial.code().status());
                     tracing::debug!(reason = ?denial, "a request's head was refused");
+                    let current = self.snapshots.current();
+                    report::head_refused(&current.reporters, peer.ip(), &denial, Instant::now());
                     return refuse(stream, &denial).await;
                 }
                 Head::None => return,

@@ -16,6 +16,7 @@ use quanta::Instant;
 use crate::facts::RequestFacts;
 use crate::limits::{Charged, Told};
 use crate::line;
+use crate::report::{self, End, Story};
 use crate::route_work::RouteWork;
 use crate::snapshot::Snapshot;
 use crate::upstreams::{Tries, UpstreamPeers};
@@ -24,6 +25,8 @@ use crate::upstreams::{Tries, UpstreamPeers};
 pub struct Context {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) started: Instant,
+    /// For those who are told of the request.
+    pub(crate) story: Story,
     /// The route's place in the snapshot's table, once it is found.
     pub(crate) route: Option<usize>,
     /// The name that the client, the upstream and our logs share for this request.
@@ -104,6 +107,7 @@ impl Drop for Context {
             }
             metrics.request_seconds(self.started.elapsed());
         }
+        report::ended(self, self.status.map(|status| status.as_u16()), End::Cut);
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
         let key = self.admitted.as_ref().and_then(|admitted| admitted.permit.key());
         let key_id = key.map(|key| tracing::field::display(key.id));

@@ -36,6 +36,7 @@ use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::lookup::Lookup;
 use crate::pace;
+use crate::report::{self, End, Story};
 use crate::respond::{Problem, final_response, is_final};
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::trace;
@@ -79,6 +80,7 @@ impl<S: KeyStore> Gateway<S> {
     ) -> Result<Admitted, Denial> {
         let snapshot = &*ctx.snapshot;
         let request = RequestFacts::read(head, peer, &snapshot.config.server)?; // 400, 431
+        ctx.story.client = Some(request.client);
         let place = snapshot.config.routes.place(&request.host, &request.path, request.method)?; // 404, 405
         ctx.route = Some(place);
         let route = snapshot.route(place).ok_or(Denial::RouteNotFound)?;
@@ -93,13 +95,20 @@ impl<S: KeyStore> Gateway<S> {
             }
             Access::Key(access) => access,
         };
-        let is_imported = &mut ctx.has_imported_key;
-        let decided = self.authenticate_and_decide(access, &request, snapshot, is_imported).await; // 401, 403, 503
+        let (is_imported, story) = (&mut ctx.has_imported_key, &mut ctx.story);
+        let decided =
+            self.authenticate_and_decide(access, &request, snapshot, is_imported, story).await; // 401, 403, 503
         let decided = decided.map_err(|denial| self.attempts.weigh(denial, request.client));
         let Decided { permit, strip, digest, at } = decided?; // 429
         let now = self.limits.moment(ctx.started, at);
         let told = &mut ctx.told;
-        let charged = self.limits.charge(snapshot, &permit, access.cost, now, told).await?; // 429
+        let charged = match self.limits.charge(snapshot, &permit, access.cost, now, told).await {
+            Ok(charged) => charged,
+            Err(denial) => {
+                ctx.story.refused = permit.give_up();
+                return Err(denial); // 429
+            }
+        };
         if let Some(key) = permit.record() {
             if charged.as_ref().is_some_and(Charged::has_waited) {
                 self.lookup.check_again(digest, key, self.clock).await?; // 401, 503
@@ -119,6 +128,7 @@ impl<S: KeyStore> Gateway<S> {
         request: &RequestFacts<'_>,
         snapshot: &Snapshot,
         is_imported: &mut bool,
+        story: &mut Story,
     ) -> Result<Decided, Denial> {
         let credentials = &snapshot.config.keys.credentials;
         let places = Places {
@@ -136,7 +146,11 @@ impl<S: KeyStore> Gateway<S> {
         let origin = (key.kind == KeyKind::Publishable).then(origin).flatten();
         let caller = Caller { address: request.client, origin };
         let at = (self.clock)();
-        let permit = decide(access, key, caller, at)?; // 401, 403
+        story.decided_at = Some(at);
+        let permit = decide(access, key, caller, at).map_err(|refused| {
+            story.refused = Some(refused.key);
+            refused.denial // 401, 403
+        })?;
         let mut strip = Strip::from(place);
         strip.authorization |= drops_authorization;
         Ok(Decided { permit, strip, digest, at })
@@ -150,22 +164,27 @@ impl<S: KeyStore> Gateway<S> {
     pub async fn rehearse(&self, head: &RequestHeader, peer: IpAddr) -> Result<(), Denial> {
         let mut ctx = self.new_ctx();
         let decided = self.admit(head, peer, &mut ctx).await;
-        self.count(&ctx, &decided);
+        self.count(&mut ctx, &decided);
         ctx.admitted = Some(decided?);
         ctx.keep_charge();
         Ok(())
     }
 
-    fn count(&self, ctx: &Context, decided: &Result<Admitted, Denial>) {
+    fn count(&self, ctx: &mut Context, decided: &Result<Admitted, Denial>) {
         let outcome = match decided {
             Ok(_) => Outcome::Admitted,
-            Err(denial) => Outcome::Refused(denial.code()),
+            Err(denial) => {
+                ctx.story.code = Some(denial.code());
+                Outcome::Refused(denial.code())
+            }
         };
         self.route_metrics(ctx).count(outcome);
         if ctx.has_imported_key {
             self.imported.count(outcome);
         }
-        self.decision.observe(ctx.started.elapsed());
+        let took = ctx.started.elapsed();
+        ctx.story.decision = Some(took);
+        self.decision.observe(took);
     }
 
     /// What the client of an admitted request is told of its limits, and of its key's end.
@@ -192,6 +211,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         Context {
             snapshot: self.snapshots.current(),
             started: Instant::now(),
+            story: Story::default(),
             route: None,
             request_id: None,
             admitted: None,
@@ -220,6 +240,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         let sent_id = session.req_header().headers.get(X_REQUEST_ID);
         ctx.request_id = Some(trace::request_id(sent_id));
+        report::begun(session.req_header(), ctx);
         if cors::answered_preflight(session, ctx).await? {
             return Ok(ANSWERED);
         }
@@ -286,6 +307,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             work.change_request(request)?;
         }
         ctx.keep_charge();
+        report::admitted(ctx);
         Ok(())
     }
 
@@ -299,6 +321,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     ) -> pingora::Result<()> {
         ctx.tries.check_time()?;
         let piece = body.as_ref().map_or(0, Bytes::len);
+        report::moved(ctx, piece, 0);
         bodies::count_request(session, ctx, piece)?;
         pace::note(session, ctx, end_of_stream).await;
         Ok(())
@@ -336,6 +359,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             (response.status.is_informational(), ctx.upstream(), ctx.forwarded_at)
         {
             upstream.metrics.observe(since.elapsed());
+            ctx.story.first_byte = Some(ctx.started.elapsed());
         }
         let is_chunked = response.headers.contains_key(TRANSFER_ENCODING);
         if session.req_header().version == Version::HTTP_10 && is_chunked {
@@ -354,7 +378,9 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<Option<Duration>> {
-        bodies::count_answer(session, ctx, body.as_ref().map_or(0, Bytes::len))?;
+        let piece = body.as_ref().map_or(0, Bytes::len);
+        report::moved(ctx, 0, piece);
+        bodies::count_answer(session, ctx, piece)?;
         if end_of_stream {
             ctx.upstream_is_done(session);
         } else {
@@ -399,6 +425,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         };
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
         log_failure(error, code, &request_id, ctx.route());
+        ctx.story.code = Some(code);
         ctx.end_charge();
         if final_response(session).is_none() {
             // The connection is in an unknown state: the answer is its last.
@@ -434,11 +461,13 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     /// The last word on every request that had a head and was not cut off.
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
         let metrics = self.route_metrics(ctx);
-        if let Some(response) = final_response(session) {
-            metrics.response(response.status.as_u16());
+        let status = final_response(session).map(|response| response.status.as_u16());
+        if let Some(status) = status {
+            metrics.response(status);
         }
         metrics.request_seconds(ctx.started.elapsed());
         ctx.is_logged = true;
+        report::ended(ctx, status, End::Finished);
     }
 }
 

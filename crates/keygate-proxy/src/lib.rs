@@ -17,6 +17,7 @@ mod limits;
 mod line;
 mod lookup;
 mod pace;
+pub mod report;
 mod respond;
 mod route_work;
 mod server;

@@ -16,6 +16,7 @@ use quanta::Instant;
 use crate::client::tls::TlsListeners;
 use crate::head::HeadLimits;
 use crate::limits::policy_text;
+use crate::report::Reporters;
 use crate::route_work::RouteWork;
 use crate::server::ProxyError;
 use crate::upstreams::{self, Upkeep, UpstreamPeers};
@@ -34,6 +35,7 @@ pub(crate) struct Snapshot {
     /// What the clients of each tier are told of it, in the order of the configuration's tiers.
     policy_texts: Vec<Option<HeaderValue>>,
     pub tls: TlsListeners,
+    pub reporters: Reporters,
 }
 
 impl Snapshot {
@@ -46,6 +48,7 @@ impl Snapshot {
         current: Current,
         metrics: &Metrics,
         upkeep: &Upkeep,
+        reporters: &Reporters,
         before: Option<&Self>,
     ) -> Result<Self, ProxyError> {
         let Current { config, peppers, inputs: _ } = current;
@@ -68,6 +71,7 @@ impl Snapshot {
             route_work: RouteWork::of_all(&config),
             route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
             tls,
+            reporters: reporters.clone(),
             config,
         })
     }
@@ -134,8 +138,9 @@ impl Snapshots {
         current: Current,
         metrics: &Metrics,
         upkeep: &Upkeep,
+        reporters: &Reporters,
     ) -> Result<Self, ProxyError> {
-        let first = Snapshot::new(current, metrics, upkeep, None)?;
+        let first = Snapshot::new(current, metrics, upkeep, reporters, None)?;
         let snapshots = Self(Arc::new(ArcSwap::from_pointee(first)));
         let read = snapshots.clone();
         metrics.targets_fn(move || {
@@ -185,7 +190,8 @@ impl Changer {
     pub fn change(&self, next: Current) -> Result<(), ProxyError> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshots.current();
-        let next = Snapshot::new(next, &self.metrics, &self.upkeep, Some(&before))?;
+        let next =
+            Snapshot::new(next, &self.metrics, &self.upkeep, &before.reporters, Some(&before))?;
         self.snapshots.replace(next);
         self.upkeep.follow(before.upstreams(), self.snapshots.current().upstreams());
         Ok(())
@@ -216,7 +222,7 @@ mod tests {
     fn changer(first: Current) -> (Snapshots, Changer) {
         let metrics = Metrics::new("test");
         let upkeep = Upkeep::default();
-        let snapshots = Snapshots::first(first, &metrics, &upkeep).unwrap();
+        let snapshots = Snapshots::first(first, &metrics, &upkeep, &Reporters::default()).unwrap();
         (snapshots.clone(), Changer::new(snapshots, metrics, upkeep))
     }
 

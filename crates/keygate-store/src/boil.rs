@@ -12,7 +12,7 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
     let standing = standing(&owned);
     let OwnedKey { key, app, account } = owned;
     let scopes = ScopeSet::new(&key.scopes).intersection(&ScopeSet::new(&app.granted_scopes));
-    let identity = Identity::new(key.id, app.id, account.id, &scopes);
+    let identity = Identity::new(key.id, app.id, account.id, &key.hint, &scopes);
     KeyRecord {
         id: key.id,
         app: app.id,

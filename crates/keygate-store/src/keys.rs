@@ -1,12 +1,14 @@
 //! The seam: what every store of keys can do. One contract suite holds them all to it.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 use crate::fleet::Fleet;
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
+use crate::usage::records::{Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
 
 /// A store of accounts, apps and keys.
 ///
@@ -101,6 +103,46 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         keys: Vec<KeyId>,
     ) -> impl Future<Output = Result<Vec<Option<UnixMillis>>, StoreError>> + Send;
+
+    /// Adds what was used, to every step that is kept, in one atomic step with the note that the store has
+    /// this batch. One whose number the store has already, or a higher one, changes nothing. Also notes
+    /// when keys were last used. Not logged.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the batch before it is missing: the store has lost it, or was
+    /// replaced. See [`usage_number`](Self::usage_number).
+    fn add_usage(
+        &self,
+        batch: Arc<UsageBatch>,
+        keep: Retention,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async move {
+            let _ = (batch, keep);
+            Err(StoreError::NotFound("usage"))
+        }
+    }
+
+    /// The number of the newest batch of this source that the store has; 0 for none.
+    fn usage_number(
+        &self,
+        source: SourceId,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        async move {
+            let _ = source;
+            Err(StoreError::NotFound("usage"))
+        }
+    }
+
+    /// What was used, in the order of windows and then of routes' names.
+    fn usage(
+        &self,
+        query: UsageQuery,
+    ) -> impl Future<Output = Result<Vec<UsagePoint>, StoreError>> + Send {
+        async move {
+            let _ = query;
+            Err(StoreError::NotFound("usage"))
+        }
+    }
 
     /// Entries of the audit log, in order, from the first after `page.after`. One that cannot be read
     /// is [`AuditEntry::unreadable`], and no error: those after it are not lost with it.

@@ -1,6 +1,8 @@
 //! When keys were last used: noted in memory beside the requests, and told to the store every two
 //! seconds. No request waits for it, and what is lost with a crash is seconds of one time.
 
+pub mod records;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

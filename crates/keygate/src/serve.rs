@@ -14,6 +14,7 @@ use keygate_config::live::Current;
 use keygate_config::{Config, Live};
 use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
+use keygate_proxy::report::Reporters;
 use keygate_proxy::{Gateway, GatewayParts, Groundwork, Listener, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
@@ -264,7 +265,8 @@ impl Prepared {
         let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
         let listeners = Listeners::bind(config, inheritance)?;
         let live = Live::new(Arc::clone(config), Arc::new(peppers));
-        let groundwork = Groundwork::new(Current::clone(&live.current()), metrics)
+        let reporters = Reporters::default();
+        let groundwork = Groundwork::new(Current::clone(&live.current()), metrics, &reporters)
             .context("cannot set up the gateway")?;
         Ok(Self { listeners, live, token_sha256, groundwork })
     }

@@ -52,7 +52,9 @@ impl<S: KeyStore> Registry<S> {
                 // Nobody's address: a key that is bound to networks is not shown to be in them.
                 let address = question.ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
                 let caller = Caller { address, origin: question.origin };
-                decide(access, Arc::clone(&record), caller, self.now()).map(|_permit| ())
+                decide(access, Arc::clone(&record), caller, self.now())
+                    .map(|_permit| ())
+                    .map_err(|refused| refused.denial)
             }
             Some(Access::Public(_)) | None => self.decide_alone(&record, question.ip),
         };

@@ -11,6 +11,7 @@ use crate::header::{ChangedHeader, HeaderName, HeaderValues};
 use crate::setting::Presence::{Default, Optional, Required};
 use crate::setting::{Setting, Table};
 use crate::value::Bytes;
+use crate::word::observe::SampleShare;
 use crate::word::{
     Auth, ContentType, Host, Method, Name, Origin, PathPrefix, QueryParam, Status, Text,
     UpstreamName,
@@ -81,6 +82,11 @@ pub(crate) const BODY_BYTES_MAX: Setting<Bytes> = Setting::new(
 pub(crate) const RESPONSE_BYTES_MAX: Setting<Bytes> =
     Setting::new("response_bytes_max", Optional("none"), "the most bytes of an answer's body")
         .within(0, TIB);
+pub(crate) const ACCESS_LOG_SAMPLE: Setting<SampleShare> = Setting::new(
+    "access_log_sample",
+    Optional("that of `[access_log]`"),
+    "how many of this route's requests that were admitted and answered are in the access log",
+);
 
 pub(crate) static TABLE: Table = Table {
     header: "[[routes]]",
@@ -96,6 +102,7 @@ pub(crate) static TABLE: Table = Table {
         &ADD_PREFIX,
         &BODY_BYTES_MAX,
         &RESPONSE_BYTES_MAX,
+        &ACCESS_LOG_SAMPLE,
         &AUTH,
         &ENVIRONMENT,
         &SCOPES,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Sample;
+
 /// The handling of one route's requests.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RouteSettings {
@@ -19,6 +21,8 @@ pub struct RouteSettings {
     pub body_bytes_max: Option<u64>,
     /// The most bytes of an answer's body.
     pub response_bytes_max: Option<u64>,
+    /// In place of the access log's `sample`.
+    pub access_log_sample: Option<Sample>,
 }
 
 /// `[routes.respond]`: an answer that no upstream is asked for.

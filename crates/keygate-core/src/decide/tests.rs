@@ -17,7 +17,7 @@ pub(crate) fn record() -> KeyRecord {
         (KeyId::new(NOW, [1; 10]), AppId::new(NOW, [1; 10]), AccountId::new(NOW, [1; 10]));
     let scopes = ScopeSet::new(&["read:orders".parse().unwrap()]);
     KeyRecord {
-        identity: Identity::new(id, app, account, &scopes),
+        identity: Identity::new(id, app, account, "sk_live_abcd", &scopes),
         id,
         app,
         account,
@@ -64,7 +64,7 @@ fn check_from(
     let mut key = record();
     change(&mut key);
     let decided = decide(&access(&["read:orders"]), Arc::new(key), caller(origin), NOW);
-    assert_eq!(decided.map(|_| ()), expect);
+    assert_eq!(decided.map(|_| ()).map_err(|refused| refused.denial), expect);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::attempts::Attempts;
 use crate::limits::KeyLimits;
 use crate::line::Lines;
 use crate::lookup::Lookup;
+use crate::report::Reporters;
 use crate::server::ProxyError;
 use crate::snapshot::{Changer, Snapshots};
 use crate::sweep::Sweep;
@@ -46,9 +47,13 @@ impl Groundwork {
     ///
     /// # Errors
     /// [`ProxyError::Target`] when an upstream's target has no address.
-    pub fn new(current: Current, metrics: &Metrics) -> Result<Self, ProxyError> {
+    pub fn new(
+        current: Current,
+        metrics: &Metrics,
+        reporters: &Reporters,
+    ) -> Result<Self, ProxyError> {
         let upkeep = Upkeep::default();
-        Ok(Self { snapshots: Snapshots::first(current, metrics, &upkeep)?, upkeep })
+        Ok(Self { snapshots: Snapshots::first(current, metrics, &upkeep, reporters)?, upkeep })
     }
 }
 

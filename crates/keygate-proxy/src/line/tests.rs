@@ -29,7 +29,7 @@ pub(crate) fn key() -> Arc<KeyRecord> {
         (KeyId::new(now, [1; 10]), AppId::new(now, [1; 10]), AccountId::new(now, [1; 10]));
     let scopes = ScopeSet::default();
     Arc::new(KeyRecord {
-        identity: Identity::new(id, app, account, &scopes),
+        identity: Identity::new(id, app, account, "sk_live_abcd", &scopes),
         id,
         app,
         account,

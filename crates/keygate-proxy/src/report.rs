@@ -1,0 +1,121 @@
+//! What is told of a request besides its answer. `Story` is noted as the request goes; when it has ended,
+//! each of those who are told gets it once, whatever way it ended. None of them makes a request wait.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keygate_core::problem::Code;
+use keygate_core::{Denial, KeyRecord, UnixMillis};
+use pingora::http::RequestHeader;
+use quanta::Instant;
+
+use crate::context::Context;
+
+mod access_log;
+mod top;
+mod traces;
+mod usage;
+
+pub use access_log::AccessLog;
+pub use top::TopKeys;
+pub use traces::Traces;
+pub use usage::Usage;
+
+/// Those who are told of requests. Cheap to clone; all clones are the same.
+#[derive(Clone, Default)]
+pub struct Reporters {
+    pub usage: Usage,
+    pub access_log: AccessLog,
+    pub traces: Traces,
+    pub top: TopKeys,
+}
+
+/// What happened to a request so far.
+#[derive(Default)]
+pub(crate) struct Story {
+    /// Who sent it, behind the proxies that are believed; once that is known.
+    pub client: Option<IpAddr>,
+    /// Why it was refused, or failed.
+    pub code: Option<Code>,
+    /// Whose key was refused. That of an admitted request is in its permit.
+    pub refused: Option<Arc<KeyRecord>>,
+    /// When it was decided, if it has a key.
+    pub decided_at: Option<UnixMillis>,
+    /// From its beginning to its permit or denial.
+    pub decision: Option<Duration>,
+    /// How long the store was waited for, if it was asked.
+    pub lookup: Option<Duration>,
+    /// From its beginning to when the last attempt had a connection to an upstream.
+    pub connected: Option<Duration>,
+    /// From its beginning to the first byte of an upstream's answer.
+    pub first_byte: Option<Duration>,
+    /// Whom the last attempt was sent to.
+    pub target: Option<SocketAddr>,
+    /// Bytes of the request's body, or of a tunnel from the client.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body, or of a tunnel to the client.
+    pub bytes_out: u64,
+    /// Of its head, if somebody is to be told.
+    pub head: Option<Box<Head>>,
+    pub usage: usage::Noted,
+    pub trace: traces::Noted,
+}
+
+/// What is told of a request's head.
+#[expect(dead_code, reason = "for the access log and traces")]
+pub(crate) struct Head {
+    pub method: http::Method,
+    pub version: http::Version,
+    pub host: Box<str>,
+    /// As it was sent, without its query.
+    pub path: Box<str>,
+    pub query: Option<Box<str>>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With its answer, or without one because its client or upstream went away.
+    Finished,
+    /// It was cut off: see `line.rs`.
+    Cut,
+}
+
+/// A request has come in: nothing is decided yet.
+pub(crate) fn begun(head: &RequestHeader, ctx: &mut Context) {
+    let reporters = &ctx.snapshot.reporters;
+    reporters.traces.begun(head, &ctx.snapshot.config.tracing, &mut ctx.story);
+    reporters.access_log.begun(head, &ctx.snapshot, &mut ctx.story);
+}
+
+/// A request goes on its way, or gets the answer of its route: from here on it counts as used.
+pub(crate) fn admitted(ctx: &mut Context) {
+    let Context { snapshot, story, admitted, route, .. } = ctx;
+    if let (Some(admitted), Some(route)) = (admitted, *route) {
+        snapshot.reporters.usage.admitted(&admitted.permit, snapshot, route, story);
+    }
+}
+
+/// So many bytes more have come from the client, or go to it.
+pub(crate) fn moved(ctx: &mut Context, bytes_in: usize, bytes_out: usize) {
+    let Context { snapshot, story, .. } = ctx;
+    story.bytes_in = story.bytes_in.saturating_add(bytes_in as u64);
+    story.bytes_out = story.bytes_out.saturating_add(bytes_out as u64);
+    snapshot.reporters.usage.moved(story, bytes_in, bytes_out);
+}
+
+/// The last word on a request that had a head. `status` is that of its answer.
+pub(crate) fn ended(ctx: &Context, status: Option<u16>, end: End) {
+    let took = ctx.started.elapsed();
+    let reporters = &ctx.snapshot.reporters;
+    reporters.usage.ended(ctx);
+    reporters.top.ended(ctx);
+    reporters.traces.ended(ctx, status, end, took);
+    reporters.access_log.ended(ctx, status, end, took);
+}
+
+/// A head was refused before it was parsed.
+pub(crate) fn head_refused(reporters: &Reporters, client: IpAddr, denial: &Denial, began: Instant) {
+    reporters.access_log.head_refused(client, denial, began);
+}
