@@ -51,7 +51,7 @@ impl Lab {
         let setup = Setup::in_front_of(&upstream).redis(&redis).tables(TABLES).log("warn");
         let fleet = Fleet::of(gateways, &setup.server("shutdown_delay = \"0s\""));
         for gateway in fleet.iter() {
-            let known = || gateway.metric("keygate_limit_gateways") as usize;
+            let known = || gateway.metric("keygate_fleet_gateways") as usize;
             eventually("all gateways", || (known() == gateways).then_some(()));
         }
         Self { fleet, redis, upstream }

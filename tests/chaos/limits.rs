@@ -40,7 +40,7 @@ impl Lab {
         let setup = Setup::in_front_of(&upstream).redis(&redis).tables(&tables()).log("warn");
         let fleet = Fleet::of(gateways, &setup);
         for gateway in fleet.iter() {
-            let known = || gateway.metric("keygate_limit_gateways") as usize;
+            let known = || gateway.metric("keygate_fleet_gateways") as usize;
             eventually("all gateways", || (known() == gateways).then_some(()));
         }
         Self { fleet, redis, upstream }

@@ -9,6 +9,8 @@ use keygate_core::decide::decide_key;
 use keygate_core::{Denial, KeyDigest, KeyRecord, UnixMillis};
 use keygate_store::cached::{Cached, CachedKeys};
 use keygate_store::keys::KeyStore;
+use keygate_telemetry::LookupTimer;
+use quanta::Instant;
 
 use crate::attempts::Attempts;
 use crate::failure::OutageLog;
@@ -20,11 +22,12 @@ const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Lookup<S: KeyStore> {
     keys: Arc<CachedKeys<S>>,
     outage_log: OutageLog,
+    timer: LookupTimer,
 }
 
 impl<S: KeyStore> Lookup<S> {
-    pub(crate) fn new(keys: Arc<CachedKeys<S>>) -> Self {
-        Self { keys, outage_log: OutageLog::default() }
+    pub(crate) fn new(keys: Arc<CachedKeys<S>>, timer: LookupTimer) -> Self {
+        Self { keys, outage_log: OutageLog::default(), timer }
     }
 
     pub(crate) fn keys(&self) -> &Arc<CachedKeys<S>> {
@@ -71,7 +74,10 @@ impl<S: KeyStore> Lookup<S> {
     }
 
     async fn load(&self, digest: KeyDigest) -> Result<Arc<KeyRecord>, Denial> {
-        match self.keys.load(digest).await {
+        let began = Instant::now();
+        let loaded = self.keys.load(digest).await;
+        self.timer.observe(began.elapsed());
+        match loaded {
             Ok(Some(key)) => Ok(key),
             Ok(None) => Err(Denial::KeyUnknown),
             Err(error) => {

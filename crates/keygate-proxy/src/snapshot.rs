@@ -10,9 +10,10 @@ use keygate_config::Config;
 use keygate_config::live::Current;
 use keygate_core::limit::terms::{Limits, Terms};
 use keygate_core::{Peppers, Route};
-use keygate_telemetry::{Metrics, RouteMetrics};
+use keygate_telemetry::{CertificateReading, Metrics, RouteMetrics};
 use quanta::Instant;
 
+use crate::certificates;
 use crate::client::tls::TlsListeners;
 use crate::head::HeadLimits;
 use crate::limits::policy_text;
@@ -36,6 +37,7 @@ pub(crate) struct Snapshot {
     policy_texts: Vec<Option<HeaderValue>>,
     pub tls: TlsListeners,
     pub reporters: Reporters,
+    certificates: Vec<CertificateReading>,
 }
 
 impl Snapshot {
@@ -71,6 +73,7 @@ impl Snapshot {
             route_work: RouteWork::of_all(&config),
             route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
             tls,
+            certificates: certificates::readings(&config),
             reporters: reporters.clone(),
             config,
         })
@@ -147,6 +150,8 @@ impl Snapshots {
             let (snapshot, now) = (read.current(), Instant::now());
             snapshot.upstreams.iter().flat_map(|upstream| upstream.readings(now)).collect()
         });
+        let read = snapshots.clone();
+        metrics.certificates_fn(move || read.current().certificates.clone());
         Ok(snapshots)
     }
 

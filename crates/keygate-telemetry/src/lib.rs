@@ -4,6 +4,7 @@
 //! [`logging::mask`], so that no key reaches it whole.
 
 mod admin;
+mod certificates;
 mod connections;
 mod imported;
 mod link;
@@ -18,6 +19,7 @@ mod timing;
 mod upstream;
 
 pub use admin::{AdminMetrics, AdminOutcome};
+pub use certificates::CertificateReading;
 pub use connections::{ConnectionMetrics, ConnectionRefusal};
 pub use imported::ImportedKeyMetrics;
 pub use link::LinkMetrics;
@@ -26,5 +28,5 @@ pub use reading::Row;
 pub use reload::ReloadMetrics;
 pub use route::{Outcome, RouteMetrics};
 pub use store::{StoreHealth, StoreOpMetrics};
-pub use timing::DecisionTimer;
+pub use timing::{DecisionTimer, LookupTimer};
 pub use upstream::{TargetReading, UpstreamMetrics};

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use keygate_core::UnixMillis;
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::admin::AdminMetrics;
+use crate::certificates::{CertificateReading, certificate_families};
 use crate::connections::ConnectionMetrics;
 use crate::imported::ImportedKeyMetrics;
 use crate::link::LinkMetrics;
@@ -16,7 +18,7 @@ use crate::reading::{Readings, Row};
 use crate::reload::ReloadMetrics;
 use crate::route::{RouteFamilies, RouteMetrics};
 use crate::store::{StoreFamilies, StoreHealth, StoreOpMetrics};
-use crate::timing::DecisionTimer;
+use crate::timing::{DecisionTimer, LookupTimer};
 use crate::upstream::{TargetReading, UpstreamFamilies, UpstreamMetrics, target_families};
 
 /// The label of requests that no route claimed.
@@ -31,6 +33,7 @@ struct Families {
     readings: Readings,
     routes: RouteFamilies,
     decision: DecisionTimer,
+    lookup: LookupTimer,
     upstreams: UpstreamFamilies,
     in_flight: InFlight,
     ended: EndedRequests,
@@ -57,10 +60,14 @@ impl Metrics {
         );
         #[expect(clippy::disallowed_methods, reason = "resolved once, at start")]
         build.with_label_values(&[version]).set(1);
+        let process = ProcessCollector::for_self();
+        // Refused only if it were there already.
+        registry.register(Box::new(process)).ok();
         Self(Arc::new(Families {
             readings: Readings::default(),
             routes: RouteFamilies::new(&registry),
             decision: DecisionTimer::new(&registry),
+            lookup: LookupTimer::new(&registry),
             upstreams: UpstreamFamilies::new(&registry),
             in_flight: InFlight(register(
                 &registry,
@@ -112,6 +119,11 @@ impl Metrics {
     #[must_use]
     pub fn decision(&self) -> DecisionTimer {
         self.0.decision.clone()
+    }
+
+    #[must_use]
+    pub fn lookup(&self) -> LookupTimer {
+        self.0.lookup.clone()
     }
 
     /// The handles of one upstream. `name` is from the configuration.
@@ -202,6 +214,15 @@ impl Metrics {
     /// How the targets of all upstreams are, taken at each scrape.
     pub fn targets_fn(&self, take: impl Fn() -> Vec<TargetReading> + Send + Sync + 'static) {
         self.0.readings.add_families("keygate_upstream", move || target_families(&take()));
+    }
+
+    /// When certificates end, taken at each scrape.
+    pub fn certificates_fn(
+        &self,
+        take: impl Fn() -> Vec<CertificateReading> + Send + Sync + 'static,
+    ) {
+        let read = move || certificate_families(&take());
+        self.0.readings.add_families("keygate_certificate", read);
     }
 
     /// Several metrics of one snapshot, which is taken once at each scrape.
@@ -364,6 +385,8 @@ mod tests {
             r#"keygate_upstream_healthy{target="a.internal:80",upstream="orders"} 2"#,
             r#"keygate_upstream_ejected{target="a.internal:80",upstream="orders"} 1"#,
             r#"keygate_decision_seconds_count 0"#,
+            r#"keygate_lookup_seconds_count 0"#,
+            r#"keygate_config_last_reload_successful 1"#,
             r#"keygate_store_seconds_count{op="find"} 1"#,
             r#"keygate_store_errors_total{op="find"} 0"#,
             r#"keygate_store_seconds_count{op="commit"} 0"#,
@@ -373,6 +396,10 @@ mod tests {
             r#"keygate_revocation_lag_seconds_count 0"#,
         ] {
             assert!(has_line(&metrics, line), "no line {line} in\n{}", metrics.render());
+        }
+        for name in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "start_time_seconds"]
+        {
+            assert!(metrics.render().contains(&format!("\nprocess_{name} ")), "{name}");
         }
     }
 

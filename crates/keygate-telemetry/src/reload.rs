@@ -11,6 +11,7 @@ pub struct ReloadMetrics {
     succeeded: IntCounter,
     failed: IntCounter,
     last_success: IntGauge,
+    is_last_good: IntGauge,
 }
 
 impl ReloadMetrics {
@@ -29,6 +30,13 @@ impl ReloadMetrics {
                     "When the running configuration was loaded.",
                 ),
             ),
+            is_last_good: register(
+                registry,
+                IntGauge::new(
+                    "keygate_config_last_reload_successful",
+                    "1 if what was read last is the running configuration.",
+                ),
+            ),
         }
     }
 
@@ -41,10 +49,30 @@ impl ReloadMetrics {
     /// The running configuration stays.
     pub fn failed(&self) {
         self.failed.inc();
+        self.is_last_good.set(0);
     }
 
     pub(crate) fn loaded(&self, at: UnixMillis) {
         let seconds = i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX);
         self.last_success.set(seconds);
+        self.is_last_good.set(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Metrics;
+
+    #[test]
+    fn a_reload_that_fails_is_seen_until_one_succeeds() {
+        let metrics = Metrics::new("1");
+        let is_good = || metrics.render().contains("\nkeygate_config_last_reload_successful 1\n");
+        metrics.config_loaded(UnixMillis(1));
+        assert!(is_good());
+        metrics.reload().failed();
+        assert!(!is_good());
+        metrics.reload().succeeded(UnixMillis(2));
+        assert!(is_good());
     }
 }

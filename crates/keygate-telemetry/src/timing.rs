@@ -51,6 +51,25 @@ impl DecisionTimer {
     }
 }
 
+/// Takes the time that requests wait for the store to say who a key is.
+#[derive(Clone)]
+pub struct LookupTimer(Histogram);
+
+impl LookupTimer {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let options = HistogramOpts::new(
+            "keygate_lookup_seconds",
+            "How long requests waited for the store because their key was not in the cache.",
+        );
+        let histogram = Histogram::with_opts(options.buckets(STORE_BUCKETS.to_vec()));
+        Self(register(registry, histogram))
+    }
+
+    pub fn observe(&self, took: Duration) {
+        self.0.observe(took.as_secs_f64());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

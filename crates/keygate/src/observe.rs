@@ -107,8 +107,8 @@ pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
             |c| c.running,
         ),
         Row::gauge(
-            "keygate_limit_gateways",
-            "Gateways among which limits are divided while the store is away, as far as is known.",
+            "keygate_fleet_gateways",
+            "Gateways that use the store, as far as this one knows.",
             |c| c.gateways,
         ),
         Row::<LimitCounts>::counter(LEASES, LEASES_HELP, |c| c.answered)
@@ -158,7 +158,7 @@ mod tests {
         for line in [
             "keygate_limit_meters 0",
             "keygate_limit_slots_in_use 0",
-            "keygate_limit_gateways 1",
+            "keygate_fleet_gateways 1",
             "keygate_limit_leases_total{result=\"answered\"} 0",
             "keygate_limit_leases_total{result=\"failed\"} 0",
         ] {

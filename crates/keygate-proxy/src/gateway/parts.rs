@@ -66,7 +66,7 @@ impl<S: KeyStore> Gateway<S> {
         Self {
             snapshots,
             upkeep,
-            lookup: Lookup::new(keys),
+            lookup: Lookup::new(keys, metrics.lookup()),
             attempts: Attempts::new(failures),
             limits: KeyLimits::new(limiter, clock),
             unrouted: metrics.unrouted(),
