@@ -1,0 +1,74 @@
+//! Plain counts: requests that run or were cut off, and what becomes of keys.
+
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use crate::metrics::register;
+
+/// Counts the requests that are being worked on.
+#[derive(Clone)]
+pub struct InFlight(pub(crate) IntGauge);
+
+impl InFlight {
+    /// Counts one request until the guard is dropped.
+    #[must_use]
+    pub fn enter(&self) -> InFlightGuard {
+        self.0.inc();
+        InFlightGuard(self.0.clone())
+    }
+
+    /// How many are being worked on.
+    #[must_use]
+    pub fn count(&self) -> i64 {
+        self.0.get()
+    }
+}
+
+/// One request being worked on.
+pub struct InFlightGuard(IntGauge);
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts the requests that were admitted and then cut off with their key.
+#[derive(Clone)]
+pub struct EndedRequests(pub(crate) IntCounter);
+
+impl EndedRequests {
+    pub fn count(&self) {
+        self.0.inc();
+    }
+}
+
+/// Counts what becomes of keys.
+#[derive(Clone)]
+pub struct KeyMetrics {
+    created: IntCounter,
+    revoked: IntCounter,
+    rotated: IntCounter,
+}
+
+impl KeyMetrics {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let counter = |name, help| register(registry, IntCounter::new(name, help));
+        Self {
+            created: counter("keygate_keys_created_total", "Keys made, successors included."),
+            rotated: counter("keygate_keys_rotated_total", "Keys that were given a successor."),
+            revoked: counter("keygate_keys_revoked_total", "Keys revoked."),
+        }
+    }
+
+    pub fn created(&self) {
+        self.created.inc();
+    }
+
+    pub fn revoked(&self) {
+        self.revoked.inc();
+    }
+
+    pub fn rotated(&self) {
+        self.rotated.inc();
+    }
+}
