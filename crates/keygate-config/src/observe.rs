@@ -28,16 +28,19 @@ pub(crate) fn read_access_log(root: &Section<'_, '_>) -> Option<AccessLogSetting
     let sample_failed = share(&catalogue::SAMPLE_FAILED);
     let query = section.get(&catalogue::QUERY);
     let client_address = section.get(&catalogue::CLIENT_ADDRESS);
+    let refuse_path = || {
+        let help = "remove it, or write `sink = \"file\"`";
+        section.refuse_key("path", "means nothing unless the sink is a file", help);
+    };
     let sink = match sink? {
         AccessLogSinkKind::File => AccessLogSink::File(section.get(&catalogue::LOG_PATH)?),
-        other => {
-            let help = "remove it, or write `sink = \"file\"`";
-            section.refuse_key("path", "means nothing unless the sink is a file", help);
-            if other == AccessLogSinkKind::Stdout {
-                AccessLogSink::Stdout
-            } else {
-                AccessLogSink::Off
-            }
+        AccessLogSinkKind::Stdout => {
+            refuse_path();
+            AccessLogSink::Stdout
+        }
+        AccessLogSinkKind::Off => {
+            refuse_path();
+            AccessLogSink::Off
         }
     };
     Some(AccessLogSettings {

@@ -142,12 +142,6 @@ impl Permit {
     pub fn record(&self) -> Option<&Arc<KeyRecord>> {
         self.key.as_ref()
     }
-
-    /// Gives the permit up: what it was for is not done.
-    #[must_use]
-    pub fn give_up(self) -> Option<Arc<KeyRecord>> {
-        self.key
-    }
 }
 
 /// Why a request is refused before it reaches an upstream.

@@ -102,16 +102,12 @@ impl<S: KeyStore> Gateway<S> {
         let Decided { permit, strip, digest, at } = decided?; // 429
         let now = self.limits.moment(ctx.started, at);
         let told = &mut ctx.told;
-        let charged = match self.limits.charge(snapshot, &permit, access.cost, now, told).await {
-            Ok(charged) => charged,
-            Err(denial) => {
-                ctx.story.refused = permit.give_up();
-                return Err(denial); // 429
-            }
-        };
+        let charged = self.limits.charge(snapshot, &permit, access.cost, now, told).await;
+        let charged = charged.map_err(|denial| ctx.story.refuses(&permit, denial))?; // 429
         if let Some(key) = permit.record() {
             if charged.as_ref().is_some_and(Charged::has_waited) {
-                self.lookup.check_again(digest, key, self.clock).await?; // 401, 503
+                let again = self.lookup.check_again(digest, key, self.clock).await;
+                again.map_err(|denial| ctx.story.refuses(&permit, denial))?; // 401, 503
             }
             if route.ends_when_revoked {
                 line::bind(digest, key);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keygate_core::problem::Code;
-use keygate_core::{Denial, KeyRecord, UnixMillis};
+use keygate_core::{Denial, KeyRecord, Permit, UnixMillis};
 use pingora::http::RequestHeader;
 use quanta::Instant;
 
@@ -60,6 +60,14 @@ pub(crate) struct Story {
     pub head: Option<Box<Head>>,
     pub usage: usage::Noted,
     pub trace: traces::Noted,
+}
+
+impl Story {
+    /// A request that has a permit is refused all the same.
+    pub(crate) fn refuses(&mut self, permit: &Permit, denial: Denial) -> Denial {
+        self.refused = permit.record().cloned();
+        denial
+    }
 }
 
 /// What is told of a request's head.
