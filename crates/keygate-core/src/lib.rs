@@ -20,6 +20,7 @@ pub mod rewrite;
 pub mod route;
 pub mod scope;
 pub mod time;
+pub mod trace_context;
 
 pub use decide::{Caller, Denial, Permit, Refused, decide};
 pub use id::{AccountId, AppId, KeyId, TokenId};
@@ -29,3 +30,4 @@ pub use record::{KeyRecord, Standing};
 pub use route::{Access, Route, RouteTable};
 pub use scope::{Scope, ScopeSet};
 pub use time::UnixMillis;
+pub use trace_context::{SpanId, TraceId, TraceParent};

@@ -13,7 +13,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use crate::context::{Admitted, Strip};
 use crate::facts::{RequestFacts, X_FORWARDED_FOR};
 use crate::line;
-use crate::trace::{is_traceparent, new_traceparent};
+use crate::report::Noted;
+use crate::trace::{TRACEPARENT, TRACESTATE, parent, traceparent};
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,8 +26,6 @@ const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-keygate-client-sub
 const SCOPES: HeaderName = HeaderName::from_static("x-keygate-scopes");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// As many as are inserted below for nearly every request, so that the map grows once.
 const HEADERS_ADDED: usize = 10;
 
@@ -46,6 +45,7 @@ pub(crate) enum Peer {
 pub(crate) fn rewrite(
     request: &mut RequestHeader,
     admitted: &Admitted,
+    trace: &Noted,
     further: &[Box<str>],
     peer: Peer,
     request_id: HeaderValue,
@@ -70,7 +70,7 @@ pub(crate) fn rewrite(
     join_cookies(headers);
     let proto = insert_client(headers);
     insert_forwarded(headers, peer, proto);
-    insert_trace(headers);
+    insert_trace(headers, trace);
     headers.insert(X_REQUEST_ID, request_id);
     if let Some(key) = admitted.permit.key() {
         insert_identity(headers, key);
@@ -182,16 +182,15 @@ fn address_value(address: IpAddr) -> HeaderValue {
     header_value(address.to_string().into())
 }
 
-fn insert_trace(headers: &mut HeaderMap) {
-    let mut sent = headers.get_all(TRACEPARENT).iter();
-    let is_good = match (sent.next(), sent.next()) {
-        (Some(value), None) => is_traceparent(value.as_bytes()),
-        (Some(_) | None, _) => false,
-    };
-    if !is_good {
-        headers.insert(TRACEPARENT, new_traceparent());
+/// Whoever records a trace is the parent of what the upstream does; otherwise the client is.
+fn insert_trace(headers: &mut HeaderMap, trace: &Noted) {
+    if trace.is_new() {
         // It belongs to the trace that was refused (W3C Trace Context section 3.3).
         headers.remove(TRACESTATE);
+    }
+    let next = trace.next();
+    if parent(headers) != Some(next) {
+        headers.insert(TRACEPARENT, traceparent(next));
     }
 }
 

@@ -296,7 +296,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             Peer::Untrusted(address)
         };
         let further = ctx.snapshot.config.keys.credentials.further_headers();
-        forward::rewrite(request, admitted, further, peer, request_id.clone())?;
+        let trace = &ctx.story.trace;
+        forward::rewrite(request, admitted, trace, further, peer, request_id.clone())?;
         upgrade::forward(session, request)?;
         ctx.tries.set_host(request)?;
         if let Some(work) = ctx.work() {

@@ -19,6 +19,7 @@ mod usage;
 
 pub use access_log::AccessLog;
 pub use top::TopKeys;
+pub(crate) use traces::Noted;
 pub use traces::Traces;
 pub use usage::Usage;
 
@@ -59,7 +60,7 @@ pub(crate) struct Story {
     /// Of its head, if somebody is to be told.
     pub head: Option<Box<Head>>,
     pub usage: usage::Noted,
-    pub trace: traces::Noted,
+    pub trace: Noted,
 }
 
 impl Story {
