@@ -106,7 +106,8 @@ impl<S: KeyStore> Gateway<S> {
         let charged = charged.map_err(|denial| ctx.story.refuses(&permit, denial))?; // 429
         if let Some(key) = permit.record() {
             if charged.as_ref().is_some_and(Charged::has_waited) {
-                let again = self.lookup.check_again(digest, key, self.clock).await;
+                let waited = &mut ctx.story.lookup;
+                let again = self.lookup.check_again(digest, key, self.clock, waited).await;
                 again.map_err(|denial| ctx.story.refuses(&permit, denial))?; // 401, 503
             }
             if route.ends_when_revoked {
@@ -135,7 +136,8 @@ impl<S: KeyStore> Gateway<S> {
         };
         let Credential { key, place, drops_authorization } = credentials.extract(places)?; // 400, 401
         let digest = key.digest(&snapshot.peppers).ok_or(Denial::KeyMalformed)?; // 401
-        let key = self.lookup.find(digest, request.client, &self.attempts).await?; // 401, 429, 503
+        let (client, waited) = (request.client, &mut story.lookup);
+        let key = self.lookup.find(digest, client, &self.attempts, waited).await?; // 401, 429, 503
         *is_imported = key.is_imported;
         // Only publishable keys are bound to origins.
         let origin = || request.text(ORIGIN);
@@ -270,6 +272,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let now = Instant::now();
         ctx.forwarded_at = Some(now);
         let mut peer = retry::next(ctx, now)?;
+        report::sent_to(&peer, ctx);
         if session.is_upgrade_req() {
             upgrade::prepare(&mut peer, session.req_header())?;
         }
@@ -304,6 +307,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             work.change_request(request)?;
         }
         ctx.keep_charge();
+        report::connected(ctx);
         report::admitted(ctx);
         Ok(())
     }

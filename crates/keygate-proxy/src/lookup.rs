@@ -35,7 +35,7 @@ impl<S: KeyStore> Lookup<S> {
     }
 
     /// The record of a key. Asks the store if the cache does not know, unless the client has failed
-    /// too often to be worth it.
+    /// too often to be worth it. Adds to `waited` how long that took.
     ///
     /// # Errors
     /// [`Denial::KeyUnknown`], [`Denial::TooManyFailures`] or [`Denial::KeyStoreUnavailable`].
@@ -44,13 +44,14 @@ impl<S: KeyStore> Lookup<S> {
         digest: KeyDigest,
         client: IpAddr,
         attempts: &Attempts,
+        waited: &mut Option<Duration>,
     ) -> Result<Arc<KeyRecord>, Denial> {
         match self.keys.cached(&digest) {
             Some(Cached::Known(key)) => Ok(key),
             Some(Cached::Unknown) => Err(Denial::KeyUnknown),
             None => {
                 attempts.check(client)?;
-                self.load(digest).await
+                self.load(digest, waited).await
             }
         }
     }
@@ -65,18 +66,25 @@ impl<S: KeyStore> Lookup<S> {
         digest: KeyDigest,
         key: &KeyRecord,
         now: impl Fn() -> UnixMillis,
+        waited: &mut Option<Duration>,
     ) -> Result<(), Denial> {
         if self.keys.still_holds(&digest, key) {
             return decide_key(key, now());
         }
-        let key = self.load(digest).await?;
+        let key = self.load(digest, waited).await?;
         decide_key(&key, now())
     }
 
-    async fn load(&self, digest: KeyDigest) -> Result<Arc<KeyRecord>, Denial> {
+    async fn load(
+        &self,
+        digest: KeyDigest,
+        waited: &mut Option<Duration>,
+    ) -> Result<Arc<KeyRecord>, Denial> {
         let began = Instant::now();
         let loaded = self.keys.load(digest).await;
-        self.timer.observe(began.elapsed());
+        let took = began.elapsed();
+        self.timer.observe(took);
+        *waited = Some(waited.unwrap_or_default() + took);
         match loaded {
             Ok(Some(key)) => Ok(key),
             Ok(None) => Err(Denial::KeyUnknown),

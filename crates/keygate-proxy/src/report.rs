@@ -8,6 +8,7 @@ use std::time::Duration;
 use keygate_core::problem::Code;
 use keygate_core::{Denial, KeyRecord, Permit, UnixMillis};
 use pingora::http::RequestHeader;
+use pingora::upstreams::peer::{HttpPeer, Peer};
 use quanta::Instant;
 
 use crate::context::Context;
@@ -47,7 +48,7 @@ pub(crate) struct Story {
     pub decision: Option<Duration>,
     /// How long the store was waited for, if it was asked.
     pub lookup: Option<Duration>,
-    /// From its beginning to when the last attempt had a connection to an upstream.
+    /// From its beginning to when the last attempt had a connection to an upstream, if it got one.
     pub connected: Option<Duration>,
     /// From its beginning to the first byte of an upstream's answer.
     pub first_byte: Option<Duration>,
@@ -104,6 +105,17 @@ pub(crate) fn admitted(ctx: &mut Context) {
     if let (Some(admitted), Some(route)) = (admitted, *route) {
         snapshot.reporters.usage.admitted(&admitted.permit, snapshot, route, story);
     }
+}
+
+/// A target was chosen for the next attempt.
+pub(crate) fn sent_to(peer: &HttpPeer, ctx: &mut Context) {
+    ctx.story.target = peer.address().as_inet().copied();
+    ctx.story.connected = None;
+}
+
+/// There is a connection to the target: the request is about to be written to it.
+pub(crate) fn connected(ctx: &mut Context) {
+    ctx.story.connected = Some(ctx.started.elapsed());
 }
 
 /// So many bytes more have come from the client, or go to it.

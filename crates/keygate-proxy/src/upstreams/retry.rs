@@ -38,6 +38,11 @@ pub(crate) struct Tries {
 }
 
 impl Tries {
+    /// How often the request was sent to somebody, or was about to be.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
     /// Those who had the request and failed.
     pub(super) fn failed(&self) -> &[Arc<Endpoint>] {
         &self.failed
