@@ -1,4 +1,5 @@
-//! Reports: metrics and logs. The only crate that names prometheus and sets up tracing.
+//! Reports: metrics, logs and traces. The only crate that names prometheus and OpenTelemetry, and sets
+//! up tracing.
 //!
 //! Labels come from closed sets and are resolved to handles once. What is written to a log passes
 //! [`logging::mask`], so that no key reaches it whole.
@@ -17,6 +18,7 @@ mod reload;
 mod route;
 mod store;
 mod timing;
+pub mod traces;
 mod upstream;
 
 pub use admin::{AdminMetrics, AdminOutcome};

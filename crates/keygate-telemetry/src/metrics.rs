@@ -20,6 +20,7 @@ use crate::reload::ReloadMetrics;
 use crate::route::{RouteFamilies, RouteMetrics};
 use crate::store::{StoreFamilies, StoreHealth, StoreOpMetrics};
 use crate::timing::{DecisionTimer, LookupTimer};
+use crate::traces::TraceMetrics;
 use crate::upstream::{TargetReading, UpstreamFamilies, UpstreamMetrics, target_families};
 
 /// The label of requests that no route claimed.
@@ -45,6 +46,7 @@ struct Families {
     imported: ImportedKeyMetrics,
     link: LinkMetrics,
     reload: ReloadMetrics,
+    traces: TraceMetrics,
 }
 
 impl Metrics {
@@ -88,6 +90,7 @@ impl Metrics {
             imported: ImportedKeyMetrics::new(&registry),
             link: LinkMetrics::new(&registry),
             reload: ReloadMetrics::new(&registry),
+            traces: TraceMetrics::new(&registry),
             registry,
         }))
     }
@@ -189,6 +192,11 @@ impl Metrics {
     #[must_use]
     pub fn reload(&self) -> ReloadMetrics {
         self.0.reload.clone()
+    }
+
+    #[must_use]
+    pub fn traces(&self) -> TraceMetrics {
+        self.0.traces.clone()
     }
 
     /// A counter that somebody else keeps and that is read at each scrape. `name` ends in `_total`;
