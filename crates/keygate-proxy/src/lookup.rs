@@ -18,6 +18,13 @@ use crate::failure::OutageLog;
 /// What a client is told to wait when the store is out of reach.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a request waited for the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waited {
+    pub since: Instant,
+    pub took: Duration,
+}
+
 /// Finds keys' records.
 pub(crate) struct Lookup<S: KeyStore> {
     keys: Arc<CachedKeys<S>>,
@@ -44,7 +51,7 @@ impl<S: KeyStore> Lookup<S> {
         digest: KeyDigest,
         client: IpAddr,
         attempts: &Attempts,
-        waited: &mut Option<Duration>,
+        waited: &mut Option<Waited>,
     ) -> Result<Arc<KeyRecord>, Denial> {
         match self.keys.cached(&digest) {
             Some(Cached::Known(key)) => Ok(key),
@@ -66,7 +73,7 @@ impl<S: KeyStore> Lookup<S> {
         digest: KeyDigest,
         key: &KeyRecord,
         now: impl Fn() -> UnixMillis,
-        waited: &mut Option<Duration>,
+        waited: &mut Option<Waited>,
     ) -> Result<(), Denial> {
         if self.keys.still_holds(&digest, key) {
             return decide_key(key, now());
@@ -78,13 +85,13 @@ impl<S: KeyStore> Lookup<S> {
     async fn load(
         &self,
         digest: KeyDigest,
-        waited: &mut Option<Duration>,
+        waited: &mut Option<Waited>,
     ) -> Result<Arc<KeyRecord>, Denial> {
         let began = Instant::now();
         let loaded = self.keys.load(digest).await;
         let took = began.elapsed();
         self.timer.observe(took);
-        *waited = Some(waited.unwrap_or_default() + took);
+        waited.get_or_insert(Waited { since: began, took: Duration::ZERO }).took += took;
         match loaded {
             Ok(Some(key)) => Ok(key),
             Ok(None) => Err(Denial::KeyUnknown),

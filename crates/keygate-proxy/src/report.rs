@@ -12,6 +12,7 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 use quanta::Instant;
 
 use crate::context::Context;
+use crate::lookup::Waited;
 
 mod access_log;
 mod top;
@@ -47,7 +48,7 @@ pub(crate) struct Story {
     /// From its beginning to its permit or denial.
     pub decision: Option<Duration>,
     /// How long the store was waited for, if it was asked.
-    pub lookup: Option<Duration>,
+    pub lookup: Option<Waited>,
     /// From its beginning to when the last attempt had a connection to an upstream, if it got one.
     pub connected: Option<Duration>,
     /// From its beginning to the first byte of an upstream's answer.
