@@ -20,6 +20,7 @@ pub mod rewrite;
 pub mod route;
 pub mod scope;
 pub mod time;
+pub mod top;
 pub mod trace_context;
 
 pub use decide::{Caller, Denial, Permit, Refused, decide};

@@ -1,5 +1,6 @@
 //! Client addresses: which networks a key may be used from, and what counts as one client.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -40,7 +41,7 @@ impl Networks {
 
 /// What the failed-authentication limit takes for one client: an IPv4 address, or the /64 that an
 /// IPv6 client can pick its addresses from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientNetwork(IpAddr);
 
 impl From<IpAddr> for ClientNetwork {
@@ -51,6 +52,15 @@ impl From<IpAddr> for ClientNetwork {
                 const PREFIX: u128 = u128::MAX << 64;
                 Self(IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & PREFIX)))
             }
+        }
+    }
+}
+
+impl fmt::Display for ClientNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => address.fmt(f),
+            IpAddr::V6(address) => write!(f, "{address}/64"),
         }
     }
 }
@@ -75,6 +85,8 @@ mod tests {
     fn an_ipv6_client_is_its_64() {
         assert_eq!(ClientNetwork::from(ip("2001:db8::1")), ip("2001:db8::ffff:2").into());
         assert_ne!(ClientNetwork::from(ip("2001:db8::1")), ip("2001:db8:0:1::1").into());
+        assert_eq!(ClientNetwork::from(ip("2001:db8::1")).to_string(), "2001:db8::/64");
+        assert_eq!(ClientNetwork::from(ip("::ffff:192.0.2.9")).to_string(), "192.0.2.9");
     }
 
     #[test]

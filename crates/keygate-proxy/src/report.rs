@@ -139,5 +139,6 @@ pub(crate) fn ended(ctx: &Context, status: Option<u16>, end: End) {
 
 /// A head was refused before it was parsed.
 pub(crate) fn head_refused(reporters: &Reporters, client: IpAddr, denial: &Denial, began: Instant) {
+    reporters.top.head_refused(client, denial.code());
     reporters.access_log.head_refused(client, denial, began);
 }
