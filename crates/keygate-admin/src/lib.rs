@@ -28,6 +28,7 @@ mod reload;
 mod request;
 mod times;
 mod tokens;
+mod top;
 mod usage;
 mod verify;
 
@@ -118,6 +119,7 @@ fn managed<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
         .merge(audit::routes())
         .merge(tokens::routes())
         .merge(fleet::routes())
+        .merge(top::routes())
         .merge(peppers::routes())
 }
 

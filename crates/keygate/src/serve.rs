@@ -14,7 +14,7 @@ use keygate_config::live::Current;
 use keygate_config::{Config, Live};
 use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
-use keygate_proxy::report::Reporters;
+use keygate_proxy::report::{Reporters, TopKeys};
 use keygate_proxy::{Gateway, GatewayParts, Groundwork, Listener, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
@@ -140,7 +140,7 @@ pub(crate) async fn start(
         Some(prepared) => prepared,
         None => Prepared::new(&config, &metrics, in_use.as_deref(), &mut inheritance)?,
     };
-    let Prepared { listeners, live, token_sha256, groundwork } = prepared;
+    let Prepared { listeners, live, token_sha256, groundwork, reporters } = prepared;
 
     metrics.config_loaded(clock::now());
     metrics.counter_fn(
@@ -174,6 +174,8 @@ pub(crate) async fn start(
 
     drop(tokio::spawn(limiter.clone().sweep()));
     drop(tokio::spawn(uses.clone().run(Arc::clone(&keys))));
+    let top = reporters.top.clone();
+    drop(tokio::spawn(top.clone().run(clock::now)));
     let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
     // Only now, so that a gateway that answers `/readyz` is one that answers clients.
     let stopping = Arc::new(AtomicBool::new(false));
@@ -183,6 +185,7 @@ pub(crate) async fn start(
         keys: Arc::clone(&keys),
         limiter: limiter.clone(),
         blocked,
+        top: Arc::new(move |query| top.list(query)),
         live: live.clone(),
         metrics: metrics.keys(),
         clock: clock::now,
@@ -250,6 +253,7 @@ struct Prepared {
     live: Live,
     token_sha256: [u8; 32],
     groundwork: Groundwork,
+    reporters: Reporters,
 }
 
 impl Prepared {
@@ -265,10 +269,10 @@ impl Prepared {
         let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
         let listeners = Listeners::bind(config, inheritance)?;
         let live = Live::new(Arc::clone(config), Arc::new(peppers));
-        let reporters = Reporters::default();
+        let reporters = Reporters { top: TopKeys::counting(), ..Reporters::default() };
         let groundwork = Groundwork::new(Current::clone(&live.current()), metrics, &reporters)
             .context("cannot set up the gateway")?;
-        Ok(Self { listeners, live, token_sha256, groundwork })
+        Ok(Self { listeners, live, token_sha256, groundwork, reporters })
     }
 
     /// The same for a process that takes over: nothing of it is new.

@@ -77,6 +77,8 @@ words! {
     StoreKind: "embedded", "redis";
     FindingKind: "missing", "out_of_order", "altered", "not_its_text", "unreadable", "unsealed", "not_as_kept";
     LinkState: "live", "polling", "down";
+    TopWindow: "1m", "10m", "1h";
+    TopMeasure: "requests", "refusals", "bytes";
     PepperUse: "current", "previous", "missing";
     StepName: "request", "route", "failed_auth", "credential", "lookup", "status", "expiry", "environment",
         "network", "origin", "scopes", "concurrency", "rate", "quota", "upstream";

@@ -23,6 +23,7 @@ mod roles;
 mod rotate;
 mod search;
 pub(crate) mod tokens;
+mod top;
 mod verify;
 mod walk;
 
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 use keygate_config::{Config, Live};
 use keygate_core::limit::overrides::InvalidParts;
+use keygate_core::top::{TopList, TopQuery};
 use keygate_core::{AccountId, AppId, KeyId, Peppers, Scope, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
@@ -65,6 +67,7 @@ pub use retire::Retire;
 pub use rotate::{OVERLAP_DEFAULT, OVERLAP_MAX};
 pub use search::{Found, FoundKey, KeyFilter, KeyState, Search};
 pub use tokens::{CreatedToken, NewToken};
+pub use top::TopView;
 pub use verify::{Question, Verdict};
 pub use walk::{Place, Within};
 
@@ -89,6 +92,8 @@ pub struct RegistryParts<S: KeyStore> {
     pub limiter: Limiter,
     /// The gateway's own, too: how long an address must wait that has failed to authenticate too often.
     pub blocked: Arc<dyn Fn(IpAddr) -> Option<Duration> + Send + Sync>,
+    /// The gateway's own: who calls it most.
+    pub top: Arc<dyn Fn(TopQuery) -> TopList + Send + Sync>,
     pub live: Live,
     pub metrics: KeyMetrics,
     pub clock: fn() -> UnixMillis,

@@ -28,6 +28,7 @@ mod roles;
 mod rotation;
 mod search;
 mod tokens;
+mod top;
 mod verify;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -222,6 +223,7 @@ impl Api {
             keys: Arc::clone(&self.cache),
             limiter: self.limiter.clone(),
             blocked: Arc::new(blocked),
+            top: Arc::new(top::of),
             live: self.live.clone(),
             metrics: self.metrics.keys(),
             clock,
