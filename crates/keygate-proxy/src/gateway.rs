@@ -397,6 +397,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        report::attempt_failed(ctx, &error);
         retry::not_connected(ctx, &mut error);
         error
     }
@@ -409,6 +410,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         ctx: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
+        report::attempt_failed(ctx, &error);
         retry::broken_off(session, ctx, &mut error, Connection::from_reused(is_reused));
         error
     }

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HOST;
 use keygate_core::problem::Code;
 use keygate_core::{Denial, KeyRecord, Permit, UnixMillis};
+use pingora::Error;
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 use quanta::Instant;
@@ -74,14 +76,28 @@ impl Story {
 }
 
 /// What is told of a request's head.
-#[expect(dead_code, reason = "for the access log and traces")]
 pub(crate) struct Head {
     pub method: http::Method,
     pub version: http::Version,
     pub host: Box<str>,
     /// As it was sent, without its query.
     pub path: Box<str>,
+    #[expect(dead_code, reason = "for the access log")]
     pub query: Option<Box<str>>,
+}
+
+impl Head {
+    fn of(head: &RequestHeader) -> Self {
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| head.uri.authority().map(|authority| authority.as_str()));
+        Self {
+            method: head.method.clone(),
+            version: head.version,
+            host: host.unwrap_or_default().into(),
+            path: head.uri.path().into(),
+            query: head.uri.query().map(Into::into),
+        }
+    }
 }
 
 /// How a request ended.
@@ -110,13 +126,20 @@ pub(crate) fn admitted(ctx: &mut Context) {
 
 /// A target was chosen for the next attempt.
 pub(crate) fn sent_to(peer: &HttpPeer, ctx: &mut Context) {
-    ctx.story.target = peer.address().as_inet().copied();
-    ctx.story.connected = None;
+    let Context { story, started, .. } = ctx;
+    story.target = peer.address().as_inet().copied();
+    story.connected = None;
+    story.trace.sent_to(story.target, || started.elapsed());
 }
 
 /// There is a connection to the target: the request is about to be written to it.
 pub(crate) fn connected(ctx: &mut Context) {
     ctx.story.connected = Some(ctx.started.elapsed());
+}
+
+/// The attempt has failed, or its client has left.
+pub(crate) fn attempt_failed(ctx: &mut Context, error: &Error) {
+    traces::failed(ctx, error);
 }
 
 /// So many bytes more have come from the client, or go to it.

@@ -1,14 +1,20 @@
-//! Spans of those requests that are traced.
+//! Spans of those requests that are traced: whether one is, what its upstream is told of it, and what is
+//! noted until it has ended. A request that is not traced pays for reading its `traceparent`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use keygate_config::TracingSettings;
-use keygate_core::{TraceId, TraceParent};
+use keygate_core::{SpanId, TraceId, TraceParent};
+use keygate_telemetry::traces::SpanSender;
 use pingora::http::RequestHeader;
+use pingora::{Error, ErrorSource};
 
-use super::{End, Story};
+use super::{End, Head, Story};
 use crate::context::Context;
 use crate::trace;
+
+mod spans;
 
 /// What a request carries of its trace.
 #[derive(Default)]
@@ -16,9 +22,42 @@ pub(crate) struct Noted {
     /// The client's, or a new one.
     parent: TraceParent,
     is_new: bool,
+    recording: Option<Box<Recording>>,
+}
+
+/// What is noted of a request that is traced.
+struct Recording {
+    /// The request's own span.
+    span: SpanId,
+    /// No more than the upstream's settings allow.
+    attempts: Vec<Attempt>,
+}
+
+/// One sending of the request to a target.
+struct Attempt {
+    span: SpanId,
+    /// All times are from the beginning of the request.
+    began: Duration,
+    target: Option<SocketAddr>,
+    failed: Option<Failed>,
+}
+
+struct Failed {
+    why: &'static str,
+    connected: Option<Duration>,
+    at: Duration,
 }
 
 impl Noted {
+    fn new(sent: Option<TraceParent>, is_traced: bool) -> Self {
+        let recording = || Box::new(Recording { span: trace::new_span(), attempts: Vec::new() });
+        Self {
+            parent: sent.unwrap_or_else(trace::new_trace),
+            is_new: sent.is_none(),
+            recording: is_traced.then(recording),
+        }
+    }
+
     /// Every request that has begun has one, whether or not it is traced.
     #[expect(dead_code, reason = "for the access log")]
     pub(crate) fn trace_id(&self) -> TraceId {
@@ -30,22 +69,78 @@ impl Noted {
         self.is_new
     }
 
-    /// What whoever gets the request next is told.
+    /// What whoever gets the request next is told: the attempt that it is a part of, if that is recorded.
     pub(crate) fn next(&self) -> TraceParent {
-        self.parent
+        let Some(recording) = &self.recording else { return self.parent };
+        let span = recording.attempts.last().map_or(recording.span, |attempt| attempt.span);
+        TraceParent { span, is_sampled: true, ..self.parent }
+    }
+
+    pub(super) fn sent_to(&mut self, target: Option<SocketAddr>, at: impl FnOnce() -> Duration) {
+        if let Some(recording) = &mut self.recording {
+            let span = trace::new_span();
+            recording.attempts.push(Attempt { span, began: at(), target, failed: None });
+        }
+    }
+}
+
+/// The attempt at hand has failed.
+pub(super) fn failed(ctx: &mut Context, error: &Error) {
+    let Some(recording) = &mut ctx.story.trace.recording else { return };
+    if let Some(attempt @ Attempt { failed: None, .. }) = recording.attempts.last_mut() {
+        let is_clients = *error.esource() == ErrorSource::Downstream;
+        let why = if is_clients { "client_left" } else { error.etype().as_str() };
+        let connected = ctx.story.connected;
+        attempt.failed = Some(Failed { why, connected, at: ctx.started.elapsed() });
     }
 }
 
 /// Sends spans.
 #[derive(Clone, Default)]
-pub struct Traces {}
+pub struct Traces {
+    sink: Option<Sink>,
+}
+
+#[derive(Clone)]
+struct Sink {
+    sender: SpanSender,
+    /// Nanoseconds since 1970.
+    clock: fn() -> u64,
+}
 
 impl Traces {
-    pub(super) fn begun(&self, head: &RequestHeader, _by: &TracingSettings, story: &mut Story) {
-        let sent = trace::parent(&head.headers);
-        story.trace =
-            Noted { parent: sent.unwrap_or_else(trace::new_trace), is_new: sent.is_none() };
+    /// Has spans sent by this one. `clock` is the system's, in nanoseconds since 1970.
+    #[must_use]
+    pub fn new(sender: SpanSender, clock: fn() -> u64) -> Self {
+        Self { sink: Some(Sink { sender, clock }) }
     }
 
-    pub(super) fn ended(&self, _ctx: &Context, _status: Option<u16>, _end: End, _took: Duration) {}
+    /// Sends what is left, for at most so long. Blocks.
+    pub fn stop(&self, most: Duration) {
+        if let Some(sink) = &self.sink {
+            sink.sender.stop(most);
+        }
+    }
+
+    pub(super) fn begun(&self, head: &RequestHeader, by: &TracingSettings, story: &mut Story) {
+        let sent = trace::parent(&head.headers);
+        let is_traced = self.sink.is_some() && is_traced(sent, by);
+        story.trace = Noted::new(sent, is_traced);
+        if is_traced {
+            story.head.get_or_insert_with(|| Box::new(Head::of(head)));
+        }
+    }
+
+    pub(super) fn ended(&self, ctx: &Context, status: Option<u16>, end: End, took: Duration) {
+        if let (Some(sink), Some(recording)) = (&self.sink, &ctx.story.trace.recording) {
+            sink.sender.send(spans::of(ctx, recording, status, end, took, (sink.clock)()));
+        }
+    }
+}
+
+fn is_traced(sent: Option<TraceParent>, by: &TracingSettings) -> bool {
+    match sent {
+        Some(parent) if by.follow_parent => parent.is_sampled,
+        Some(_) | None => by.sample.takes(fastrand::u64(..)),
+    }
 }

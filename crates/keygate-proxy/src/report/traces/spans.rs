@@ -1,0 +1,287 @@
+//! What is told of a request that was traced: OpenTelemetry's names for HTTP where it has some, ours for
+//! the rest. Never a key or a query; what a client sent is masked and bounded.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{Method, Version};
+use keygate_core::{SpanId, TraceParent};
+use keygate_telemetry::logging::mask;
+use keygate_telemetry::traces::{Attribute, Event, Span, SpanKind};
+
+use super::{Attempt, Recording};
+use crate::context::Context;
+use crate::line::{self, Cut};
+use crate::report::{End, Head};
+
+/// The longest text of a client that is told, in characters.
+const TEXT_LENGTH_MAX: usize = 256;
+
+/// The spans of a request that has ended at `ended_ns`.
+pub(super) fn of(
+    ctx: &Context,
+    recording: &Recording,
+    status: Option<u16>,
+    end: End,
+    took: Duration,
+    ended_ns: u64,
+) -> Vec<Span> {
+    let TraceParent { trace, .. } = ctx.story.trace.parent;
+    let began_ns = ended_ns.saturating_sub(nanos(took));
+    let tell = Telling { ctx, recording, trace, began_ns, took, status, end };
+    let mut spans = vec![tell.request()];
+    if let Some(decide) = tell.decide() {
+        spans.extend(tell.lookup(decide.id));
+        spans.push(decide);
+    }
+    spans.extend(
+        (0..).zip(&recording.attempts).map(|(place, attempt)| tell.attempt(place, attempt)),
+    );
+    spans
+}
+
+struct Telling<'a> {
+    ctx: &'a Context,
+    recording: &'a Recording,
+    trace: keygate_core::TraceId,
+    began_ns: u64,
+    took: Duration,
+    status: Option<u16>,
+    end: End,
+}
+
+impl Telling<'_> {
+    /// All of it, as the client has it.
+    fn request(&self) -> Span {
+        let (story, route) = (&self.ctx.story, self.ctx.route());
+        let mut attributes = Vec::with_capacity(20);
+        let mut tell = |attribute| attributes.push(attribute);
+        let mut name = Cow::Borrowed("HTTP");
+        if let Some(head) = &story.head {
+            let method = method(&head.method);
+            name = match route {
+                Some(route) => Cow::Owned(format!("{method} {}", route.path)),
+                None if method == OTHER_METHOD => name,
+                None => Cow::Borrowed(method),
+            };
+            tell(Attribute::text("http.request.method", method));
+            head_attributes(head, &mut tell);
+        }
+        let is_tls = line::with_client(|client| client.tls().is_some()) == Some(true);
+        tell(Attribute::text("url.scheme", if is_tls { "https" } else { "http" }));
+        let shown = self.ctx.snapshot.config.access_log.client_address;
+        if let Some(client) = story.client.and_then(|client| shown.of(client)) {
+            tell(Attribute::text("client.address", client.to_string()));
+        }
+        if let Some(route) = route {
+            tell(Attribute::text("http.route", route.path.to_string()));
+            tell(Attribute::text("keygate.route", route.name.to_string()));
+        }
+        self.identity(&mut tell);
+        if let Some(status) = self.status {
+            tell(Attribute::number("http.response.status_code", status));
+        }
+        let failure = self.failure();
+        if let Some(why) = &failure {
+            tell(Attribute::text("error.type", why.clone()));
+        }
+        let parent = &story.trace;
+        Span {
+            parent: (!parent.is_new).then_some(parent.parent.span),
+            is_parent_remote: !parent.is_new,
+            kind: SpanKind::Server,
+            name,
+            attributes,
+            is_failure: failure.is_some(),
+            ..self.span(self.recording.span, Duration::ZERO, self.took)
+        }
+    }
+
+    /// Who asked, and what was decided.
+    fn identity(&self, tell: &mut impl FnMut(Attribute)) {
+        let (ctx, story) = (self.ctx, &self.ctx.story);
+        let admitted = ctx.admitted.as_ref();
+        let key = admitted.and_then(|admitted| admitted.permit.key()).or(story.refused.as_deref());
+        if let Some(key) = key {
+            tell(Attribute::text("keygate.key.id", text(&key.identity.key_id())));
+            tell(Attribute::text("keygate.app.id", text(&key.identity.app_id())));
+            tell(Attribute::text("keygate.account.id", text(&key.identity.account_id())));
+        }
+        let decision = match (admitted, story.code) {
+            (Some(_), _) => Some("admitted"),
+            (None, code) => code.map(|code| code.as_str()),
+        };
+        if let Some(decision) = decision {
+            tell(Attribute::text("keygate.decision", decision));
+        }
+        if let Some(id) = ctx.request_id.as_ref().and_then(|id| id.to_str().ok()) {
+            tell(Attribute::text("keygate.request_id", id.to_owned()));
+        }
+    }
+
+    /// Why it went wrong, if it did. A refusal is what we are for, and no failure.
+    fn failure(&self) -> Option<Cow<'static, str>> {
+        if self.end == End::Cut {
+            return Some(Cow::Borrowed(cut(line::cut_by())));
+        }
+        let (is_admitted, code) = (self.ctx.admitted.is_some(), self.ctx.story.code);
+        match (code, self.status) {
+            (Some(code), _) if is_admitted || code.status() >= 500 => Some(code.as_str().into()),
+            (None, Some(status)) if status >= 500 => Some(status.to_string().into()),
+            (None, None) => Some("no_answer".into()),
+            // The answer broke off.
+            (Some(_) | None, _) => {
+                let failed = self.recording.attempts.last()?.failed.as_ref()?;
+                Some(failed.why.into())
+            }
+        }
+    }
+
+    /// From the beginning to the permit or denial.
+    fn decide(&self) -> Option<Span> {
+        // A request that was cut before has been waiting for it to the end.
+        let is_open = self.end == End::Cut;
+        let end = self.ctx.story.decision.or_else(|| is_open.then_some(self.took))?;
+        Some(Span {
+            name: "keygate.decide".into(),
+            parent: Some(self.recording.span),
+            ..self.span(crate::trace::new_span(), Duration::ZERO, end)
+        })
+    }
+
+    /// The waiting for the store.
+    fn lookup(&self, parent: SpanId) -> Option<Span> {
+        let waited = self.ctx.story.lookup?;
+        let since = waited.since.saturating_duration_since(self.ctx.started);
+        Some(Span {
+            name: "keygate.lookup".into(),
+            parent: Some(parent),
+            ..self.span(crate::trace::new_span(), since, since + waited.took)
+        })
+    }
+
+    fn attempt(&self, place: i64, attempt: &Attempt) -> Span {
+        let story = &self.ctx.story;
+        let mut attributes = Vec::with_capacity(10);
+        let mut tell = |attribute| attributes.push(attribute);
+        if let Some(head) = &story.head {
+            tell(Attribute::text("http.request.method", method(&head.method)));
+        }
+        if let Some(upstream) = self.ctx.upstream() {
+            tell(Attribute::text("keygate.upstream", upstream.settings().name.to_string()));
+        }
+        if let Some(target) = attempt.target {
+            tell(Attribute::text("server.address", target.ip().to_string()));
+            tell(Attribute::number("server.port", target.port()));
+        }
+        tell(Attribute::number("keygate.attempt", place + 1));
+        if place > 0 {
+            tell(Attribute::number("http.request.resend_count", place));
+        }
+        let (connected, end, mut why) = match &attempt.failed {
+            Some(failed) => (failed.connected, failed.at, Some(failed.why.into())),
+            None => (story.connected, self.took, None),
+        };
+        // Whoever began to answer had the request last.
+        let is_last = place + 1 == i64::try_from(self.recording.attempts.len()).unwrap_or_default();
+        let first_byte = story.first_byte.filter(|_| is_last);
+        if let (Some(status), Some(_)) = (self.ctx.status, first_byte) {
+            let status = status.as_u16();
+            tell(Attribute::number("http.response.status_code", status));
+            why = why.or_else(|| (status >= 400).then(|| status.to_string().into()));
+        } else if self.end == End::Cut && attempt.failed.is_none() {
+            why = Some(cut(line::cut_by()).into());
+        }
+        if let Some(why) = &why {
+            tell(Attribute::text("error.type", Cow::clone(why)));
+        }
+        let event = |name, at: Option<Duration>| Some(Event { name, at_ns: self.at(at?) });
+        let events = [event("connected", connected), event("first_byte", first_byte)];
+        Span {
+            name: "keygate.upstream".into(),
+            parent: Some(self.recording.span),
+            kind: SpanKind::Client,
+            attributes,
+            events: events.into_iter().flatten().collect(),
+            is_failure: why.is_some(),
+            ..self.span(attempt.span, attempt.began, end)
+        }
+    }
+
+    fn span(&self, id: SpanId, begin: Duration, end: Duration) -> Span {
+        Span {
+            trace: self.trace,
+            id,
+            parent: None,
+            is_parent_remote: false,
+            kind: SpanKind::Internal,
+            name: Cow::Borrowed(""),
+            begin_ns: self.at(begin),
+            end_ns: self.at(end.max(begin)),
+            attributes: Vec::new(),
+            events: Vec::new(),
+            is_failure: false,
+        }
+    }
+
+    fn at(&self, since: Duration) -> u64 {
+        self.began_ns.saturating_add(nanos(since))
+    }
+}
+
+fn head_attributes(head: &Head, tell: &mut impl FnMut(Attribute)) {
+    tell(Attribute::text("url.path", bounded(&head.path)));
+    let (host, port) = match head.host.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && !port.contains(']') => {
+            (host, port.parse::<u16>().ok())
+        }
+        Some(_) | None => (&*head.host, None),
+    };
+    if !host.is_empty() {
+        tell(Attribute::text("server.address", bounded(host)));
+    }
+    if let Some(port) = port {
+        tell(Attribute::number("server.port", port));
+    }
+    if let Some(version) = version(head.version) {
+        tell(Attribute::text("network.protocol.version", version));
+    }
+}
+
+/// Masked before it is cut: half a key would not look like one.
+fn bounded(text: &str) -> String {
+    mask(text).chars().take(TEXT_LENGTH_MAX).collect()
+}
+
+const OTHER_METHOD: &str = "_OTHER";
+
+/// Any other word is a client's to choose.
+fn method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or(OTHER_METHOD)
+}
+
+fn version(version: Version) -> Option<&'static str> {
+    [(Version::HTTP_10, "1.0"), (Version::HTTP_11, "1.1"), (Version::HTTP_2, "2")]
+        .into_iter()
+        .find_map(|(known, text)| (known == version).then_some(text))
+}
+
+fn cut(by: Option<Cut>) -> &'static str {
+    match by {
+        Some(Cut::Key(_)) => "key_ended",
+        Some(Cut::SlowBody) => "slow_body",
+        Some(Cut::TotalTimeout) => "total_timeout",
+        Some(Cut::ClientLeft) => "client_left",
+        None => "cut",
+    }
+}
+
+fn text(id: &[u8]) -> String {
+    String::from_utf8_lossy(id).into_owned()
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
