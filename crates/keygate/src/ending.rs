@@ -29,6 +29,8 @@ use crate::watch::reload_on_change;
 /// How long requests that have begun may take to finish before the store is given away. Those that take
 /// longer go on without it.
 const QUIESCE_MAX: Duration = Duration::from_millis(600);
+/// How long the receiver of traces may take for the last spans.
+const LAST_SPANS_MAX: Duration = Duration::from_secs(2);
 
 /// Why a gateway ends.
 enum End {
@@ -53,7 +55,15 @@ enum StoreIs {
 impl Serving {
     /// Serves until it is told to end or to hand over, then lets what runs finish. Returns once all is
     /// done or time is up.
-    pub(crate) async fn until_stopped(mut self) -> Result<(), Failure> {
+    pub(crate) async fn until_stopped(self) -> Result<(), Failure> {
+        let traces = self.traces.clone();
+        let outcome = self.until_quiet().await;
+        // Whatever way it ended, and after the last request.
+        drop(tokio::task::spawn_blocking(move || traces.stop(LAST_SPANS_MAX)).await);
+        outcome
+    }
+
+    async fn until_quiet(mut self) -> Result<(), Failure> {
         match self.until_asked().await {
             End::Told(signal) => {
                 tracing::info!(signal, "stopping");

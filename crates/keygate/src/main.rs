@@ -27,6 +27,7 @@ mod output;
 mod pepper;
 mod pepper_watch;
 mod reload;
+mod reporting;
 mod sample;
 mod serve;
 mod shutdown;

@@ -14,7 +14,7 @@ use keygate_config::live::Current;
 use keygate_config::{Config, Live};
 use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
-use keygate_proxy::report::{Reporters, TopKeys};
+use keygate_proxy::report::{Reporters, Traces};
 use keygate_proxy::{Gateway, GatewayParts, Groundwork, Listener, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
@@ -34,6 +34,7 @@ use crate::first_start::{self, Secrets};
 use crate::handover::{Handles, Inheritance, NOT_TAKEN_OVER, Program, Role};
 use crate::pepper_watch::{PepperState, peppers_in_use, readiness, watch_peppers};
 use crate::reload::{Files, Origin, read_peppers};
+use crate::reporting::reporters;
 use crate::shutdown::Signals;
 use crate::stores::{self, Opener};
 use crate::{audit_sink, clock, listen, observe};
@@ -93,6 +94,7 @@ pub(crate) struct Serving {
     pub(crate) reloader: Reloader<Store>,
     pub(crate) limiter: Limiter,
     pub(crate) uses: Uses,
+    pub(crate) traces: Traces,
     pub(crate) audit_copy: AuditCopy<Store>,
     /// Until it has stopped; and so is what follows.
     pub(crate) audit_sink: Option<audit_sink::Sink>,
@@ -128,7 +130,7 @@ pub(crate) async fn start(
     };
     // Whoever takes over finds out what is wrong before anybody depends on it.
     let early = match inheritance.is_there() {
-        true => Some(Prepared::for_take_over(&config, &metrics, &mut inheritance)?),
+        true => Some(Prepared::for_take_over(&config, &metrics, &this.id, &mut inheritance)?),
         false => None,
     };
     inheritance.wait_for_store().await.context("cannot take over")?;
@@ -138,7 +140,7 @@ pub(crate) async fn start(
     let in_use = peppers_in_use(&store, &this).await?;
     let prepared = match early {
         Some(prepared) => prepared,
-        None => Prepared::new(&config, &metrics, in_use.as_deref(), &mut inheritance)?,
+        None => Prepared::new(&config, &metrics, &this.id, in_use.as_deref(), &mut inheritance)?,
     };
     let Prepared { listeners, live, token_sha256, groundwork, reporters } = prepared;
 
@@ -219,6 +221,7 @@ pub(crate) async fn start(
         reloader,
         limiter,
         uses,
+        traces: reporters.traces,
         audit_copy,
         audit_sink,
         admin: Some(admin),
@@ -261,6 +264,7 @@ impl Prepared {
     fn new(
         config: &Arc<Config>,
         metrics: &Metrics,
+        gateway: &str,
         in_use: Option<&[PepperId]>,
         inheritance: &mut Inheritance,
     ) -> Result<Self, Failure> {
@@ -269,7 +273,7 @@ impl Prepared {
         let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
         let listeners = Listeners::bind(config, inheritance)?;
         let live = Live::new(Arc::clone(config), Arc::new(peppers));
-        let reporters = Reporters { top: TopKeys::counting(), ..Reporters::default() };
+        let reporters = reporters(config, metrics, gateway)?;
         let groundwork = Groundwork::new(Current::clone(&live.current()), metrics, &reporters)
             .context("cannot set up the gateway")?;
         Ok(Self { listeners, live, token_sha256, groundwork, reporters })
@@ -279,12 +283,13 @@ impl Prepared {
     fn for_take_over(
         config: &Arc<Config>,
         metrics: &Metrics,
+        gateway: &str,
         inheritance: &mut Inheritance,
     ) -> Result<Self, Failure> {
         read_peppers(&config.keys).map_err(|fault| Failure::new(Exit::Failed, fault.message))?;
         audit_sink::check(&config.audit)?;
         let in_use = inheritance.peppers_in_use().to_vec();
-        Self::new(config, metrics, Some(&in_use), inheritance)
+        Self::new(config, metrics, gateway, Some(&in_use), inheritance)
     }
 }
 

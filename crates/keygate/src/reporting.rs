@@ -1,0 +1,27 @@
+//! Those who are told of requests, by the configuration.
+
+use anyhow::Context;
+use keygate_config::Config;
+use keygate_proxy::report::{Reporters, TopKeys, Traces};
+use keygate_telemetry::Metrics;
+use keygate_telemetry::traces::{Instance, SpanSender};
+
+use crate::clock;
+use crate::failure::Failure;
+
+/// `gateway` is the id under which others know this process.
+pub(crate) fn reporters(
+    config: &Config,
+    metrics: &Metrics,
+    gateway: &str,
+) -> Result<Reporters, Failure> {
+    let traces = traces(config, metrics, gateway)?;
+    Ok(Reporters { top: TopKeys::counting(), traces, ..Reporters::default() })
+}
+
+fn traces(config: &Config, metrics: &Metrics, gateway: &str) -> Result<Traces, Failure> {
+    let instance = Instance { version: env!("CARGO_PKG_VERSION"), id: gateway.to_owned() };
+    let sender = SpanSender::start(&config.tracing, &instance, metrics.traces());
+    let sender = sender.context("cannot start the thread that sends traces")?;
+    Ok(sender.map_or_else(Traces::default, |sender| Traces::new(sender, clock::unix_nanos)))
+}
