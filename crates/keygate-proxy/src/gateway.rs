@@ -429,6 +429,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
         log_failure(error, code, &request_id, ctx.route());
         ctx.story.code = Some(code);
+        self.route_metrics(ctx).failed(code);
         ctx.end_charge();
         if final_response(session).is_none() {
             // The connection is in an unknown state: the answer is its last.

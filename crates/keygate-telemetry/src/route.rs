@@ -31,7 +31,13 @@ struct Handles {
     seconds: Histogram,
     preflights: IntCounter,
     too_large: IntCounter,
+    /// By the place in [`FAILURES`].
+    failed: [IntCounter; FAILURES.len()],
 }
+
+/// What can become of a request that was admitted, and is not its client's doing.
+const FAILURES: [Code; 4] =
+    [Code::Internal, Code::UpstreamError, Code::UpstreamUnavailable, Code::UpstreamTimeout];
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -66,6 +72,14 @@ impl RouteMetrics {
         self.0.too_large.inc();
     }
 
+    /// Counts an admitted request that failed: an upstream's fault, or ours. A client's is neither.
+    pub fn failed(&self, code: Code) {
+        let place = FAILURES.iter().position(|failure| *failure == code);
+        if let Some(counter) = place.and_then(|place| self.0.failed.get(place)) {
+            counter.inc();
+        }
+    }
+
     /// From the request's first byte to the answer's last.
     pub fn request_seconds(&self, took: Duration) {
         self.0.seconds.observe(took.as_secs_f64());
@@ -77,6 +91,7 @@ pub(crate) struct RouteFamilies {
     requests: IntCounterVec,
     responses: IntCounterVec,
     too_large: IntCounterVec,
+    failed: IntCounterVec,
     seconds: HistogramVec,
 }
 
@@ -101,6 +116,11 @@ impl RouteFamilies {
                 "Upstreams' answers that were larger than their route allows, and were cut off.",
                 &["route"],
             ),
+            failed: counter(
+                "keygate_requests_failed_total",
+                "Admitted requests that failed, by what their clients were told.",
+                &["route", "code"],
+            ),
             seconds: register(
                 registry,
                 HistogramVec::new(
@@ -124,6 +144,7 @@ impl RouteFamilies {
             seconds: self.seconds.with_label_values(&[route]),
             preflights: outcome("preflight"),
             too_large: self.too_large.with_label_values(&[route]),
+            failed: FAILURES.map(|code| self.failed.with_label_values(&[route, code.as_str()])),
         }))
     }
 }
@@ -151,6 +172,18 @@ mod tests {
         assert_eq!(route.0.admitted.get(), 1);
         let all: u64 = route.0.refused.iter().map(IntCounter::get).sum();
         assert_eq!(all, Code::ALL.len() as u64);
+    }
+
+    #[test]
+    fn a_failure_after_admission_is_counted_apart_unless_it_is_the_clients() {
+        let (_, families) = families();
+        let route = families.resolve("r");
+        for code in Code::ALL {
+            route.failed(code);
+        }
+        assert_eq!(route.0.failed.each_ref().map(IntCounter::get), [1; FAILURES.len()]);
+        let refused: u64 = route.0.refused.iter().map(IntCounter::get).sum();
+        assert_eq!(refused, 0, "what was decided is another question");
     }
 
     #[test]
