@@ -24,8 +24,11 @@ help:
 # Commands, each with the Debian package that has it. cmake builds zlib-ng, which Pingora's
 # compression links.
 setup: TOOLS = cmake:cmake redis-server:redis-server
-# What the tests talk to the gateway with, and what stands behind it there; all on ports of their own.
-setup-tests: TOOLS = nginx:nginx-light h2load:nghttp2-client curl:curl openssl:openssl
+# What the tests talk to the gateway with, what stands behind it there and what watches it; all on ports
+# of their own. Where systemd runs, Debian starts nginx, Redis and Prometheus as services too: nobody here
+# uses those, and the tests care for none of their ports.
+setup-tests: TOOLS = nginx:nginx-light h2load:nghttp2-client curl:curl openssl:openssl \
+	prometheus:prometheus promtool:prometheus tmux:tmux
 setup-tests: setup
 setup setup-tests:
 	@command -v $(CARGO) >/dev/null || { echo "error: install Rust first: https://rustup.rs" >&2; exit 1; }
@@ -65,6 +68,12 @@ lint: setup
 		systemd-analyze verify "$$folder/keygate.service"; status=$$?; rm -r "$$folder"; exit $$status; \
 	else \
 		echo "systemd is not installed: its unit goes unchecked"; \
+	fi
+	@if command -v promtool >/dev/null; then \
+		said=$$(cd deploy/prometheus && promtool check config prometheus.yml 2>&1 && \
+			promtool test rules keygate.rules.test.yml 2>&1) || { echo "$$said" >&2; exit 1; }; \
+	else \
+		echo "promtool is not installed: the alert rules go unchecked here, and are checked by make test"; \
 	fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 		$(CARGO) deny --config .deny.toml check; \

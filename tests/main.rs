@@ -59,6 +59,7 @@ mod openapi;
 mod operators;
 mod operators_tokens;
 mod peppers;
+mod prometheus;
 mod proxy_protocol;
 mod readme;
 mod registry_model;
