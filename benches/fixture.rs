@@ -30,6 +30,9 @@ use keygate_store::records::{
     OwnedKey, Version,
 };
 use keygate_store::usage::Uses;
+use keygate_store::usage::records::{
+    LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery,
+};
 use keygate_telemetry::Metrics;
 use pingora::http::RequestHeader;
 
@@ -245,7 +248,16 @@ impl KeyStore for KeyRing {
     async fn mark_used(&self, _: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
         Ok(())
     }
-    async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
+        refused()
+    }
+    async fn add_usage(&self, _: Arc<UsageBatch>, _: Retention) -> Result<(), StoreError> {
+        refused()
+    }
+    async fn usage_number(&self, _: SourceId) -> Result<u64, StoreError> {
+        refused()
+    }
+    async fn usage(&self, _: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
         refused()
     }
     async fn pepper_counts(&self, _: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

@@ -27,6 +27,10 @@ struct Answer {
     /// To a few seconds; nothing if it never was.
     #[schema(value_type = Option<Time>)]
     last_used_at: Option<String>,
+    /// The client's address then, if it was noted.
+    last_used_from: Option<String>,
+    /// The route then, by its name.
+    last_used_route: Option<String>,
     /// Since then, in whole seconds.
     idle_s: Option<u64>,
     #[schema(value_type = Time)]
@@ -39,10 +43,13 @@ struct Answer {
 
 impl From<KeyUsage> for Answer {
     fn from(usage: KeyUsage) -> Self {
-        let KeyUsage { key, last_used_at, as_of } = usage;
+        let KeyUsage { key, last, as_of } = usage;
+        let last_used_at = last.as_ref().map(|last| last.at);
         Self {
             key_id: key.id.to_string(),
             last_used_at: last_used_at.map(rfc3339),
+            last_used_from: last.as_ref().and_then(|last| Some(last.address?.to_string())),
+            last_used_route: last.and_then(|last| Some(last.route?.to_string())),
             idle_s: last_used_at.map(|used| as_of.0.saturating_sub(used.0) / 1_000),
             as_of: rfc3339(as_of),
             rotated_from: key.rotated_from.map(|id| id.to_string()),

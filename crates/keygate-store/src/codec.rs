@@ -3,6 +3,7 @@
 
 mod forms;
 mod limits;
+pub(crate) mod usage;
 mod values;
 
 use keygate_core::UnixMillis;

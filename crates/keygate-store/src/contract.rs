@@ -8,6 +8,7 @@ mod peppers;
 mod rotation;
 mod sequence;
 mod tokens;
+mod usage;
 mod uses;
 
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::records::{
     Account, AccountStatus, App, AppStatus, AuditEntry, Key, KeyStatus, Logged, OwnedKey, Version,
 };
 use crate::testing::{
-    LIVE_MAX, NOW, account, account_id, app, app_id, audit, create, digest, key, key_id, revoked,
-    seed, update,
+    LIVE_MAX, NOW, account, account_id, app, app_id, audit, create, digest, key, key_id,
+    last_times, revoked, seed, update,
 };
 
 pub(crate) use self::import::*;
@@ -31,6 +32,7 @@ pub(crate) use self::peppers::*;
 pub(crate) use self::rotation::*;
 pub(crate) use self::sequence::*;
 pub(crate) use self::tokens::*;
+pub(crate) use self::usage::*;
 pub(crate) use self::uses::*;
 
 /// Makes one test of each promise.
@@ -81,6 +83,16 @@ macro_rules! contract {
             the_last_use_of_a_key_is_its_latest
             uses_of_keys_that_are_unknown_do_no_harm
             the_uses_of_many_keys_are_noted_at_once
+            a_batch_of_use_is_added_once_however_often_it_is_sent
+            a_batch_of_use_waits_for_the_one_before_it
+            a_loss_that_the_source_knows_of_passes
+            sources_of_use_do_not_know_each_other
+            use_lies_in_the_minute_the_hour_and_the_day
+            use_is_found_by_its_route_however_that_is_called
+            big_batches_of_use_are_added_whole
+            any_batches_of_use_add_up_as_in_the_model
+            use_is_kept_for_as_long_as_it_is_to_be
+            the_last_use_of_a_key_has_an_address_and_a_route
             a_note_is_an_entry_in_the_log_and_changes_nothing
             what_an_entry_says_of_a_change_is_read_back
             the_seals_of_the_log_verify

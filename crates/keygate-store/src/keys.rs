@@ -8,7 +8,7 @@ use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
 use crate::fleet::Fleet;
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
-use crate::usage::records::{Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
+use crate::usage::records::{LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
 
 /// A store of accounts, apps and keys.
 ///
@@ -98,51 +98,45 @@ pub trait KeyStore: Send + Sync + 'static {
         uses: Vec<(KeyId, UnixMillis)>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// When each of these keys was last used, as far as was noted, in their order.
+    /// The last use of each of these keys, as far as it was noted, in their order.
     fn last_used(
         &self,
         keys: Vec<KeyId>,
-    ) -> impl Future<Output = Result<Vec<Option<UnixMillis>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Option<LastUse>>, StoreError>> + Send;
 
     /// Adds what was used, to every step that is kept, in one atomic step with the note that the store has
-    /// this batch. One whose number the store has already, or a higher one, changes nothing. Also notes
-    /// when keys were last used. Not logged.
+    /// this batch. One whose number the store has already, or a higher one, changes nothing, and is `Ok`:
+    /// so a batch may be sent until it is acknowledged. Also notes the last use of keys, if it is later
+    /// than the one noted. Not logged.
+    ///
+    /// What was added survives a crash as far as the store keeps its word: Redis may lose its last second,
+    /// or more in a failover or a restore. The store then has a lower number than its source was told, and
+    /// refuses the next batch. The source asks for [`usage_number`](Self::usage_number) and sends again
+    /// from there. If it no longer has the batch that comes next, it sends the first that it has with
+    /// `after_loss`: the gap passes, and the store logs it as an error. Nothing is counted twice by that,
+    /// since what has a higher number than the store's is not in the store.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when the batch before it is missing: the store has lost it, or was
-    /// replaced. See [`usage_number`](Self::usage_number).
+    /// [`StoreError::Conflict`] when the batch before it is missing, and nobody says that it is lost:
+    /// nothing was changed. After [`StoreError::NotDurable`] it is to be sent again.
     fn add_usage(
         &self,
         batch: Arc<UsageBatch>,
         keep: Retention,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send {
-        async move {
-            let _ = (batch, keep);
-            Err(StoreError::NotFound("usage"))
-        }
-    }
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The number of the newest batch of this source that the store has; 0 for none.
+    /// The number of the newest batch of this source that the store has; 0 for none, or if the source has
+    /// sent nothing for [`SOURCE_KEPT`](crate::usage::records::SOURCE_KEPT).
     fn usage_number(
         &self,
         source: SourceId,
-    ) -> impl Future<Output = Result<u64, StoreError>> + Send {
-        async move {
-            let _ = source;
-            Err(StoreError::NotFound("usage"))
-        }
-    }
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// What was used, in the order of windows and then of routes' names.
+    /// What was used, in the order of the spenders asked for, then of windows, then of routes' names.
     fn usage(
         &self,
         query: UsageQuery,
-    ) -> impl Future<Output = Result<Vec<UsagePoint>, StoreError>> + Send {
-        async move {
-            let _ = query;
-            Err(StoreError::NotFound("usage"))
-        }
-    }
+    ) -> impl Future<Output = Result<Vec<UsagePoint>, StoreError>> + Send;
 
     /// Entries of the audit log, in order, from the first after `page.after`. One that cannot be read
     /// is [`AuditEntry::unreadable`], and no error: those after it are not lost with it.

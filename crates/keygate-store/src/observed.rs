@@ -12,6 +12,7 @@ use crate::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
+use crate::usage::records::{LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
 
 /// Who wants to know about the calls to a store. Called on the caller's task: it must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -140,8 +141,20 @@ impl<S: KeyStore> KeyStore for Observed<S> {
         self.watch(Op::Commit, self.store.mark_used(uses)).await
     }
 
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         self.watch(Op::List, self.store.last_used(keys)).await
+    }
+
+    async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
+        self.watch(Op::Commit, self.store.add_usage(batch, keep)).await
+    }
+
+    async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {
+        self.watch(Op::Read, self.store.usage_number(source)).await
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
+        self.watch(Op::List, self.store.usage(query)).await
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

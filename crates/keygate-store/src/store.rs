@@ -1,5 +1,7 @@
 //! Whichever store the configuration names, as one type: the program is built once for both.
 
+use std::sync::Arc;
+
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
@@ -11,6 +13,7 @@ use crate::keys::{
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 use crate::redis::RedisStore;
+use crate::usage::records::{LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
 
 /// A store of either kind.
 pub enum Store {
@@ -88,8 +91,20 @@ impl KeyStore for Store {
         ask!(self, store => store.mark_used(uses))
     }
 
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         ask!(self, store => store.last_used(keys))
+    }
+
+    async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
+        ask!(self, store => store.add_usage(batch, keep))
+    }
+
+    async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {
+        ask!(self, store => store.usage_number(source))
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
+        ask!(self, store => store.usage(query))
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

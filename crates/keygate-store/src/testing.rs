@@ -185,3 +185,12 @@ pub(crate) async fn seed<S: KeyStore>(store: &S) -> (Account, App, Key) {
     }
     (account, app, key)
 }
+
+/// When each of these keys was last used.
+pub(crate) async fn last_times<S: KeyStore>(
+    store: &S,
+    keys: Vec<KeyId>,
+) -> Vec<Option<UnixMillis>> {
+    let uses = store.last_used(keys).await.unwrap();
+    uses.into_iter().map(|last| last.map(|last| last.at)).collect()
+}

@@ -6,6 +6,7 @@ use keygate_core::limit::terms::Overrides;
 use keygate_core::{AppId, Environment, KeyId, KeyKind, Scope, ScopeSet, UnixMillis};
 use keygate_store::keys::{KeyStore, Write};
 use keygate_store::records::{App, AuditEntry, Key, KeyStatus, Metadata, Version};
+use keygate_store::usage::records::LastUse;
 use zeroize::Zeroizing;
 
 use super::idempotency::Making;
@@ -43,7 +44,7 @@ pub struct CreatedKey {
 pub struct KeyUsage {
     pub key: Key,
     /// Nothing if it never was.
-    pub last_used_at: Option<UnixMillis>,
+    pub last: Option<LastUse>,
     /// When this was so.
     pub as_of: UnixMillis,
 }
@@ -244,8 +245,8 @@ impl<S: KeyStore> Registry<S> {
     /// [`RegistryError::NotFound`] and [`RegistryError::Store`].
     pub async fn key_usage(&self, by: &Actor, id: KeyId) -> Result<KeyUsage, RegistryError> {
         let key = self.key(by, id).await?;
-        let last_used_at = self.store().last_used(vec![id]).await?.first().copied().flatten();
-        Ok(KeyUsage { key, last_used_at, as_of: self.now() })
+        let last = self.store().last_used(vec![id]).await?.into_iter().next().flatten();
+        Ok(KeyUsage { key, last, as_of: self.now() })
     }
 }
 

@@ -43,7 +43,8 @@ impl<S: KeyStore> Registry<S> {
         let live = self.counted_keys(app).await?;
         let ids = live.iter().map(|key| key.id).collect();
         let used = self.store().last_used(ids).await.unwrap_or_default();
-        let used = used.into_iter().chain(std::iter::repeat(None));
+        let used = used.into_iter().map(|last| last.map(|last| last.at));
+        let used = used.chain(std::iter::repeat(None));
         // One that was never used has been idle since it was made.
         let idle_longest = live
             .into_iter()

@@ -153,9 +153,10 @@ impl<S: KeyStore> Registry<S> {
             return Ok(Vec::new());
         }
         let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
-        let mut uses = self.store().last_used(ids).await?;
-        uses.resize(keys.len(), None);
-        Ok(uses)
+        let uses = self.store().last_used(ids).await?;
+        let mut times: Vec<_> = uses.into_iter().map(|last| last.map(|last| last.at)).collect();
+        times.resize(keys.len(), None);
+        Ok(times)
     }
 }
 

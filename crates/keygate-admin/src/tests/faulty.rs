@@ -1,5 +1,6 @@
 //! The embedded store, with faults that a test can switch on.
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -11,6 +12,9 @@ use keygate_store::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use keygate_store::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
+use keygate_store::usage::records::{
+    LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery,
+};
 
 pub(super) struct FaultyStore {
     store: EmbeddedStore,
@@ -121,8 +125,20 @@ impl KeyStore for FaultyStore {
         self.up()?.mark_used(uses).await
     }
 
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         self.up()?.last_used(keys).await
+    }
+
+    async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
+        self.up()?.add_usage(batch, keep).await
+    }
+
+    async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {
+        self.up()?.usage_number(source).await
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
+        self.up()?.usage(query).await
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

@@ -13,6 +13,9 @@ use keygate_store::records::{
     Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
     OwnedKey, Version,
 };
+use keygate_store::usage::records::{
+    LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery,
+};
 use keygate_telemetry::Metrics;
 use tokio::task::JoinHandle;
 
@@ -175,7 +178,16 @@ impl KeyStore for Alike {
     async fn mark_used(&self, _: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
         Ok(())
     }
-    async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
+        unused()
+    }
+    async fn add_usage(&self, _: Arc<UsageBatch>, _: Retention) -> Result<(), StoreError> {
+        unused()
+    }
+    async fn usage_number(&self, _: SourceId) -> Result<u64, StoreError> {
+        unused()
+    }
+    async fn usage(&self, _: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
         unused()
     }
     async fn pepper_counts(&self, _: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

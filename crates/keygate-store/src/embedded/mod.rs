@@ -9,6 +9,7 @@ mod open;
 mod read;
 mod slot;
 mod tables;
+mod usage;
 mod uses;
 mod write;
 
@@ -30,6 +31,7 @@ use crate::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
+use crate::usage::records::{LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
 
 /// A store in one file. One process at a time has it open.
 pub struct EmbeddedStore {
@@ -197,8 +199,20 @@ impl KeyStore for EmbeddedStore {
         Ok(())
     }
 
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         self.blocking(move |db| uses::last(db, &keys)).await
+    }
+
+    async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
+        self.writing(move |db| usage::add(db, &batch, &keep)).await
+    }
+
+    async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {
+        self.blocking(move |db| usage::number(db, source)).await
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
+        self.blocking(move |db| usage::read(db, &query)).await
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

@@ -16,8 +16,8 @@ use redb::{
 use super::held::HeldFile;
 use super::tables::{
     ACCOUNT_APPS, ACCOUNTS, APP_KEYS, APPS, CHANGE_LINKS, CHANGES, FORMAT, KEY_DIGESTS, KEYS,
-    LAST_USED, META, META_FORMAT, META_NEXT_CHANGE, ONCE, ONCE_ENDS, PEPPER_KEYS, TOKEN_HASHES,
-    TOKENS,
+    LAST_USED, LAST_USES, META, META_FORMAT, META_NEXT_CHANGE, ONCE, ONCE_ENDS, PEPPER_KEYS,
+    TOKEN_HASHES, TOKENS, USAGE_DAYS, USAGE_HOURS, USAGE_MINUTES, USAGE_SOURCES,
 };
 use super::write;
 
@@ -262,7 +262,8 @@ fn add_tables(path: &Path, db: &Database) -> Result<(), OpenError> {
             }
         )*};
     }
-    look_for!(CHANGE_LINKS TOKENS TOKEN_HASHES ONCE ONCE_ENDS LAST_USED);
+    look_for!(CHANGE_LINKS TOKENS TOKEN_HASHES ONCE ONCE_ENDS LAST_USED LAST_USES);
+    look_for!(USAGE_MINUTES USAGE_HOURS USAGE_DAYS USAGE_SOURCES);
     if is_complete {
         return Ok(());
     }
@@ -279,6 +280,11 @@ fn open_newer(transaction: &WriteTransaction) -> Result<(), TableError> {
     transaction.open_table(ONCE)?;
     transaction.open_table(ONCE_ENDS)?;
     transaction.open_table(LAST_USED)?;
+    transaction.open_table(LAST_USES)?;
+    for usage in [USAGE_MINUTES, USAGE_HOURS, USAGE_DAYS] {
+        transaction.open_table(usage)?;
+    }
+    transaction.open_table(USAGE_SOURCES)?;
     Ok(())
 }
 

@@ -39,6 +39,17 @@ pub(super) const ONCE_ENDS: TableDefinition<'_, (u64, &[u8; 32]), ()> =
     TableDefinition::new("once_ends");
 /// When a key was last used, in Unix milliseconds.
 pub(super) const LAST_USED: TableDefinition<'_, u128, u64> = TableDefinition::new("last_used");
+/// The same with the address and the route: a checksum, then a line.
+pub(super) const LAST_USES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("last_uses");
+/// (when the window began, whether it is everybody's (0) or a key's (1), the key, the route).
+pub(super) type UsageKey = (u64, u8, u128, &'static str);
+pub(super) type UsageTable = TableDefinition<'static, UsageKey, &'static [u8]>;
+pub(super) const USAGE_MINUTES: UsageTable = TableDefinition::new("usage_minutes");
+pub(super) const USAGE_HOURS: UsageTable = TableDefinition::new("usage_hours");
+pub(super) const USAGE_DAYS: UsageTable = TableDefinition::new("usage_days");
+/// The number of the newest batch of each source of use, and that batch's minute.
+pub(super) const USAGE_SOURCES: TableDefinition<'_, u128, (u64, u64)> =
+    TableDefinition::new("usage_sources");
 
 pub(super) const KEY_DIGESTS: TableDefinition<'_, u128, &[u8; 32]> =
     TableDefinition::new("key_digests");

@@ -3,9 +3,11 @@
 use keygate_core::{KeyId, UnixMillis};
 use redb::{Database, ReadableDatabase, ReadableTable};
 
-use super::tables::{LAST_USED, failed};
+use super::tables::{LAST_USED, LAST_USES, failed, unseal_json};
 use super::write::begin;
+use crate::codec::usage::decode_last;
 use crate::keys::StoreError;
+use crate::usage::records::LastUse;
 
 /// How many uses one transaction notes at most. A change of a record, such as a revocation, may have
 /// to wait for one of them: 30 to 40 ms where 30,000 uses among a million keys took 0.3 s, on a small
@@ -35,8 +37,21 @@ pub(super) fn mark(db: &Database, uses: &[(KeyId, UnixMillis)]) -> Result<(), St
     Ok(())
 }
 
-pub(super) fn last(db: &Database, keys: &[KeyId]) -> Result<Vec<Option<UnixMillis>>, StoreError> {
-    let table = db.begin_read().map_err(failed)?.open_table(LAST_USED).map_err(failed)?;
-    let last = |key: &KeyId| table.get(key.as_u128()).map_err(failed);
-    keys.iter().map(|key| Ok(last(key)?.map(|at| UnixMillis(at.value())))).collect()
+pub(super) fn last(db: &Database, keys: &[KeyId]) -> Result<Vec<Option<LastUse>>, StoreError> {
+    let moment = db.begin_read().map_err(failed)?;
+    let times = moment.open_table(LAST_USED).map_err(failed)?;
+    let uses = moment.open_table(LAST_USES).map_err(failed)?;
+    let last = |key: &KeyId| {
+        let id = key.as_u128();
+        let Some(at) = times.get(id).map_err(failed)? else { return Ok(None) };
+        let at = UnixMillis(at.value());
+        let found = uses.get(id).map_err(failed)?.and_then(|sealed| {
+            let line = unseal_json(LastUse::NAME, &id.to_be_bytes(), sealed.value()).ok()?;
+            decode_last(line).ok()
+        });
+        // An older program notes the time alone.
+        let found = found.filter(|found| found.at == at);
+        Ok(Some(found.unwrap_or(LastUse { at, address: None, route: None })))
+    };
+    keys.iter().map(last).collect()
 }

@@ -8,6 +8,8 @@ use keygate_core::key::PepperId;
 use keygate_core::limit::terms::{Party, Share};
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
 
+use crate::usage::records::{SourceId, Spender, Step};
+
 /// The layout that this program writes. A store with a higher number is left alone.
 pub(super) const FORMAT: u64 = 1;
 
@@ -139,6 +141,39 @@ impl Names {
         self.name("used", &[])
     }
 
+    /// The same with the address and the route, as a line: see [`codec::usage`](crate::codec::usage). The
+    /// time alone stays apart, since older gateways read and write it.
+    pub(super) fn last_uses(&self) -> Vec<u8> {
+        self.name("uses", &[])
+    }
+
+    /// The number of the newest batch of a source of use.
+    pub(super) fn usage_source(&self, source: SourceId) -> Vec<u8> {
+        self.name("us:", &place(source.0))
+    }
+
+    /// A hash: the number that stands for each route in what was used, by the route's name.
+    pub(super) fn usage_routes(&self) -> Vec<u8> {
+        self.name("ur", &[])
+    }
+
+    /// What was used in a run of windows: see [`usage`](super::usage).
+    pub(super) fn usage(&self, of: Spender, chunk: Chunk) -> Vec<u8> {
+        let number = chunk.number.to_be_bytes();
+        let kind = chunk.kind();
+        match of {
+            Spender::Everybody => self.name(kind, &number),
+            Spender::Key(key) => {
+                self.name(kind, &[number.as_slice(), &place(key.as_u128())].concat())
+            }
+        }
+    }
+
+    /// What all names begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// What was made under the name of a change that is done once: see [`once`](super::once).
     pub(super) fn once(&self, name: &[u8; 32]) -> Vec<u8> {
         self.name("o:", name)
@@ -166,6 +201,50 @@ impl Names {
 
     fn name(&self, kind: &str, id: &[u8]) -> Vec<u8> {
         [self.prefix.as_bytes(), kind.as_bytes(), id].concat()
+    }
+}
+
+/// A run of windows whose use lies in one hash: not many, so that the hash is small and goes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chunk {
+    pub(super) step: Step,
+    pub(super) number: u32,
+}
+
+impl Chunk {
+    /// The run that a window is in, and the window's place in it.
+    pub(super) fn of(step: Step, start: UnixMillis) -> (Self, u64) {
+        let chunk = Self::windows(step) * step.millis();
+        let number = u32::try_from(start.0 / chunk).unwrap_or(u32::MAX);
+        (Self { step, number }, start.0 % chunk / step.millis())
+    }
+
+    /// When the window at this place began.
+    pub(super) const fn start(self, place: u64) -> UnixMillis {
+        let first = self.number as u64 * Self::windows(self.step);
+        UnixMillis((first + place) * self.step.millis())
+    }
+
+    /// When its last window ends.
+    pub(super) const fn end(self) -> UnixMillis {
+        self.start(Self::windows(self.step))
+    }
+
+    const fn windows(step: Step) -> u64 {
+        match step {
+            Step::Minute => 60,
+            Step::Hour => 24,
+            Step::Day => 32,
+        }
+    }
+
+    /// What names of this kind begin with.
+    pub(super) const fn kind(self) -> &'static str {
+        match self.step {
+            Step::Minute => "um:",
+            Step::Hour => "uh:",
+            Step::Day => "ud:",
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod reply;
 mod script;
 mod told;
 mod transaction;
+mod usage;
 mod used;
 mod write;
 
@@ -41,6 +42,7 @@ use crate::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
+use crate::usage::records::{LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
 
 /// Who wants to know how well the changes of others come through. Must not block.
 pub trait LinkObserver: Send + Sync + 'static {
@@ -169,8 +171,20 @@ impl KeyStore for RedisStore {
         used::mark(&self.primary, &self.names, uses).await
     }
 
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         used::last(&self.primary, &self.names, &keys).await
+    }
+
+    async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
+        usage::add(&self.primary, &self.names, &batch, &keep).await
+    }
+
+    async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {
+        usage::number(&self.primary, &self.names, source).await
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
+        usage::read(&self.primary, &self.names, &query).await
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

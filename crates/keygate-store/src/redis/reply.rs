@@ -77,6 +77,11 @@ pub(super) fn items(value: Value) -> Result<Vec<Value>, StoreError> {
     if let Value::Array(items) = value { Ok(items) } else { Err(unreadable(Malformed)) }
 }
 
+/// A hash: its fields with their values.
+pub(super) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
+    if let Value::Map(pairs) = value { Ok(pairs) } else { Err(unreadable(Malformed)) }
+}
+
 pub(super) fn bytes(value: &Value) -> Result<&[u8], StoreError> {
     if let Value::BulkString(bytes) = value { Ok(bytes) } else { Err(unreadable(Malformed)) }
 }

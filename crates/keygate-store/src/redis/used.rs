@@ -10,7 +10,9 @@ use super::layout::{Names, place};
 use super::primary::Primary;
 use super::reply;
 use super::script::Call;
+use crate::codec::usage::decode_last;
 use crate::keys::StoreError;
+use crate::usage::records::LastUse;
 
 /// So many keys a command at most: look-ups wait for as long as one takes, about a millisecond.
 const PART: usize = 1_000;
@@ -45,25 +47,32 @@ pub(super) async fn last(
     primary: &Primary,
     names: &Names,
     keys: &[KeyId],
-) -> Result<Vec<Option<UnixMillis>>, StoreError> {
-    let mut times = Vec::with_capacity(keys.len());
+) -> Result<Vec<Option<LastUse>>, StoreError> {
+    let mut uses = Vec::with_capacity(keys.len());
     for part in keys.chunks(PART) {
-        let mut command = redis::cmd("HMGET");
-        command.arg(names.used());
-        for key in part {
-            command.arg(place(key.as_u128()).as_slice());
+        let mut both = redis::pipe();
+        for name in [names.used(), names.last_uses()] {
+            both.cmd("HMGET").arg(name);
+            for key in part {
+                both.arg(place(key.as_u128()).as_slice());
+            }
         }
-        let answer = primary.read(async |to| command.query_async(to).await).await?;
-        for value in reply::items(answer)? {
-            times.push(time(&value)?);
+        let answer = primary.read(async |to| both.query_async(to).await).await?;
+        let [times, lines] = reply::array(answer)?;
+        for (time, line) in reply::items(times)?.iter().zip(reply::items(lines)?) {
+            uses.push(last_use(time, line)?);
         }
     }
-    if times.len() == keys.len() { Ok(times) } else { Err(reply::unreadable(reply::Malformed)) }
+    if uses.len() == keys.len() { Ok(uses) } else { Err(reply::unreadable(reply::Malformed)) }
 }
 
-fn time(value: &Value) -> Result<Option<UnixMillis>, StoreError> {
-    if *value == Value::Nil {
+fn last_use(time: &Value, line: Value) -> Result<Option<LastUse>, StoreError> {
+    if *time == Value::Nil {
         return Ok(None);
     }
-    reply::number(value).map(|millis| Some(UnixMillis(millis)))
+    let at = UnixMillis(reply::number(time)?);
+    let found = reply::into_bytes(line)?.and_then(|line| decode_last(&line).ok());
+    // An older gateway notes the time alone.
+    let found = found.filter(|found| found.at == at);
+    Ok(Some(found.unwrap_or(LastUse { at, address: None, route: None })))
 }

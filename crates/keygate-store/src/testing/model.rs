@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::replace;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
@@ -14,6 +14,9 @@ use crate::keys::{
     ChangeNumber, Done, Imported, KeyStore, Once, Page, Remembered, StoreError, StoredRecord, Write,
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey, Seal, Version};
+use crate::usage::records::{
+    LastUse, Retention, SourceId, Spender, Step, UsageBatch, UsageCounts, UsagePoint, UsageQuery,
+};
 
 /// The model that stores are compared with.
 #[derive(Default)]
@@ -25,7 +28,9 @@ struct Tables {
     apps: BTreeMap<AppId, App>,
     keys: BTreeMap<KeyId, Key>,
     tokens: BTreeMap<TokenId, AdminToken>,
-    last_used: BTreeMap<KeyId, UnixMillis>,
+    last_used: BTreeMap<KeyId, LastUse>,
+    usage: BTreeMap<(Step, Spender, UnixMillis, Arc<str>), UsageCounts>,
+    sources: BTreeMap<SourceId, u64>,
     /// What was done once, and until when it is remembered.
     once: BTreeMap<[u8; 32], (UnixMillis, Remembered)>,
     log: Vec<Logged>,
@@ -211,6 +216,57 @@ impl Tables {
         if live >= live_max { Err(StoreError::TooManyLiveKeys { live }) } else { Ok(()) }
     }
 
+    fn note_use(&mut self, key: KeyId, last: LastUse) {
+        let noted = self.last_used.entry(key).or_insert_with(|| last.clone());
+        if noted.at < last.at {
+            *noted = last;
+        }
+    }
+
+    fn add_usage(&mut self, batch: &UsageBatch, keep: Retention) -> Result<(), StoreError> {
+        let had = self.sources.entry(batch.source).or_default();
+        if batch.number <= *had {
+            return Ok(());
+        }
+        if batch.number > *had + 1 && !batch.after_loss {
+            return Err(StoreError::Conflict);
+        }
+        *had = batch.number;
+        self.usage.retain(|(step, _, start, _), _| {
+            batch.minute.0 < start.0 + step.millis() + keep.of(*step)
+        });
+        let kept = |step: &Step| keep.of(*step) > 0;
+        for row in &batch.rows {
+            for step in Step::ALL.into_iter().filter(kept) {
+                for of in [Spender::Everybody, Spender::Key(row.key)] {
+                    let place = (step, of, step.start(batch.minute), Arc::clone(&row.route));
+                    self.usage.entry(place).or_default().add(&row.counts);
+                }
+            }
+            if let Some(last) = &row.last {
+                self.note_use(row.key, last.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn usage(&self, of: Spender, query: &UsageQuery) -> Vec<UsagePoint> {
+        let is_asked = |route: &str| query.route.as_deref().is_none_or(|wanted| wanted == route);
+        self.usage
+            .iter()
+            .filter(|((step, spender, start, route), _)| {
+                let is_within = (query.from..query.to).contains(start);
+                (*step, *spender) == (query.step, of) && is_within && is_asked(route)
+            })
+            .map(|((_, of, start, route), counts)| UsagePoint {
+                of: *of,
+                start: *start,
+                route: Arc::clone(route),
+                counts: counts.clone(),
+            })
+            .collect()
+    }
+
     /// The pepper of each key that works.
     fn peppers_at(&self, now: UnixMillis) -> impl Iterator<Item = PepperId> {
         let works = move |key: &&Key| key.works_until() > now.0;
@@ -315,15 +371,26 @@ impl KeyStore for MemoryStore {
     async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
         self.with(|tables| {
             for (key, at) in uses {
-                let noted = tables.last_used.entry(key).or_insert(at);
-                *noted = at.max(*noted);
+                tables.note_use(key, LastUse { at, address: None, route: None });
             }
         });
         Ok(())
     }
 
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
-        Ok(self.with(|tables| keys.iter().map(|key| tables.last_used.get(key).copied()).collect()))
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
+        Ok(self.with(|tables| keys.iter().map(|key| tables.last_used.get(key).cloned()).collect()))
+    }
+
+    async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
+        self.with(|tables| tables.add_usage(&batch, keep))
+    }
+
+    async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {
+        Ok(self.with(|tables| tables.sources.get(&source).copied().unwrap_or(0)))
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
+        Ok(self.with(|tables| query.of.iter().flat_map(|of| tables.usage(*of, &query)).collect()))
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

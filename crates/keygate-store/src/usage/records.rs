@@ -1,14 +1,19 @@
 //! What keys have used, as it goes to a store and comes back: batches that can be sent again without
 //! counting twice, and questions.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keygate_core::problem::Code;
-use keygate_core::{AccountId, AppId, KeyId, UnixMillis};
+use keygate_core::{KeyId, UnixMillis};
 
 /// The most rows of one batch: what a store carries out in one step.
 pub const BATCH_ROWS_MAX: usize = 1_000;
+
+/// A source that has sent nothing for so long is forgotten: its next batch follows a loss.
+pub const SOURCE_KEPT: Duration = Duration::from_hours(90 * 24);
 
 /// Who counted: one file of counters. Another process gets another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,18 +26,45 @@ pub struct SourceId(pub u128);
 pub struct UsageBatch {
     pub source: SourceId,
     pub number: u64,
+    /// The source says that those before it which the store lacks are gone for good: they are not waited
+    /// for. Never set but after [`StoreError::Conflict`](crate::keys::StoreError::Conflict).
+    pub after_loss: bool,
     /// When the minute began.
     pub minute: UnixMillis,
     /// At most [`BATCH_ROWS_MAX`]; no two of the same key and route.
     pub rows: Vec<UsageRow>,
 }
 
+impl UsageBatch {
+    /// The last use of each key that has one, in the order of the keys.
+    pub(crate) fn last_uses(&self) -> BTreeMap<KeyId, &LastUse> {
+        let mut uses: BTreeMap<KeyId, &LastUse> = BTreeMap::new();
+        for row in &self.rows {
+            let Some(last) = &row.last else { continue };
+            let noted = uses.entry(row.key).or_insert(last);
+            if noted.at < last.at {
+                *noted = last;
+            }
+        }
+        uses
+    }
+
+    /// Says that what was counted is lost.
+    pub(crate) fn log_loss(&self, had: u64) {
+        let (source, first, last) = (self.source.0, had + 1, self.number - 1);
+        tracing::error!(
+            source = format!("{source:032x}"),
+            first,
+            last,
+            "the store lost use that was counted, and nobody has it any more: sums are too low"
+        );
+    }
+}
+
 /// What one key has used of one route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageRow {
     pub key: KeyId,
-    pub app: AppId,
-    pub account: AccountId,
     /// By its name.
     pub route: Arc<str>,
     pub counts: UsageCounts,
@@ -49,7 +81,11 @@ pub struct LastUse {
     pub route: Option<Arc<str>>,
 }
 
-/// What was used. All of it only grows.
+impl LastUse {
+    pub(crate) const NAME: &str = "last use";
+}
+
+/// What was used. All of it only grows. Stores add up exactly up to 2^53 in one window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UsageCounts {
     /// Requests that were admitted.
@@ -64,12 +100,31 @@ pub struct UsageCounts {
     pub refused: Vec<(Code, u64)>,
 }
 
-/// Whose use is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl UsageCounts {
+    pub fn add(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.cost = self.cost.saturating_add(other.cost);
+        self.bytes_in = self.bytes_in.saturating_add(other.bytes_in);
+        self.bytes_out = self.bytes_out.saturating_add(other.bytes_out);
+        for (code, more) in &other.refused {
+            let at = self.refused.binary_search_by_key(&(*code as usize), |(one, _)| *one as usize);
+            match at {
+                Ok(at) => {
+                    if let Some((_, count)) = self.refused.get_mut(at) {
+                        *count = count.saturating_add(*more);
+                    }
+                }
+                Err(at) => self.refused.insert(at, (*code, *more)),
+            }
+        }
+    }
+}
+
+/// Whose use is asked for. Stores keep no sums of apps and accounts: those are added up when somebody
+/// asks, or every request of everybody would be written three times over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Spender {
     Everybody,
-    Account(AccountId),
-    App(AppId),
     Key(KeyId),
 }
 
@@ -100,10 +155,12 @@ impl Step {
     }
 }
 
-/// A question about use: of every window that begins at or after `from` and before `to`.
+/// A question about use: of every window that begins at or after `from` and before `to`. Whoever asks
+/// bounds how many that are, times how many spenders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageQuery {
-    pub who: Spender,
+    /// None twice.
+    pub of: Vec<Spender>,
     /// Of all routes if none is named.
     pub route: Option<Box<str>>,
     pub step: Step,
@@ -111,18 +168,40 @@ pub struct UsageQuery {
     pub to: UnixMillis,
 }
 
-/// The use of one route in one window, by all of those who were asked for together.
+impl UsageQuery {
+    /// The beginnings of the windows asked for.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = UnixMillis> + use<> {
+        let (step, to) = (self.step.millis(), self.to.0);
+        let first = self.from.0.checked_next_multiple_of(step);
+        let next = move |start: &u64| start.checked_add(step);
+        std::iter::successors(first, next).take_while(move |start| *start < to).map(UnixMillis)
+    }
+}
+
+/// The use of one route in one window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsagePoint {
+    pub of: Spender,
     pub start: UnixMillis,
     pub route: Arc<str>,
     pub counts: UsageCounts,
 }
 
-/// How long use is kept, in milliseconds; zero is not at all.
+/// How long use is kept after its window, in milliseconds, at least; zero is not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub minutes: u64,
     pub hours: u64,
     pub days: u64,
+}
+
+impl Retention {
+    #[must_use]
+    pub const fn of(&self, step: Step) -> u64 {
+        match step {
+            Step::Minute => self.minutes,
+            Step::Hour => self.hours,
+            Step::Day => self.days,
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::boil::boil;
 use crate::cached::tests::gated::Gated;
 use crate::records::OwnedKey;
-use crate::testing::{MemoryStore, account, app, key, key_id};
+use crate::testing::{MemoryStore, account, app, key, key_id, last_times};
 
 fn record(n: u64) -> KeyRecord {
     let account = account(1);
@@ -19,7 +19,7 @@ fn store() -> Gated {
 }
 
 async fn last_used(store: &Gated, n: u64) -> Option<u64> {
-    store.last_used(vec![key_id(n)]).await.unwrap()[0].map(|at| at.0)
+    last_times(store, vec![key_id(n)]).await[0].map(|at| at.0)
 }
 
 #[tokio::test]

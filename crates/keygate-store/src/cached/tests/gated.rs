@@ -12,6 +12,7 @@ use crate::keys::{
 };
 use crate::records::{Account, AdminToken, App, AuditEntry, Key, Logged, OwnedKey};
 use crate::testing::MemoryStore;
+use crate::usage::records::{LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery};
 
 /// A find has read and waits until it may say so. A commit waits before it writes, and then goes on
 /// by itself whoever waits for it, as one on a blocking thread does.
@@ -126,8 +127,20 @@ impl KeyStore for Gated {
         self.store.mark_used(uses).await
     }
 
-    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<UnixMillis>>, StoreError> {
+    async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         self.store.last_used(keys).await
+    }
+
+    async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
+        self.store.add_usage(batch, keep).await
+    }
+
+    async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {
+        self.store.usage_number(source).await
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsagePoint>, StoreError> {
+        self.store.usage(query).await
     }
 
     async fn pepper_counts(&self, now: UnixMillis) -> Result<Vec<(PepperId, u64)>, StoreError> {

@@ -17,7 +17,7 @@ use crate::embedded::EmbeddedStore;
 use crate::embedded::slot::Slot;
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{Account, Key};
-use crate::testing::{NOW, account, audit, key, once, rotate, seed, token};
+use crate::testing::{NOW, account, audit, key, last_times, once, rotate, seed, token};
 
 fn place(folder: &TempDir) -> PathBuf {
     folder.path().join("data").join("keygate.db")
@@ -147,7 +147,7 @@ fn a_killed_process_loses_no_part_of_a_change() {
             check_same(&store, &reopened).await;
             let ids = vec![old.id, app_key(n)];
             let used = [Some(UnixMillis(n)), Some(NOW)];
-            assert_eq!(reopened.last_used(ids).await.unwrap(), used);
+            assert_eq!(last_times(&reopened, ids).await, used);
             let remembered = reopened.remembered([name; 32], NOW).await.unwrap();
             assert_eq!(remembered.map(|remembered| remembered.made), write(n).made());
         }

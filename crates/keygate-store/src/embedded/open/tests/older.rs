@@ -4,7 +4,7 @@ use super::*;
 use crate::audit::{Finding, Link};
 use crate::keys::Done;
 use crate::records::Logged;
-use crate::testing::{key_id, token_id};
+use crate::testing::{key_id, last_times, token_id};
 
 /// Makes of a file one that has the tables of the first version only.
 fn age(path: &Path) {
@@ -16,6 +16,11 @@ fn age(path: &Path) {
     assert!(transaction.delete_table(ONCE).unwrap());
     assert!(transaction.delete_table(ONCE_ENDS).unwrap());
     assert!(transaction.delete_table(LAST_USED).unwrap());
+    assert!(transaction.delete_table(LAST_USES).unwrap());
+    for usage in [USAGE_MINUTES, USAGE_HOURS, USAGE_DAYS] {
+        assert!(transaction.delete_table(usage).unwrap());
+    }
+    assert!(transaction.delete_table(USAGE_SOURCES).unwrap());
     assert_eq!(transaction.list_tables().unwrap().count(), 9);
     transaction.commit().unwrap();
 }
@@ -48,7 +53,7 @@ fn a_file_of_an_older_version_loses_nothing_and_can_all_that_a_new_one_can() {
         run(async {
             check_filled(&store).await.unwrap();
             assert_eq!(store.tokens(Page { after: None, limit: 9 }).await.unwrap(), []);
-            assert_eq!(store.last_used(vec![key_id(1)]).await.unwrap(), [None]);
+            assert_eq!(last_times(&store, vec![key_id(1)]).await, [None]);
             assert_eq!(store.remembered([1; 32], NOW).await.unwrap(), None);
             assert!(log(&store).await.iter().all(|logged| logged.seal.is_none()));
 
@@ -63,7 +68,7 @@ fn a_file_of_an_older_version_loses_nothing_and_can_all_that_a_new_one_can() {
         let store = EmbeddedStore::open(&path).unwrap();
         run(async {
             assert_eq!(store.token(token_id(1)).await.unwrap(), Some(token(1)));
-            assert_eq!(store.last_used(vec![key_id(1)]).await.unwrap(), [Some(NOW)]);
+            assert_eq!(last_times(&store, vec![key_id(1)]).await, [Some(NOW)]);
             assert!(store.remembered([1; 32], NOW).await.unwrap().is_some());
             // The chain begins with the first entry of this version.
             let log = log(&store).await;
