@@ -4,6 +4,7 @@
 //! Labels come from closed sets and are resolved to handles once. What is written to a log passes
 //! [`logging::mask`], so that no key reaches it whole.
 
+pub mod access_log;
 mod admin;
 mod certificates;
 mod connections;

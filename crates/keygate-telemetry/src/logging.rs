@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
 use crate::mask::MaskingWriter;
-pub use crate::mask::mask;
+pub use crate::mask::{mask, mask_encoded};
 
 /// Lines that wait for a reader that is slow; those beyond are dropped.
 const WAITING_LINES_MAX: usize = 8_192;

@@ -9,6 +9,7 @@ use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use crate::access_log::AccessLogMetrics;
 use crate::admin::AdminMetrics;
 use crate::certificates::{CertificateReading, certificate_families};
 use crate::connections::ConnectionMetrics;
@@ -46,6 +47,7 @@ struct Families {
     imported: ImportedKeyMetrics,
     link: LinkMetrics,
     reload: ReloadMetrics,
+    access_log: AccessLogMetrics,
     traces: TraceMetrics,
 }
 
@@ -90,6 +92,7 @@ impl Metrics {
             imported: ImportedKeyMetrics::new(&registry),
             link: LinkMetrics::new(&registry),
             reload: ReloadMetrics::new(&registry),
+            access_log: AccessLogMetrics::new(&registry),
             traces: TraceMetrics::new(&registry),
             registry,
         }))
@@ -187,6 +190,11 @@ impl Metrics {
     /// Says that the configuration was loaded at `at`.
     pub fn config_loaded(&self, at: UnixMillis) {
         self.0.reload.loaded(at);
+    }
+
+    #[must_use]
+    pub fn access_log(&self) -> AccessLogMetrics {
+        self.0.access_log.clone()
     }
 
     #[must_use]

@@ -36,8 +36,9 @@ pub struct AccessLogSettings {
     pub client_address: ClientAddress,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AccessLogSink {
+    #[default]
     Off,
     Stdout,
     File(PathBuf),
