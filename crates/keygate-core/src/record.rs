@@ -154,6 +154,18 @@ impl Identity {
         self.text.slice(usize::from(self.hint_from)..usize::from(self.scopes_from))
     }
 
+    /// The ids of the key, the app and the account, and the hint, without a reference count for each.
+    #[must_use]
+    pub fn texts(&self) -> [&[u8]; 4] {
+        let part = |from: u8, to: u8| self.text.get(from.into()..to.into()).unwrap_or_default();
+        [
+            part(0, self.app_from),
+            part(self.app_from, self.account_from),
+            part(self.account_from, self.hint_from),
+            part(self.hint_from, self.scopes_from),
+        ]
+    }
+
     #[must_use]
     pub fn scopes(&self) -> Bytes {
         self.text.slice(usize::from(self.scopes_from)..)

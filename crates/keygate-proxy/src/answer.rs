@@ -34,6 +34,7 @@ pub(crate) async fn refuse(
     ctx: &mut Context,
     denial: &Denial,
 ) -> pingora::Result<()> {
+    report::refused(session, ctx);
     let scopes = ctx.route().and_then(|route| match &route.access {
         Access::Key(access) => Some(&access.scopes),
         Access::Public(_) => None,
@@ -62,7 +63,7 @@ pub(crate) async fn tell(
     };
     if !is_grpc(session) {
         let (head, body) = problem.answer(&request_id)?;
-        return send(session, head, body).await;
+        return send(session, ctx, head, body).await;
     }
     let unread = UnreadBody::prepare(session);
     write_grpc(session, &problem, &request_id)?;
@@ -92,7 +93,7 @@ pub(crate) async fn answered_by_route(
     if let Some(work) = ctx.work() {
         work.change_answer(&session.req_header().headers, &mut head)?;
     }
-    send(session, head, body).await?;
+    send(session, ctx, head, body).await?;
     Ok(true)
 }
 
@@ -106,6 +107,7 @@ fn request_id(ctx: &mut Context) -> HeaderValue {
 /// Pingora's, when the client is gone.
 pub(crate) async fn send(
     session: &mut Session,
+    ctx: &mut Context,
     head: ResponseHeader,
     body: Bytes,
 ) -> pingora::Result<()> {
@@ -113,6 +115,7 @@ pub(crate) async fn send(
     let has_body = !body.is_empty() && session.req_header().method != Method::HEAD;
     session.write_response_header(Box::new(head), !has_body).await?;
     if has_body {
+        report::moved(ctx, 0, body.len());
         session.write_response_body(Some(body), true).await?;
     }
     unread.discard(session).await;

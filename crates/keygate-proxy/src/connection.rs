@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -163,8 +163,18 @@ impl<S: KeyStore> Inner<S> {
                     self.unrouted.response(denial.code().status());
                     tracing::debug!(reason = ?denial, "a request's head was refused");
                     let current = self.snapshots.current();
-                    report::head_refused(&current.reporters, peer.ip(), &denial, Instant::now());
-                    return refuse(stream, &denial).await;
+                    let request_id = new_request_id();
+                    let problem = Problem::of_denial(&denial, None);
+                    let (answer, body_bytes) = raw_http1(&problem, &request_id);
+                    let refused = report::RefusedHead {
+                        client: address(&stream).unwrap_or(peer.ip()),
+                        is_tls: client.tls().is_some(),
+                        denial: &denial,
+                        request_id: &request_id,
+                        bytes_out: body_bytes,
+                    };
+                    report::head_refused(&current, &refused);
+                    return refuse(stream, &answer).await;
                 }
                 Head::None => return,
             }
@@ -381,12 +391,17 @@ fn has_read<E>(read: &Result<io::Result<usize>, E>) -> bool {
     matches!(read, Ok(Ok(length)) if *length > 0)
 }
 
+/// The client's address, which a PROXY header may have told.
+fn address(stream: &Stream) -> Option<IpAddr> {
+    let digest = stream.get_socket_digest()?;
+    digest.peer_addr()?.as_inet().map(SocketAddr::ip)
+}
+
 /// Answers a head that is not clear enough to be parsed, and closes. What the client is still
 /// sending is read within a bound: closing on unread bytes would reset the answer away.
-async fn refuse(mut stream: Stream, denial: &Denial) {
-    let answer = raw_http1(&Problem::of_denial(denial, None), &new_request_id());
+async fn refuse(mut stream: Stream, answer: &[u8]) {
     let work = async {
-        stream.write_all(&answer).await?;
+        stream.write_all(answer).await?;
         AsyncWriteExt::shutdown(&mut stream).await?;
         let mut scratch = BytesMut::with_capacity(HEAD_BUFFER_BYTES);
         let mut bytes = 0;

@@ -100,14 +100,15 @@ impl Drop for Context {
         if self.is_logged {
             return;
         }
-        let Some(reason) = line::cut_by() else { return };
+        let status = self.status.map(|status| status.as_u16());
+        let Some(reason) = line::cut_by() else { return report::aborted(self, status) };
         if let Some(metrics) = self.route.and_then(|place| self.snapshot.route_metrics(place)) {
-            if let Some(status) = self.status {
-                metrics.response(status.as_u16());
+            if let Some(status) = status {
+                metrics.response(status);
             }
             metrics.request_seconds(self.started.elapsed());
         }
-        report::ended(self, self.status.map(|status| status.as_u16()), End::Cut);
+        report::ended(self, status, End::Cut);
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
         let key = self.admitted.as_ref().and_then(|admitted| admitted.permit.key());
         let key_id = key.map(|key| tracing::field::display(key.id));

@@ -152,13 +152,13 @@ pub(crate) async fn answered_preflight(
     for (name, value) in cors.on_preflight(&request.headers) {
         head.insert_header(name, value)?;
     }
-    ctx.route = Some(place);
+    (ctx.route, ctx.story.client) = (Some(place), Some(facts.client));
     if let Some(metrics) = ctx.snapshot.route_metrics(place) {
         metrics.preflight();
     }
     let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id);
     head.insert_header(X_REQUEST_ID, request_id.clone())?;
-    answer::send(session, head, bytes::Bytes::new()).await?;
+    answer::send(session, ctx, head, bytes::Bytes::new()).await?;
     Ok(true)
 }
 

@@ -125,7 +125,7 @@ fn read_host(request: &RequestHeader) -> Result<Cow<'_, str>, Denial> {
 ///
 /// `X-Forwarded-For` is read from its end, where our own proxies write, so that what a client put
 /// at its beginning is never believed.
-fn client_address(headers: &HeaderMap, peer: IpAddr, server: &Server) -> IpAddr {
+pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, server: &Server) -> IpAddr {
     let peer = peer.to_canonical();
     if !server.trusted_proxies.contains(peer) {
         return peer;

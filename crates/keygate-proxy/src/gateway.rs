@@ -424,6 +424,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     ) -> FailToProxy {
         let Some(code) = failure_code(error) else {
             pace::tell_if_slow(error, &self.metrics);
+            ctx.story.cut = Some(report::client_fault(error));
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();

@@ -5,16 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::header::HOST;
 use keygate_core::problem::Code;
 use keygate_core::{Denial, KeyRecord, Permit, UnixMillis};
+use keygate_telemetry::access_log::CutShort;
 use pingora::Error;
 use pingora::http::RequestHeader;
+use pingora::proxy::Session;
 use pingora::upstreams::peer::{HttpPeer, Peer};
-use quanta::Instant;
 
 use crate::context::Context;
+use crate::facts::client_address;
+use crate::gateway::peer_address;
 use crate::lookup::Waited;
+use crate::snapshot::Snapshot;
 
 mod access_log;
 mod top;
@@ -22,6 +27,7 @@ mod traces;
 mod usage;
 
 pub use access_log::AccessLog;
+pub(crate) use access_log::{Rules as LogRules, client_fault};
 pub use top::TopKeys;
 pub(crate) use traces::Noted;
 pub use traces::Traces;
@@ -63,8 +69,11 @@ pub(crate) struct Story {
     pub bytes_out: u64,
     /// Of its head, if somebody is to be told.
     pub head: Option<Box<Head>>,
+    /// Why it ended before its time, if that was its client's doing.
+    pub cut: Option<CutShort>,
     pub usage: usage::Noted,
     pub trace: Noted,
+    pub log: access_log::Noted,
 }
 
 impl Story {
@@ -82,8 +91,6 @@ pub(crate) struct Head {
     pub host: Box<str>,
     /// As it was sent, without its query.
     pub path: Box<str>,
-    #[expect(dead_code, reason = "for the access log")]
-    pub query: Option<Box<str>>,
 }
 
 impl Head {
@@ -95,7 +102,6 @@ impl Head {
             version: head.version,
             host: host.unwrap_or_default().into(),
             path: head.uri.path().into(),
-            query: head.uri.query().map(Into::into),
         }
     }
 }
@@ -105,7 +111,7 @@ impl Head {
 pub(crate) enum End {
     /// With its answer, or without one because its client or upstream went away.
     Finished,
-    /// It was cut off: see `line.rs`.
+    /// It was dropped midway: see `line.rs`.
     Cut,
 }
 
@@ -122,6 +128,13 @@ pub(crate) fn admitted(ctx: &mut Context) {
     if let (Some(admitted), Some(route)) = (admitted, *route) {
         snapshot.reporters.usage.admitted(&admitted.permit, snapshot, route, story);
     }
+}
+
+/// A request is refused, maybe before it was known who sent it.
+pub(crate) fn refused(session: &Session, ctx: &mut Context) {
+    let server = &ctx.snapshot.config.server;
+    let address = || client_address(&session.req_header().headers, peer_address(session), server);
+    ctx.story.client.get_or_insert_with(address);
 }
 
 /// A target was chosen for the next attempt.
@@ -151,17 +164,37 @@ pub(crate) fn moved(ctx: &mut Context, bytes_in: usize, bytes_out: usize) {
 }
 
 /// The last word on a request that had a head. `status` is that of its answer.
-pub(crate) fn ended(ctx: &Context, status: Option<u16>, end: End) {
+pub(crate) fn ended(ctx: &mut Context, status: Option<u16>, end: End) {
     let took = ctx.started.elapsed();
     let reporters = &ctx.snapshot.reporters;
     reporters.usage.ended(ctx);
     reporters.top.ended(ctx);
     reporters.traces.ended(ctx, status, end, took);
-    reporters.access_log.ended(ctx, status, end, took);
+    log_line(ctx, status, end, took);
 }
 
-/// A head was refused before it was parsed.
-pub(crate) fn head_refused(reporters: &Reporters, client: IpAddr, denial: &Denial, began: Instant) {
-    reporters.top.head_refused(client, denial.code());
-    reporters.access_log.head_refused(client, denial, began);
+/// A request is dropped midway, and nobody has cut it off: the gateway ends, or failed.
+pub(crate) fn aborted(ctx: &mut Context, status: Option<u16>) {
+    log_line(ctx, status, End::Cut, ctx.started.elapsed());
+}
+
+fn log_line(ctx: &mut Context, status: Option<u16>, end: End, took: Duration) {
+    let noted = std::mem::take(&mut ctx.story.log);
+    ctx.snapshot.reporters.access_log.ended(noted, ctx, status, end, took);
+}
+
+/// A head that was refused before it was parsed.
+pub(crate) struct RefusedHead<'a> {
+    pub client: IpAddr,
+    pub is_tls: bool,
+    pub denial: &'a Denial,
+    pub request_id: &'a HeaderValue,
+    /// Of the answer's body.
+    pub bytes_out: usize,
+}
+
+pub(crate) fn head_refused(snapshot: &Snapshot, refused: &RefusedHead<'_>) {
+    let Reporters { top, access_log, .. } = &snapshot.reporters;
+    top.head_refused(refused.client, refused.denial.code());
+    access_log.head_refused(snapshot, refused);
 }

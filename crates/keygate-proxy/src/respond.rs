@@ -262,8 +262,8 @@ pub(crate) fn write_grpc(
     }
 }
 
-/// A whole HTTP/1.1 answer for a head that Pingora never gets to see.
-pub(crate) fn raw_http1(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> {
+/// A whole HTTP/1.1 answer for a head that Pingora never gets to see, and how much of it is its body.
+pub(crate) fn raw_http1(problem: &Problem, request_id: &HeaderValue) -> (Vec<u8>, usize) {
     let body = problem.body(request_id);
     let status = StatusCode::from_u16(problem.code.status()).unwrap_or_default();
     let reason = status.canonical_reason().unwrap_or_default();
@@ -282,7 +282,7 @@ pub(crate) fn raw_http1(problem: &Problem, request_id: &HeaderValue) -> Vec<u8> 
     line("connection", b"close");
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&body);
-    out
+    (out, body.len())
 }
 
 /// What was written to the client, if that was more than a `100 Continue` or its like.
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn all_invalid_keys_get_the_same_answer() {
         let id = HeaderValue::from_static("abc");
-        let bytes = |denial| raw_http1(&Problem::of_denial(&denial, None), &id);
+        let bytes = |denial| raw_http1(&Problem::of_denial(&denial, None), &id).0;
         let unknown = bytes(Denial::KeyUnknown);
         for denial in [
             Denial::KeyMalformed,

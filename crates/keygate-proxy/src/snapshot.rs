@@ -17,7 +17,7 @@ use crate::certificates;
 use crate::client::tls::TlsListeners;
 use crate::head::HeadLimits;
 use crate::limits::policy_text;
-use crate::report::Reporters;
+use crate::report::{LogRules, Reporters};
 use crate::route_work::RouteWork;
 use crate::server::ProxyError;
 use crate::upstreams::{self, Upkeep, UpstreamPeers};
@@ -37,6 +37,7 @@ pub(crate) struct Snapshot {
     policy_texts: Vec<Option<HeaderValue>>,
     pub tls: TlsListeners,
     pub reporters: Reporters,
+    pub log_rules: LogRules,
     certificates: Vec<CertificateReading>,
 }
 
@@ -75,6 +76,7 @@ impl Snapshot {
             tls,
             certificates: certificates::readings(&config),
             reporters: reporters.clone(),
+            log_rules: LogRules::of(&config),
             config,
         })
     }
@@ -144,6 +146,7 @@ impl Snapshots {
         reporters: &Reporters,
     ) -> Result<Self, ProxyError> {
         let first = Snapshot::new(current, metrics, upkeep, reporters, None)?;
+        reporters.access_log.follow(&first.config);
         let snapshots = Self(Arc::new(ArcSwap::from_pointee(first)));
         let read = snapshots.clone();
         metrics.targets_fn(move || {
@@ -197,6 +200,8 @@ impl Changer {
         let before = self.snapshots.current();
         let next =
             Snapshot::new(next, &self.metrics, &self.upkeep, &before.reporters, Some(&before))?;
+        // First, so that no line of a request that goes by it finds no place.
+        next.reporters.access_log.follow(&next.config);
         self.snapshots.replace(next);
         self.upkeep.follow(before.upstreams(), self.snapshots.current().upstreams());
         Ok(())

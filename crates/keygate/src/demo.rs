@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use keygate_config::{AuditSink, Config, EmbeddedStore, LogLevel, Store};
+use keygate_config::{AccessLogSink, AuditSink, Config, EmbeddedStore, LogLevel, Store};
 use keygate_telemetry::logging;
 
 use crate::cli::DEFAULT_CONFIG;
@@ -50,6 +50,7 @@ fn as_demo(config: &mut Config) -> Result<(), Failure> {
     config.log.level = quiet(config.log.level);
     // The log of the demo's own store is not what is collected.
     config.audit = AuditSink::Off;
+    config.access_log.sink = AccessLogSink::Off;
     own_store(config).map(drop)
 }
 

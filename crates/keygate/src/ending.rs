@@ -56,10 +56,14 @@ impl Serving {
     /// Serves until it is told to end or to hand over, then lets what runs finish. Returns once all is
     /// done or time is up.
     pub(crate) async fn until_stopped(self) -> Result<(), Failure> {
-        let traces = self.traces.clone();
+        let (traces, access_log) = (self.traces.clone(), self.access_log.clone());
         let outcome = self.until_quiet().await;
         // Whatever way it ended, and after the last request.
-        drop(tokio::task::spawn_blocking(move || traces.stop(LAST_SPANS_MAX)).await);
+        let stop = move || {
+            access_log.stop();
+            traces.stop(LAST_SPANS_MAX);
+        };
+        drop(tokio::task::spawn_blocking(stop).await);
         outcome
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use keygate_config::Config;
-use keygate_proxy::report::{Reporters, TopKeys, Traces};
+use keygate_proxy::report::{AccessLog, Reporters, TopKeys, Traces};
 use keygate_telemetry::Metrics;
 use keygate_telemetry::traces::{Instance, SpanSender};
 
@@ -16,7 +16,8 @@ pub(crate) fn reporters(
     gateway: &str,
 ) -> Result<Reporters, Failure> {
     let traces = traces(config, metrics, gateway)?;
-    Ok(Reporters { top: TopKeys::counting(), traces, ..Reporters::default() })
+    let access_log = AccessLog::of(&config.access_log, metrics, clock::now);
+    Ok(Reporters { top: TopKeys::counting(), traces, access_log, ..Reporters::default() })
 }
 
 fn traces(config: &Config, metrics: &Metrics, gateway: &str) -> Result<Traces, Failure> {

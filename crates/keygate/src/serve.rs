@@ -14,7 +14,7 @@ use keygate_config::live::Current;
 use keygate_config::{Config, Live};
 use keygate_core::key::PepperId;
 use keygate_core::limit::{Rate, Unit};
-use keygate_proxy::report::{Reporters, Traces};
+use keygate_proxy::report::{AccessLog, Reporters, Traces};
 use keygate_proxy::{Gateway, GatewayParts, Groundwork, Listener, Running};
 use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
@@ -37,7 +37,7 @@ use crate::reload::{Files, Origin, read_peppers};
 use crate::reporting::reporters;
 use crate::shutdown::Signals;
 use crate::stores::{self, Opener};
-use crate::{audit_sink, clock, listen, observe};
+use crate::{audit_sink, clock, listen, observe, shutdown};
 
 /// The threads of the admin API and of everything else that is not a client's request.
 const CORE_THREADS: usize = 2;
@@ -107,6 +107,7 @@ pub(crate) struct Serving {
     pub(crate) predecessor: Option<JoinHandle<()>>,
     pub(crate) stopping: Arc<AtomicBool>,
     pub(crate) signals: Signals,
+    pub(crate) access_log: AccessLog,
 }
 
 /// Brings a gateway up with the configuration that its origin holds now. When this fails, nothing was
@@ -144,6 +145,9 @@ pub(crate) async fn start(
     };
     let Prepared { listeners, live, token_sha256, groundwork, reporters } = prepared;
 
+    let access_log = reporters.access_log.clone();
+    let log_file = access_log.clone();
+    shutdown::on_reopen(move || log_file.reopen()).context("cannot catch signals")?;
     metrics.config_loaded(clock::now());
     metrics.counter_fn(
         "keygate_log_lines_dropped_total",
@@ -231,6 +235,7 @@ pub(crate) async fn start(
         predecessor,
         stopping,
         signals,
+        access_log,
     })
 }
 

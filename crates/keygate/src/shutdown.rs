@@ -19,12 +19,14 @@ pub(crate) enum Asked {
     HandOver,
 }
 
-/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, caught from the moment this is made.
+/// SIGTERM, SIGINT, SIGQUIT, SIGHUP and SIGUSR1, caught from the moment this is made.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
     quit: Signal,
+    /// Acted upon elsewhere: see [`on_reopen`]. Until then, it must not end the process.
+    _reopen: Signal,
     /// From a terminal, SIGHUP says that the terminal is gone; from anybody else, that the
     /// configuration has changed.
     has_terminal: bool,
@@ -38,6 +40,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             quit: signal(SignalKind::quit())?,
+            _reopen: signal(SignalKind::user_defined1())?,
             has_terminal: io::stdin().is_terminal(),
         })
     }
@@ -59,6 +62,18 @@ impl Signals {
             }
         }
     }
+}
+
+/// Has files that were moved away opened again whenever SIGUSR1 asks for it, as long as the process runs.
+pub(crate) fn on_reopen(reopen: impl Fn() + Send + 'static) -> io::Result<()> {
+    let mut asked = signal(SignalKind::user_defined1())?;
+    drop(tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            tracing::debug!("SIGUSR1: the access log is opened again");
+            reopen();
+        }
+    }));
+    Ok(())
 }
 
 /// Waits until `done`, at most for `patience`. Says whether it is done.

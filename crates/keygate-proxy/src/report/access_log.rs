@@ -1,24 +1,297 @@
-//! A line for each request.
+//! A line for each request that is sampled. What a line needs of a head is copied when the request
+//! begins, since one that is cut off has nothing left to read it from; unless it is sure by then that
+//! there will be no line.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use keygate_core::Denial;
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderValue, Version};
+use keygate_config::{AccessLogSettings, AccessLogSink, Config, Sample};
+use keygate_core::{Access, Code, Identity, TraceId, UnixMillis};
+use keygate_telemetry::Metrics;
+use keygate_telemetry::access_log::{
+    self as telemetry, CutShort, Decision, Protocol, Record, Text, Texts, Times, shown_address,
+};
 use pingora::http::RequestHeader;
-use quanta::Instant;
+use pingora::{Error, ErrorType};
 
-use super::{End, Story};
+use super::{End, RefusedHead, Story};
 use crate::context::Context;
+use crate::line::{self, Cut};
 use crate::snapshot::Snapshot;
 
 /// Writes the access log.
 #[derive(Clone, Default)]
-pub struct AccessLog {}
+pub struct AccessLog {
+    log: telemetry::AccessLog,
+    clock: Option<fn() -> UnixMillis>,
+}
+
+/// What a request carries for its line, if it may get one.
+#[derive(Default)]
+pub(crate) struct Noted(Option<Kept>);
+
+struct Kept {
+    texts: Texts,
+    protocol: Protocol,
+    /// Decides, together with how the request ends, whether there is a line.
+    random: u64,
+}
+
+/// What is worked out of a configuration once.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    /// The largest of all samples: a request beyond it gets no line, however it ends.
+    most: Sample,
+}
+
+impl Rules {
+    pub(crate) fn of(config: &Config) -> Self {
+        let settings = &config.access_log;
+        if settings.sink == AccessLogSink::Off {
+            return Self { most: Sample::NONE };
+        }
+        let of_routes = config.route_settings.iter().filter_map(|route| route.access_log_sample);
+        let samples = [settings.sample, settings.sample_refused, settings.sample_failed];
+        Self { most: samples.into_iter().chain(of_routes).max().unwrap_or(Sample::NONE) }
+    }
+}
 
 impl AccessLog {
-    pub(super) fn begun(&self, _head: &RequestHeader, _snapshot: &Snapshot, _story: &mut Story) {}
+    /// One with a queue of this size. It is told of each configuration.
+    #[must_use]
+    pub fn of(settings: &AccessLogSettings, metrics: &Metrics, clock: fn() -> UnixMillis) -> Self {
+        let log = telemetry::AccessLog::new(settings.queue_max, metrics.access_log());
+        Self { log, clock: Some(clock) }
+    }
 
-    pub(super) fn ended(&self, _ctx: &Context, _status: Option<u16>, _end: End, _took: Duration) {}
+    /// Opens its file again, for whoever has moved it away.
+    pub fn reopen(&self) {
+        self.log.reopen();
+    }
 
-    pub(super) fn head_refused(&self, _client: IpAddr, _denial: &Denial, _began: Instant) {}
+    /// Writes what is queued, within a bound, and nothing after that. Blocks.
+    pub fn stop(&self) {
+        self.log.stop();
+    }
+
+    /// From here on lines go where this configuration says.
+    pub(crate) fn follow(&self, config: &Config) {
+        let params = config.routes.routes().iter().filter_map(|route| match &route.access {
+            Access::Key(access) => access.query_param.clone(),
+            Access::Public(_) => None,
+        });
+        let mut params: Vec<Box<str>> = params.collect();
+        params.sort_unstable();
+        params.dedup();
+        self.log.change(&config.access_log, params);
+    }
+
+    #[inline]
+    pub(super) fn begun(&self, head: &RequestHeader, snapshot: &Snapshot, story: &mut Story) {
+        let most = snapshot.log_rules.most;
+        if most == Sample::NONE {
+            return;
+        }
+        let random = fastrand::u64(..);
+        if most.takes(random) {
+            let kept = Kept { texts: texts_of(head), protocol: protocol(head.version), random };
+            story.log = Noted(Some(kept));
+        }
+    }
+
+    pub(super) fn ended(
+        &self,
+        noted: Noted,
+        ctx: &Context,
+        status: Option<u16>,
+        end: End,
+        took: Duration,
+    ) {
+        let Noted(Some(kept)) = noted else { return };
+        let cut = cut_short(end, ctx);
+        if sample(ctx, status, cut).takes(kept.random) {
+            self.log.write(self.record(kept, ctx, status, cut, took));
+        }
+    }
+
+    fn record(
+        &self,
+        kept: Kept,
+        ctx: &Context,
+        status: Option<u16>,
+        cut: Option<CutShort>,
+        took: Duration,
+    ) -> Record {
+        let Kept { mut texts, protocol, random: _ } = kept;
+        let Context { snapshot, story, admitted, tries, .. } = ctx;
+        let settings = &snapshot.config.access_log;
+        if let Some(id) = &ctx.request_id {
+            texts.set_bytes(Text::RequestId, id.as_bytes());
+        }
+        if let Some(route) = ctx.route() {
+            texts.set(Text::Route, &route.name);
+        }
+        let attempts = tries.count();
+        if let Some(upstream) = ctx.upstream().filter(|_| attempts > 0) {
+            texts.set(Text::Upstream, &upstream.settings().name);
+        }
+        let key = admitted.as_ref().and_then(|admitted| admitted.permit.key());
+        if let Some(key) = key.or(story.refused.as_deref()) {
+            set_identity(&mut texts, &key.identity);
+        }
+        Record {
+            began: self.moment(took),
+            texts,
+            query: settings.query,
+            protocol,
+            is_tls: line::with_client(|client| client.tls().is_some()).unwrap_or_default(),
+            client: story
+                .client
+                .and_then(|address| shown_address(address, settings.client_address)),
+            decision: decision(ctx, status),
+            failure: story.code.filter(|_| admitted.is_some()),
+            cut,
+            status,
+            bytes_in: story.bytes_in,
+            bytes_out: story.bytes_out,
+            times: times(ctx, took),
+            target: story.target,
+            attempts,
+            trace: Some(story.trace.trace_id()).filter(|trace| *trace != TraceId::default()),
+        }
+    }
+
+    /// Writes the line of a request whose head could not be read.
+    pub(super) fn head_refused(&self, snapshot: &Snapshot, refused: &RefusedHead<'_>) {
+        let settings = &snapshot.config.access_log;
+        if snapshot.log_rules.most == Sample::NONE
+            || !settings.sample_refused.takes(fastrand::u64(..))
+        {
+            return;
+        }
+        let mut texts = Texts::with_room(0);
+        texts.set_bytes(Text::RequestId, refused.request_id.as_bytes());
+        let code = refused.denial.code();
+        self.log.write(Record {
+            began: self.moment(Duration::ZERO),
+            texts,
+            query: settings.query,
+            protocol: Protocol::Unknown,
+            is_tls: refused.is_tls,
+            client: shown_address(refused.client, settings.client_address),
+            decision: Decision::Refused(code),
+            failure: None,
+            cut: None,
+            status: Some(code.status()),
+            bytes_in: 0,
+            bytes_out: refused.bytes_out as u64,
+            times: Times::default(),
+            target: None,
+            attempts: 0,
+            trace: None,
+        });
+    }
+
+    /// When something began that took so long.
+    fn moment(&self, took: Duration) -> UnixMillis {
+        let now = self.clock.map_or(UnixMillis(0), |clock| clock());
+        UnixMillis(now.0.saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// How many of the requests that end like this one get a line.
+fn sample(ctx: &Context, status: Option<u16>, cut: Option<CutShort>) -> Sample {
+    let settings = &ctx.snapshot.config.access_log;
+    let of_route = || {
+        let route = ctx.snapshot.config.route_settings.get(ctx.route?)?;
+        route.access_log_sample
+    };
+    if ctx.admitted.is_none() && ctx.story.code.is_some() {
+        settings.sample_refused
+    } else if cut.is_some() || status.is_none_or(|status| status >= 500) {
+        settings.sample_failed
+    } else {
+        of_route().unwrap_or(settings.sample)
+    }
+}
+
+fn decision(ctx: &Context, status: Option<u16>) -> Decision {
+    match (&ctx.admitted, ctx.story.code) {
+        (Some(_), _) => Decision::Admitted,
+        (None, Some(code)) => Decision::Refused(code),
+        (None, None) if status.is_some() => Decision::Preflight,
+        (None, None) => Decision::Undecided,
+    }
+}
+
+fn times(ctx: &Context, total: Duration) -> Times {
+    let Context { story, started, forwarded_at, .. } = ctx;
+    let forwarded = forwarded_at.map(|at| at.saturating_duration_since(*started));
+    let between = |from: Option<Duration>, to: Option<Duration>| Some(to?.saturating_sub(from?));
+    Times {
+        total,
+        decision: story.decision,
+        lookup: story.lookup.map(|waited| waited.took),
+        connect: between(forwarded, story.connected),
+        first_byte: between(story.connected, story.first_byte),
+    }
+}
+
+/// Why a request is dropped midway.
+fn cut_short(end: End, ctx: &Context) -> Option<CutShort> {
+    match end {
+        End::Finished => ctx.story.cut,
+        End::Cut => Some(match line::cut_by() {
+            Some(Cut::Key(denial)) if denial.code() == Code::ApiKeyExpired => CutShort::Expired,
+            Some(Cut::Key(_)) => CutShort::Revoked,
+            Some(Cut::SlowBody) => CutShort::SlowClient,
+            Some(Cut::TotalTimeout) => CutShort::TotalTimeout,
+            Some(Cut::ClientLeft) => CutShort::ClientLeft,
+            None => CutShort::Aborted,
+        }),
+    }
+}
+
+/// What the client did that ended its request with this error.
+pub(crate) fn client_fault(error: &Error) -> CutShort {
+    let is_slow = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+    if is_slow { CutShort::SlowClient } else { CutShort::ClientLeft }
+}
+
+fn texts_of(head: &RequestHeader) -> Texts {
+    let (uri, headers) = (&head.uri, &head.headers);
+    let header = |name| headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let host = authority.unwrap_or_else(|| header(HOST));
+    // Before it there may be a user and a password.
+    let host = host.rsplit(|&byte| byte == b'@').next().unwrap_or_default();
+    let (method, path, query) = (head.method.as_str(), uri.path(), uri.query().unwrap_or_default());
+    let agent = header(USER_AGENT);
+    let mut texts =
+        Texts::with_room(method.len() + host.len() + path.len() + query.len() + agent.len());
+    texts.set(Text::Method, method);
+    texts.set_bytes(Text::Host, host);
+    texts.set(Text::Path, path);
+    texts.set(Text::Query, query);
+    texts.set_bytes(Text::UserAgent, agent);
+    texts
+}
+
+fn set_identity(texts: &mut Texts, identity: &Identity) {
+    let [key, app, account, hint] = identity.texts();
+    texts.set_bytes(Text::KeyId, key);
+    texts.set_bytes(Text::AppId, app);
+    texts.set_bytes(Text::AccountId, account);
+    texts.set_bytes(Text::Hint, hint);
+}
+
+fn protocol(version: Version) -> Protocol {
+    if version == Version::HTTP_2 {
+        Protocol::Http2
+    } else if version == Version::HTTP_10 {
+        Protocol::Http10
+    } else {
+        Protocol::Http11
+    }
 }

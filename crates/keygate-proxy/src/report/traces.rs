@@ -59,7 +59,6 @@ impl Noted {
     }
 
     /// Every request that has begun has one, whether or not it is traced.
-    #[expect(dead_code, reason = "for the access log")]
     pub(crate) fn trace_id(&self) -> TraceId {
         self.parent.trace
     }

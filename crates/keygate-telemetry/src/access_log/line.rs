@@ -218,10 +218,10 @@ impl CutShort {
         match self {
             Self::Revoked => "key_revoked",
             Self::Expired => "key_expired",
-            Self::SlowBody => "slow_body",
+            Self::SlowClient => "slow_client",
             Self::TotalTimeout => "total_timeout",
             Self::ClientLeft => "client_left",
-            Self::Stopped => "stopped",
+            Self::Aborted => "aborted",
         }
     }
 }

@@ -61,11 +61,12 @@ pub enum CutShort {
     /// Its key was revoked or disabled, or the app or account of it.
     Revoked,
     Expired,
-    SlowBody,
+    /// Its body did not come on, or it did not read its answer.
+    SlowClient,
     TotalTimeout,
     ClientLeft,
-    /// The gateway stopped.
-    Stopped,
+    /// The gateway ended before it, or failed.
+    Aborted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

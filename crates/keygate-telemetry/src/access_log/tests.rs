@@ -186,6 +186,7 @@ fn lines_go_where_the_newest_settings_say() {
     let bench = Bench::new(1_000);
     let (one, other) = (bench.path(), bench.folder.path().join("other.jsonl"));
     bench.write_to(AccessLogSink::File(one.clone()));
+    eventually(|| one.exists());
     bench.write(10);
     bench.write_to(AccessLogSink::File(other.clone()));
     eventually(|| other.exists());
