@@ -105,6 +105,23 @@ impl Client {
         is_loopback(&url).then(|| Self { agent: agent(patience), url, token })
     }
 
+    /// The same, but waits no longer than this for an answer.
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { agent: agent(patience), ..self }
+    }
+
+    /// Reads what is no JSON, and for everybody: no token is sent.
+    pub(crate) fn text(&self, path: &str) -> Result<String, Failure> {
+        let request = Request::get(format!("{}{path}", self.url)).body(());
+        let request = request.map_err(|_| self.unusable())?;
+        let mut answer = self.agent.run(request).map_err(|error| self.unanswered(error))?;
+        if !answer.status().is_success() {
+            return Err(refusal(answer.status().as_u16(), &Value::Null));
+        }
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        body.read_to_string().map_err(|error| self.unanswered(error))
+    }
+
     /// Sends a call and reads its answer.
     pub(crate) fn send(&self, call: &Call) -> Result<Value, Failure> {
         let body = call.body.as_ref().map(Value::to_string).unwrap_or_default();

@@ -48,6 +48,14 @@ impl Failure {
         ExitCode::from(self.exit() as u8)
     }
 
+    /// What a view says in passing.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Config(report) => report.render(Colours::Off),
+            Self::Other(_, error) => format!("{error:#}"),
+        }
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Usage,

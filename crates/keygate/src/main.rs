@@ -32,6 +32,7 @@ mod sample;
 mod serve;
 mod shutdown;
 mod stores;
+mod top;
 mod watch;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Mode::Explain(explain) => manage::explain(&explain),
         Mode::Tokens(tokens) => manage::tokens(&tokens),
         Mode::Audit(audit) => manage::audit(&audit),
+        Mode::Top(top) => top::run(&top),
         Mode::Fleet(fleet) => manage::fleet(&fleet),
         Mode::Pepper(pepper) => pepper::run(&pepper),
         Mode::Config(show) => ask_config::run(&show),

@@ -1,6 +1,6 @@
 //! What commands print: a table for people, JSON for programs, bare ids for scripts.
 //!
-//! The only file that writes to standard output, logs aside.
+//! The only file that writes to standard output, but for logs and the view of `keygate top`.
 
 mod cells;
 mod steps;
@@ -30,6 +30,8 @@ pub(crate) enum Shape {
     Keys,
     Audit,
     Fleet,
+    /// Those who call most: keys, and clients without one.
+    Top,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,15 +169,26 @@ fn columns(shape: Shape) -> Option<&'static [&'static str]> {
             "seen_at",
             "started_at",
         ]),
+        Shape::Top => Some(&[
+            "key_id",
+            "hint",
+            "requests",
+            "refusals",
+            "bytes",
+            "share",
+            "app_id",
+            "account_id",
+        ]),
         Shape::Audit => {
             Some(&["at", "actor", "action", "subject", "hint", "from", "reason", "refused"])
         }
     }
 }
 
-/// What a list's items go by: their id, or for the audit log the record that changed.
+/// What a list's items go by: their id or their key's, or for the audit log the record that changed.
 fn id_of(columns: &[&'static str]) -> &'static str {
-    if columns.contains(&"id") { "id" } else { "subject" }
+    let ids = ["id", "key_id"];
+    ids.into_iter().find(|id| columns.contains(id)).unwrap_or("subject")
 }
 
 fn items(answer: &Value) -> &[Value] {

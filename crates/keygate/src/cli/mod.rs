@@ -9,6 +9,7 @@ mod keys;
 mod pepper;
 mod store;
 mod tokens;
+mod top;
 
 use std::path::PathBuf;
 
@@ -32,6 +33,7 @@ pub(crate) use keys::{CreateKey, Keys, KeysCommand, LimitOptions, ListKeys, Rota
 pub(crate) use pepper::{Pepper, PepperCommand, Reload};
 pub(crate) use store::{Store, StoreCommand};
 pub(crate) use tokens::{CreateToken, Tokens, TokensCommand};
+pub(crate) use top::Top;
 
 /// An edge proxy that enforces API keys in front of your HTTP APIs.
 #[derive(Debug, Parser)]
@@ -70,6 +72,8 @@ pub(crate) enum Mode {
     Tokens(Tokens),
     /// List what was changed, when and by whom
     Audit(Audit),
+    /// Show live who calls a gateway most, and how it is
+    Top(Top),
     /// List the gateways that share the store; fails (1) unless each follows its changes live
     Fleet(Fleet),
     /// See which peppers keys depend on, and go over to a new one
