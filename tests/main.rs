@@ -74,6 +74,7 @@ mod shutdown;
 mod spelling;
 mod streaming;
 mod tls_clients;
+mod top;
 mod upgrade;
 mod upstream_tls;
 mod versions;

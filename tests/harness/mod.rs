@@ -28,6 +28,7 @@ mod sentinels;
 mod tap;
 mod target;
 mod tls;
+mod tmux;
 mod upstream;
 mod wait;
 pub mod websocket;
@@ -55,6 +56,7 @@ pub use sentinels::Sentinels;
 pub use tap::{Tap, Which};
 pub use target::{Mood, Target};
 pub use tls::TlsClient;
+pub use tmux::Tmux;
 pub use upstream::Upstream;
 pub use wait::{eventually, eventually_within, patience};
 

@@ -27,7 +27,7 @@ const SHARE: usize = 7;
 /// Place, hint, rate, three counts, share, and the space around them.
 const FIXED: usize = 4 + HINT + 11 + 3 * NUMBER + SHARE + 2;
 /// With less than this for the line and the bar, ids are left out.
-const LIVELY_MIN: usize = 26;
+const LIVELY_MIN: usize = 24;
 const SPARK_MAX: usize = 60;
 const BAR_MAX: usize = 24;
 
