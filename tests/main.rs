@@ -25,6 +25,7 @@ mod conformance;
 mod connections;
 mod cors;
 mod crash;
+mod dashboards;
 mod decisions;
 mod demo;
 mod deploy;
