@@ -76,6 +76,7 @@ mod spelling;
 mod streaming;
 mod tls_clients;
 mod top;
+mod traces;
 mod upgrade;
 mod upstream_tls;
 mod versions;
