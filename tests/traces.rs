@@ -301,7 +301,7 @@ fn a_request_that_was_cut_has_spans_too() {
     gateway.admin().revoke(&key);
     let spans = collector.trace(&revoked);
     let whole = one(&spans, "GET /v1/orders");
-    has(whole, &[("error.type", "key_ended"), ("http.response.status_code", "200")]);
+    has(whole, &[("error.type", "key_revoked"), ("http.response.status_code", "200")]);
     has(whole, &[("keygate.key.id", &key.id)]);
     assert!(whole.is_error);
     is_within(one(&spans, "keygate.upstream"), whole);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::HOST;
 use keygate_core::problem::Code;
 use keygate_core::{Denial, KeyRecord, Permit, UnixMillis};
 use keygate_telemetry::access_log::CutShort;
@@ -67,8 +66,6 @@ pub(crate) struct Story {
     pub bytes_in: u64,
     /// Bytes of the answer's body, or of a tunnel to the client.
     pub bytes_out: u64,
-    /// Of its head, if somebody is to be told.
-    pub head: Option<Box<Head>>,
     /// Why it ended before its time, if that was its client's doing.
     pub cut: Option<CutShort>,
     pub usage: usage::Noted,
@@ -81,28 +78,6 @@ impl Story {
     pub(crate) fn refuses(&mut self, permit: &Permit, denial: Denial) -> Denial {
         self.refused = permit.record().cloned();
         denial
-    }
-}
-
-/// What is told of a request's head.
-pub(crate) struct Head {
-    pub method: http::Method,
-    pub version: http::Version,
-    pub host: Box<str>,
-    /// As it was sent, without its query.
-    pub path: Box<str>,
-}
-
-impl Head {
-    fn of(head: &RequestHeader) -> Self {
-        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-        let host = host.or_else(|| head.uri.authority().map(|authority| authority.as_str()));
-        Self {
-            method: head.method.clone(),
-            version: head.version,
-            host: host.unwrap_or_default().into(),
-            path: head.uri.path().into(),
-        }
     }
 }
 
@@ -175,7 +150,9 @@ pub(crate) fn ended(ctx: &mut Context, status: Option<u16>, end: End) {
 
 /// A request is dropped midway, and nobody has cut it off: the gateway ends, or failed.
 pub(crate) fn aborted(ctx: &mut Context, status: Option<u16>) {
-    log_line(ctx, status, End::Cut, ctx.started.elapsed());
+    let took = ctx.started.elapsed();
+    ctx.snapshot.reporters.traces.ended(ctx, status, End::Cut, took);
+    log_line(ctx, status, End::Cut, took);
 }
 
 fn log_line(ctx: &mut Context, status: Option<u16>, end: End, took: Duration) {

@@ -1,6 +1,5 @@
 //! What is told of requests, as the program uses it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,24 +62,6 @@ pub enum ClientAddress {
     Off,
 }
 
-impl ClientAddress {
-    /// What is shown of this one.
-    #[must_use]
-    pub fn of(self, address: IpAddr) -> Option<IpAddr> {
-        let shown = match (self, address.to_canonical()) {
-            (Self::Off, _) => return None,
-            (Self::Full, address) => address,
-            (Self::Masked, IpAddr::V4(address)) => {
-                (address & Ipv4Addr::new(255, 255, 255, 0)).into()
-            }
-            (Self::Masked, IpAddr::V6(address)) => {
-                (address & Ipv6Addr::new(0xffff, 0xffff, 0xffff, 0, 0, 0, 0, 0)).into()
-            }
-        };
-        Some(shown)
-    }
-}
-
 /// A part of all requests, in millionths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sample(pub u32);
@@ -116,23 +97,6 @@ pub struct TracingSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_masked_to_its_network() {
-        let shown = |of: ClientAddress, address: &str| {
-            of.of(address.parse().unwrap()).map(|shown| shown.to_string())
-        };
-        for (address, masked) in [
-            ("192.0.2.77", "192.0.2.0"),
-            ("::ffff:192.0.2.77", "192.0.2.0"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
-        ] {
-            assert_eq!(shown(ClientAddress::Masked, address).as_deref(), Some(masked));
-            assert_eq!(shown(ClientAddress::Off, address), None);
-        }
-        let full = shown(ClientAddress::Full, "::ffff:192.0.2.77");
-        assert_eq!(full.as_deref(), Some("192.0.2.77"));
-    }
 
     #[test]
     fn a_sample_takes_its_share() {

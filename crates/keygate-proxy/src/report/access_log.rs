@@ -216,7 +216,8 @@ fn sample(ctx: &Context, status: Option<u16>, cut: Option<CutShort>) -> Sample {
     }
 }
 
-fn decision(ctx: &Context, status: Option<u16>) -> Decision {
+/// What was decided of a request.
+pub(super) fn decision(ctx: &Context, status: Option<u16>) -> Decision {
     match (&ctx.admitted, ctx.story.code) {
         (Some(_), _) => Decision::Admitted,
         (None, Some(code)) => Decision::Refused(code),
@@ -239,7 +240,7 @@ fn times(ctx: &Context, total: Duration) -> Times {
 }
 
 /// Why a request is dropped midway.
-fn cut_short(end: End, ctx: &Context) -> Option<CutShort> {
+pub(super) fn cut_short(end: End, ctx: &Context) -> Option<CutShort> {
     match end {
         End::Finished => ctx.story.cut,
         End::Cut => Some(match line::cut_by() {

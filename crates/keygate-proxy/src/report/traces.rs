@@ -4,13 +4,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::Version;
 use keygate_config::TracingSettings;
 use keygate_core::{SpanId, TraceId, TraceParent};
+use keygate_telemetry::access_log::CutShort;
 use keygate_telemetry::traces::SpanSender;
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorSource};
 
-use super::{End, Head, Story};
+use super::access_log::cut_short;
+use super::{End, Story, client_fault};
 use crate::context::Context;
 use crate::trace;
 
@@ -27,10 +30,20 @@ pub(crate) struct Noted {
 
 /// What is noted of a request that is traced.
 struct Recording {
+    head: Head,
     /// The request's own span.
     span: SpanId,
     /// No more than the upstream's settings allow.
     attempts: Vec<Attempt>,
+}
+
+/// One that is cut off has nothing left to read this from.
+struct Head {
+    method: &'static str,
+    version: Version,
+    /// Masked and bounded, and so is the path.
+    host: Option<String>,
+    path: String,
 }
 
 /// One sending of the request to a target.
@@ -49,15 +62,6 @@ struct Failed {
 }
 
 impl Noted {
-    fn new(sent: Option<TraceParent>, is_traced: bool) -> Self {
-        let recording = || Box::new(Recording { span: trace::new_span(), attempts: Vec::new() });
-        Self {
-            parent: sent.unwrap_or_else(trace::new_trace),
-            is_new: sent.is_none(),
-            recording: is_traced.then(recording),
-        }
-    }
-
     /// Every request that has begun has one, whether or not it is traced.
     pub(crate) fn trace_id(&self) -> TraceId {
         self.parent.trace
@@ -83,12 +87,21 @@ impl Noted {
     }
 }
 
+/// How a request ended.
+struct Ended {
+    status: Option<u16>,
+    cut: Option<CutShort>,
+    took: Duration,
+    /// Nanoseconds since 1970.
+    at_ns: u64,
+}
+
 /// The attempt at hand has failed.
 pub(super) fn failed(ctx: &mut Context, error: &Error) {
     let Some(recording) = &mut ctx.story.trace.recording else { return };
     if let Some(attempt @ Attempt { failed: None, .. }) = recording.attempts.last_mut() {
         let is_clients = *error.esource() == ErrorSource::Downstream;
-        let why = if is_clients { "client_left" } else { error.etype().as_str() };
+        let why = if is_clients { client_fault(error).name() } else { error.etype().as_str() };
         let connected = ctx.story.connected;
         attempt.failed = Some(Failed { why, connected, at: ctx.started.elapsed() });
     }
@@ -124,15 +137,21 @@ impl Traces {
     pub(super) fn begun(&self, head: &RequestHeader, by: &TracingSettings, story: &mut Story) {
         let sent = trace::parent(&head.headers);
         let is_traced = self.sink.is_some() && is_traced(sent, by);
-        story.trace = Noted::new(sent, is_traced);
-        if is_traced {
-            story.head.get_or_insert_with(|| Box::new(Head::of(head)));
-        }
+        let recording = || {
+            let (head, span) = (Head::of(head), trace::new_span());
+            Box::new(Recording { head, span, attempts: Vec::new() })
+        };
+        story.trace = Noted {
+            parent: sent.unwrap_or_else(trace::new_trace),
+            is_new: sent.is_none(),
+            recording: is_traced.then(recording),
+        };
     }
 
     pub(super) fn ended(&self, ctx: &Context, status: Option<u16>, end: End, took: Duration) {
         if let (Some(sink), Some(recording)) = (&self.sink, &ctx.story.trace.recording) {
-            sink.sender.send(spans::of(ctx, recording, status, end, took, (sink.clock)()));
+            let ended = Ended { status, cut: cut_short(end, ctx), took, at_ns: (sink.clock)() };
+            sink.sender.send(spans::of(ctx, recording, &ended));
         }
     }
 }

@@ -203,7 +203,8 @@ impl Serialize for Trace {
 }
 
 impl Decision {
-    fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Admitted => "admitted",
             Self::Refused(code) => code.as_str(),
@@ -214,7 +215,8 @@ impl Decision {
 }
 
 impl CutShort {
-    fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Revoked => "key_revoked",
             Self::Expired => "key_expired",

@@ -4,31 +4,26 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use http::header::HOST;
 use http::{Method, Version};
-use keygate_core::{SpanId, TraceParent};
-use keygate_telemetry::logging::mask;
+use keygate_core::SpanId;
+use keygate_telemetry::access_log::shown_address;
+use keygate_telemetry::logging::mask_encoded;
 use keygate_telemetry::traces::{Attribute, Event, Span, SpanKind};
+use pingora::http::RequestHeader;
 
-use super::{Attempt, Recording};
+use super::{Attempt, Ended, Head, Recording};
 use crate::context::Context;
-use crate::line::{self, Cut};
-use crate::report::{End, Head};
+use crate::report::access_log::decision;
+use crate::{line, trace};
 
 /// The longest text of a client that is told, in characters.
 const TEXT_LENGTH_MAX: usize = 256;
 
-/// The spans of a request that has ended at `ended_ns`.
-pub(super) fn of(
-    ctx: &Context,
-    recording: &Recording,
-    status: Option<u16>,
-    end: End,
-    took: Duration,
-    ended_ns: u64,
-) -> Vec<Span> {
-    let TraceParent { trace, .. } = ctx.story.trace.parent;
-    let began_ns = ended_ns.saturating_sub(nanos(took));
-    let tell = Telling { ctx, recording, trace, began_ns, took, status, end };
+/// The spans of a request.
+pub(super) fn of(ctx: &Context, recording: &Recording, ended: &Ended) -> Vec<Span> {
+    let began_ns = ended.at_ns.saturating_sub(nanos(ended.took));
+    let tell = Telling { ctx, recording, ended, began_ns };
     let mut spans = vec![tell.request()];
     if let Some(decide) = tell.decide() {
         spans.extend(tell.lookup(decide.id));
@@ -43,11 +38,8 @@ pub(super) fn of(
 struct Telling<'a> {
     ctx: &'a Context,
     recording: &'a Recording,
-    trace: keygate_core::TraceId,
+    ended: &'a Ended,
     began_ns: u64,
-    took: Duration,
-    status: Option<u16>,
-    end: End,
 }
 
 impl Telling<'_> {
@@ -56,21 +48,17 @@ impl Telling<'_> {
         let (story, route) = (&self.ctx.story, self.ctx.route());
         let mut attributes = Vec::with_capacity(20);
         let mut tell = |attribute| attributes.push(attribute);
-        let mut name = Cow::Borrowed("HTTP");
-        if let Some(head) = &story.head {
-            let method = method(&head.method);
-            name = match route {
-                Some(route) => Cow::Owned(format!("{method} {}", route.path)),
-                None if method == OTHER_METHOD => name,
-                None => Cow::Borrowed(method),
-            };
-            tell(Attribute::text("http.request.method", method));
-            head_attributes(head, &mut tell);
-        }
+        let head = &self.recording.head;
+        let name = match route {
+            Some(route) => Cow::Owned(format!("{} {}", named(head.method), route.path)),
+            None => Cow::Borrowed(named(head.method)),
+        };
+        tell(Attribute::text("http.request.method", head.method));
+        head_attributes(head, &mut tell);
         let is_tls = line::with_client(|client| client.tls().is_some()) == Some(true);
         tell(Attribute::text("url.scheme", if is_tls { "https" } else { "http" }));
         let shown = self.ctx.snapshot.config.access_log.client_address;
-        if let Some(client) = story.client.and_then(|client| shown.of(client)) {
+        if let Some(client) = story.client.and_then(|client| shown_address(client, shown)) {
             tell(Attribute::text("client.address", client.to_string()));
         }
         if let Some(route) = route {
@@ -78,7 +66,7 @@ impl Telling<'_> {
             tell(Attribute::text("keygate.route", route.name.to_string()));
         }
         self.identity(&mut tell);
-        if let Some(status) = self.status {
+        if let Some(status) = self.ended.status {
             tell(Attribute::number("http.response.status_code", status));
         }
         let failure = self.failure();
@@ -93,7 +81,7 @@ impl Telling<'_> {
             name,
             attributes,
             is_failure: failure.is_some(),
-            ..self.span(self.recording.span, Duration::ZERO, self.took)
+            ..self.span(self.recording.span, Duration::ZERO, self.ended.took)
         }
     }
 
@@ -107,13 +95,8 @@ impl Telling<'_> {
             tell(Attribute::text("keygate.app.id", text(&key.identity.app_id())));
             tell(Attribute::text("keygate.account.id", text(&key.identity.account_id())));
         }
-        let decision = match (admitted, story.code) {
-            (Some(_), _) => Some("admitted"),
-            (None, code) => code.map(|code| code.as_str()),
-        };
-        if let Some(decision) = decision {
-            tell(Attribute::text("keygate.decision", decision));
-        }
+        let decision = decision(ctx, self.ended.status);
+        tell(Attribute::text("keygate.decision", decision.name()));
         if let Some(id) = ctx.request_id.as_ref().and_then(|id| id.to_str().ok()) {
             tell(Attribute::text("keygate.request_id", id.to_owned()));
         }
@@ -121,11 +104,11 @@ impl Telling<'_> {
 
     /// Why it went wrong, if it did. A refusal is what we are for, and no failure.
     fn failure(&self) -> Option<Cow<'static, str>> {
-        if self.end == End::Cut {
-            return Some(Cow::Borrowed(cut(line::cut_by())));
+        if let Some(cut) = self.ended.cut {
+            return Some(cut.name().into());
         }
         let (is_admitted, code) = (self.ctx.admitted.is_some(), self.ctx.story.code);
-        match (code, self.status) {
+        match (code, self.ended.status) {
             (Some(code), _) if is_admitted || code.status() >= 500 => Some(code.as_str().into()),
             (None, Some(status)) if status >= 500 => Some(status.to_string().into()),
             (None, None) => Some("no_answer".into()),
@@ -140,12 +123,12 @@ impl Telling<'_> {
     /// From the beginning to the permit or denial.
     fn decide(&self) -> Option<Span> {
         // A request that was cut before has been waiting for it to the end.
-        let is_open = self.end == End::Cut;
-        let end = self.ctx.story.decision.or_else(|| is_open.then_some(self.took))?;
+        let cut = || self.ended.cut.map(|_| self.ended.took);
+        let end = self.ctx.story.decision.or_else(cut)?;
         Some(Span {
             name: "keygate.decide".into(),
             parent: Some(self.recording.span),
-            ..self.span(crate::trace::new_span(), Duration::ZERO, end)
+            ..self.span(trace::new_span(), Duration::ZERO, end)
         })
     }
 
@@ -156,7 +139,7 @@ impl Telling<'_> {
         Some(Span {
             name: "keygate.lookup".into(),
             parent: Some(parent),
-            ..self.span(crate::trace::new_span(), since, since + waited.took)
+            ..self.span(trace::new_span(), since, since + waited.took)
         })
     }
 
@@ -164,9 +147,7 @@ impl Telling<'_> {
         let story = &self.ctx.story;
         let mut attributes = Vec::with_capacity(10);
         let mut tell = |attribute| attributes.push(attribute);
-        if let Some(head) = &story.head {
-            tell(Attribute::text("http.request.method", method(&head.method)));
-        }
+        tell(Attribute::text("http.request.method", self.recording.head.method));
         if let Some(upstream) = self.ctx.upstream() {
             tell(Attribute::text("keygate.upstream", upstream.settings().name.to_string()));
         }
@@ -180,7 +161,7 @@ impl Telling<'_> {
         }
         let (connected, end, mut why) = match &attempt.failed {
             Some(failed) => (failed.connected, failed.at, Some(failed.why.into())),
-            None => (story.connected, self.took, None),
+            None => (story.connected, self.ended.took, None),
         };
         // Whoever began to answer had the request last.
         let is_last = place + 1 == i64::try_from(self.recording.attempts.len()).unwrap_or_default();
@@ -189,8 +170,8 @@ impl Telling<'_> {
             let status = status.as_u16();
             tell(Attribute::number("http.response.status_code", status));
             why = why.or_else(|| (status >= 400).then(|| status.to_string().into()));
-        } else if self.end == End::Cut && attempt.failed.is_none() {
-            why = Some(cut(line::cut_by()).into());
+        } else if let (Some(cut), None) = (self.ended.cut, &attempt.failed) {
+            why = Some(cut.name().into());
         }
         if let Some(why) = &why {
             tell(Attribute::text("error.type", Cow::clone(why)));
@@ -210,7 +191,7 @@ impl Telling<'_> {
 
     fn span(&self, id: SpanId, begin: Duration, end: Duration) -> Span {
         Span {
-            trace: self.trace,
+            trace: self.ctx.story.trace.trace_id(),
             id,
             parent: None,
             is_parent_remote: false,
@@ -229,19 +210,30 @@ impl Telling<'_> {
     }
 }
 
-fn head_attributes(head: &Head, tell: &mut impl FnMut(Attribute)) {
-    tell(Attribute::text("url.path", bounded(&head.path)));
-    let (host, port) = match head.host.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && !port.contains(']') => {
-            (host, port.parse::<u16>().ok())
+impl Head {
+    pub(super) fn of(head: &RequestHeader) -> Self {
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = head.uri.authority().map(|authority| authority.as_str()).or(host);
+        // Before it there may be a user and a password.
+        let host = host.and_then(|host| host.rsplit('@').next());
+        Self {
+            method: method(&head.method),
+            version: head.version,
+            host: host.map(bounded).filter(|host| !host.is_empty()),
+            path: bounded(head.uri.path()),
         }
-        Some(_) | None => (&*head.host, None),
-    };
-    if !host.is_empty() {
-        tell(Attribute::text("server.address", bounded(host)));
     }
-    if let Some(port) = port {
-        tell(Attribute::number("server.port", port));
+}
+
+fn head_attributes(head: &Head, tell: &mut impl FnMut(Attribute)) {
+    tell(Attribute::text("url.path", head.path.clone()));
+    if let Some(host) = &head.host {
+        let parts = host.rsplit_once(':');
+        let port = parts.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        tell(Attribute::text("server.address", port.map_or(&**host, |(host, _)| host).to_owned()));
+        if let Some((_, port)) = port {
+            tell(Attribute::number("server.port", port));
+        }
     }
     if let Some(version) = version(head.version) {
         tell(Attribute::text("network.protocol.version", version));
@@ -250,7 +242,7 @@ fn head_attributes(head: &Head, tell: &mut impl FnMut(Attribute)) {
 
 /// Masked before it is cut: half a key would not look like one.
 fn bounded(text: &str) -> String {
-    mask(text).chars().take(TEXT_LENGTH_MAX).collect()
+    mask_encoded(text).chars().take(TEXT_LENGTH_MAX).collect()
 }
 
 const OTHER_METHOD: &str = "_OTHER";
@@ -262,20 +254,15 @@ fn method(method: &Method) -> &'static str {
     KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or(OTHER_METHOD)
 }
 
+/// As spans are named by it.
+fn named(method: &'static str) -> &'static str {
+    if method == OTHER_METHOD { "HTTP" } else { method }
+}
+
 fn version(version: Version) -> Option<&'static str> {
     [(Version::HTTP_10, "1.0"), (Version::HTTP_11, "1.1"), (Version::HTTP_2, "2")]
         .into_iter()
         .find_map(|(known, text)| (known == version).then_some(text))
-}
-
-fn cut(by: Option<Cut>) -> &'static str {
-    match by {
-        Some(Cut::Key(_)) => "key_ended",
-        Some(Cut::SlowBody) => "slow_body",
-        Some(Cut::TotalTimeout) => "total_timeout",
-        Some(Cut::ClientLeft) => "client_left",
-        None => "cut",
-    }
 }
 
 fn text(id: &[u8]) -> String {
