@@ -7,13 +7,10 @@ const EMPTY_SIZE: &str = "Pingora's reader (httparse) takes a chunk without a si
                           what follows it is never read as a request";
 const PIPELINED: &str =
     "Pingora answers the first and closes: it can lose count of bodies otherwise";
-const NOMINATED: &str =
-    "Pingora forwards what the Connection of an answer names; Connection itself not";
 const FORWARDS: &str = "ours: Max-Forwards is for tracing proxies, and goes through as it is";
 const VIA: &str = "ours: the service is told by X-Forwarded-For and X-Request-Id";
 
 pub(crate) const HTTP_1: &[Deviation] = &[
-    ("9110 7.6.1", "a field that an answer's Connection names stays here", "200 y", NOMINATED),
     ("9110 7.6.2", "OPTIONS that may go no further", "0", FORWARDS),
     ("9110 7.6.2", "OPTIONS that may go one further", "1", FORWARDS),
     ("9110 7.6.3", "Via names the gateway to the service", "none", VIA),

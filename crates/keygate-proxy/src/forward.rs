@@ -4,7 +4,9 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use keygate_core::credential::CredentialRules;
 use keygate_core::{Environment, KeyRecord};
@@ -211,6 +213,21 @@ fn insert_identity(headers: &mut HeaderMap, key: &KeyRecord) {
 /// Ids, scopes and addresses consist of characters that a header value may hold.
 fn header_value(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// What an answer's `Connection` names is between the upstream and us (RFC 9110 section 7.6.1). Not what
+/// says where the answer ends, nor which protocol the connection is switched to.
+pub(crate) fn remove_nominated(response: &mut ResponseHeader) {
+    const KEPT: [HeaderName; 5] = [CONNECTION, UPGRADE, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER];
+    let headers = &response.headers;
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let words = values.flat_map(|value| value.split(',')).map(str::trim);
+    // Nearly always there is nothing by such a name: `keep-alive`, `close`.
+    let there = words.filter(|word| headers.contains_key(*word));
+    let names = there.filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok());
+    for name in names.filter(|name| !KEPT.contains(name)).collect::<Vec<_>>() {
+        response.remove_header(&name);
+    }
 }
 
 /// Whether an upstream's answer ends with its head (RFC 9112 section 6.3). A 101 never does, whatever
