@@ -8,7 +8,7 @@ use crate::metrics::register;
 #[derive(Clone)]
 pub struct TraceMetrics {
     sent: IntCounter,
-    dropped: IntCounter,
+    pub(super) dropped: IntCounter,
     failed: IntCounter,
 }
 

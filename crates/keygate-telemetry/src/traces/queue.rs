@@ -127,3 +127,96 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::sync::Arc;
+    use std::thread;
+
+    use keygate_core::{SpanId, TraceId};
+    use prometheus::Registry;
+
+    use super::super::span::SpanKind;
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn queue(spans_max: usize) -> Queue {
+        Queue::new(spans_max, TraceMetrics::new(&Registry::new()))
+    }
+
+    fn spans(trace: u128, count: u64) -> Vec<Span> {
+        let span = |id| Span {
+            trace: TraceId(trace),
+            id: SpanId(id),
+            parent: None,
+            is_parent_remote: false,
+            kind: SpanKind::Internal,
+            name: Cow::Borrowed("a"),
+            begin_ns: 0,
+            end_ns: 1,
+            attributes: Vec::new(),
+            events: Vec::new(),
+            is_failure: false,
+        };
+        (1..=count).map(span).collect()
+    }
+
+    #[test]
+    fn a_request_has_all_of_its_spans_sent_or_none() {
+        let queue = queue(10);
+        queue.add(spans(1, 4));
+        queue.add(spans(2, 4));
+        queue.add(spans(3, 4));
+        queue.add(spans(4, 2));
+        assert_eq!(queue.metrics.dropped.get(), 4);
+        let batch = queue.next().unwrap();
+        let traces: Vec<_> = batch.chunk_by(|a, b| a.trace == b.trace).collect();
+        let counts: Vec<_> = traces.iter().map(|spans| (spans[0].trace.0, spans.len())).collect();
+        assert_eq!(counts, [(1, 4), (2, 4), (4, 2)]);
+    }
+
+    #[test]
+    fn a_batch_is_as_large_as_a_batch_may_be() {
+        let queue = queue(10_000);
+        for trace in 0..1_000 {
+            queue.add(spans(trace, 3));
+        }
+        let sizes: Vec<_> = (0..5).map(|_| queue.next().unwrap().len()).collect();
+        assert_eq!(sizes, [513; 5]);
+        assert_eq!(queue.next().unwrap().len(), 3_000 - 5 * 513);
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_handed_out_and_nothing_is_taken_after_it() {
+        let queue = Arc::new(queue(10));
+        queue.add(spans(1, 3));
+        let taking = Arc::clone(&queue);
+        let taker = thread::spawn(move || {
+            let mut taken = 0;
+            while let Some(batch) = taking.next() {
+                taken += batch.len();
+            }
+            taken
+        });
+        assert_eq!(queue.stop(Instant::now() + LONG), 0);
+        assert_eq!(taker.join().unwrap(), 3);
+        queue.add(spans(2, 3));
+        assert_eq!(queue.metrics.dropped.get(), 3);
+        assert!(!queue.pause(LONG) && queue.next().is_none());
+    }
+
+    #[test]
+    fn an_end_that_comes_too_late_counts_what_is_left() {
+        let queue = queue(10);
+        queue.add(spans(1, 3));
+        assert_eq!(queue.next().unwrap().len(), 3);
+        queue.add(spans(2, 4));
+        // Nobody takes the rest, and three are under way.
+        assert_eq!(queue.stop(Instant::now()), 7);
+        assert_eq!(queue.metrics.dropped.get(), 4);
+        assert!(queue.next().is_none());
+        assert_eq!(queue.bound(LONG), Duration::ZERO);
+    }
+}
