@@ -172,8 +172,15 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
-            let _ = TraceParent::parse(&bytes);
+        fn what_is_read_is_well_formed(
+            text in "[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?|(?s).*",
+        ) {
+            if let Some(parent) = TraceParent::parse(text.as_bytes()) {
+                prop_assert!(parent.trace.0 != 0 && parent.span.0 != 0);
+                let again = parent.text();
+                // All but the version, and what a later one has more.
+                prop_assert_eq!(&again[2..53], &text.as_bytes()[2..53]);
+            }
         }
     }
 }
