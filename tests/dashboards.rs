@@ -93,14 +93,13 @@ pub fn verdict(prometheus: &Prometheus, panel: &str, job: &str, instance: &str) 
 fn every_panel_shows_something_of_a_busy_fleet() {
     let _alone = alone();
     let lab = Lab::start();
-    let prometheus = Prometheus::start("groups: []\n");
     let [first, second] = [&lab.fleet[0], &lab.fleet[1]];
     let scraped = [("first", first), ("second", second)].map(|(instance, gateway)| Scraped {
         job: "keygate",
         instance,
         address: gateway.admin_address,
     });
-    prometheus.scrape(&scraped);
+    let prometheus = Prometheus::start("groups: []\n", &scraped);
     let mut empty: Vec<_> = BOARDS.into_iter().flat_map(questions).collect();
     empty.retain(|one| !NOT_YET.iter().any(|name| one.expression.contains(name)));
     empty.retain(|one| !RIGHTLY_EMPTY.iter().any(|(board, panel, _)| one.is_of(board, panel)));
@@ -286,6 +285,7 @@ fn import(gateway: &Gateway, key: &str, app: &str) {
 #[test]
 fn dashboards_are_whole() {
     let mut uids = BTreeSet::new();
+    let used = Regex::new(r"\$\{?([a-z]+)").unwrap();
     for name in BOARDS {
         let board = board(name);
         assert!(uids.insert(text(&board["uid"])), "{name}");
@@ -295,7 +295,6 @@ fn dashboards_are_whole() {
         assert!(!text(&board["description"]).is_empty(), "{name}");
         let variables = board["templating"]["list"].as_array().unwrap();
         let variables: BTreeSet<_> = variables.iter().map(|one| text(&one["name"])).collect();
-        let used = Regex::new(r"\$\{?([a-z]+)").unwrap();
         let whole = board.to_string();
         let used: BTreeSet<_> = used.captures_iter(&whole).map(|found| found[1].into()).collect();
         assert_eq!(variables, used, "{name}: variables and their use");
@@ -341,6 +340,7 @@ fn assert_apart(name: &str, board: &Value) {
 #[test]
 fn the_first_row_for_those_on_call_has_one_verdict_for_each_that_it_may_be() {
     let panels = panels(&board("on-call"));
+    let runbook = Regex::new(r"runbook Keygate\w+|keygate top").unwrap();
     let titles: Vec<_> = panels.iter().take(4).map(|panel| text(&panel["title"])).collect();
     assert_eq!(titles, ["Us", "The store", "The upstream", "Clients"]);
     for panel in panels.iter().take(4) {
@@ -349,7 +349,6 @@ fn the_first_row_for_those_on_call_has_one_verdict_for_each_that_it_may_be() {
         let steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"].as_array().unwrap();
         let colours: Vec<_> = steps.iter().map(|step| text(&step["color"])).collect();
         assert_eq!(colours, ["green", "orange", "red"]);
-        let runbook = Regex::new(r"runbook (Keygate\w+)|keygate top").unwrap();
         assert!(runbook.is_match(&text(&panel["description"])), "{panel}");
     }
 }

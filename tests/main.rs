@@ -15,6 +15,7 @@
 
 mod harness;
 
+mod alerts;
 mod audit_log;
 mod backup;
 mod balance;

@@ -244,6 +244,21 @@ impl Gateway {
         (self.process, self.proxy, self.admin_address) = (process, proxy, admin_address);
     }
 
+    /// Starts again with the file and the ports that it had, as a supervisor does.
+    pub fn start_again_in_place(&mut self) {
+        assert!(!self.process.is_running(), "end it first");
+        self.keep_output();
+        // Somebody's connection may have such a port for a moment.
+        const TRIES: usize = 50;
+        for _ in 0..TRIES {
+            self.process = Process::start(self.folder.path(), &["run"]);
+            if is_up(&mut self.process, self.admin_address, "/readyz") {
+                return;
+            }
+        }
+        panic!("the gateway did not start again:\n{}", self.output());
+    }
+
     /// Has a new process take over, and waits until it has. Returns the id of the old one.
     #[track_caller]
     pub fn hand_over(&mut self) -> u32 {
@@ -315,14 +330,7 @@ fn launch(setup: &Setup, folder: &Path, health: &str) -> (Process, SocketAddr, S
         let (proxy, admin) = (free_address(), free_address());
         fs::write(folder.join("gateway.toml"), setup.toml(proxy, admin)).unwrap();
         let mut process = Process::start(folder, &["run"]);
-        let started = eventually_within(patience(), || {
-            if answers_200(admin, health) {
-                Some(true)
-            } else {
-                (!process.is_running()).then_some(false)
-            }
-        });
-        if started == Some(true) {
+        if is_up(&mut process, admin, health) {
             return (process, proxy, admin);
         }
         let _ = process.is_running().then(|| process.kill());
@@ -333,6 +341,18 @@ fn launch(setup: &Setup, folder: &Path, health: &str) -> (Process, SocketAddr, S
         }
     }
     panic!("the gateway did not start:\n{output}");
+}
+
+/// Waits until it answers; false if it ended instead.
+fn is_up(process: &mut Process, admin: SocketAddr, health: &str) -> bool {
+    let started = eventually_within(patience(), || {
+        if answers_200(admin, health) {
+            Some(true)
+        } else {
+            (!process.is_running()).then_some(false)
+        }
+    });
+    started == Some(true)
 }
 
 fn answers_200(admin: SocketAddr, path: &str) -> bool {

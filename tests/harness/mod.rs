@@ -50,7 +50,7 @@ pub use leaks::Leaks;
 pub use load::{Call, Calls, Load, Traffic, known_key};
 pub use nginx::Nginx;
 pub use process::{Exit, Process, binary, free_address, run, run_with_input, runs};
-pub use prometheus::{Alert, Labels, Prometheus, Scraped, promtool};
+pub use prometheus::{Alert, Prometheus, Scraped, promtool};
 pub use redis::{Redis, Settings as RedisSettings};
 pub use request::{Request, Wire, basic, chunk, delete, get, post, request};
 pub use resp::{Reply, Resp};

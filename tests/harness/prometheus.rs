@@ -23,14 +23,13 @@ global:
   evaluation_interval: 500ms
 scrape_configs:
   - job_name: keygate
-    file_sd_configs:
-      - files: [targets.json]
+    static_configs:
 ";
 
 pub struct Prometheus {
     process: Process,
     address: SocketAddr,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 /// Who is scraped: under which job and name, and where.
@@ -54,17 +53,18 @@ pub struct Alert {
 }
 
 impl Prometheus {
-    /// Starts one that goes by these rules, a file's text, and scrapes nobody yet.
+    /// Starts one that goes by these rules, a file's text, and scrapes these targets.
     ///
     /// # Panics
     /// When there is no `prometheus`.
-    pub fn start(rules: &str) -> Self {
+    pub fn start(rules: &str, targets: &[Scraped<'_>]) -> Self {
         const TRIES: usize = 5;
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         write("rules.yml", rules);
-        write("targets.json", "[]");
-        write("prometheus.yml", &format!("rule_files: [rules.yml]\n{CONFIGURATION}"));
+        let targets: String = targets.iter().map(Scraped::lines).collect();
+        let configuration = format!("rule_files: [rules.yml]\n{CONFIGURATION}{targets}");
+        write("prometheus.yml", &configuration);
         let mut output = String::new();
         for _ in 0..TRIES {
             let address = free_address();
@@ -77,7 +77,7 @@ impl Prometheus {
                 }
             });
             if is_up == Some(true) {
-                return Self { process, address, folder };
+                return Self { process, address, _folder: folder };
             }
             let _ = process.is_running().then(|| process.kill());
             output = process.stderr();
@@ -86,20 +86,6 @@ impl Prometheus {
             }
         }
         panic!("prometheus did not start:\n{output}");
-    }
-
-    /// Says who is scraped from now on. A name may move to another address.
-    pub fn scrape(&self, targets: &[Scraped<'_>]) {
-        let groups: Vec<Value> = targets
-            .iter()
-            .map(|Scraped { job, instance, address }| {
-                json!({ "targets": [address], "labels": { "job": job, "instance": instance } })
-            })
-            .collect();
-        // Replaced at once, so that it is never read half.
-        let path = |name: &str| self.folder.path().join(name);
-        fs::write(path("targets.new"), json!(groups).to_string()).unwrap();
-        fs::rename(path("targets.new"), path("targets.json")).unwrap();
     }
 
     /// What an expression comes to now.
@@ -152,6 +138,14 @@ impl Prometheus {
     }
 }
 
+impl Scraped<'_> {
+    fn lines(&self) -> String {
+        let Self { job, instance, address } = self;
+        let labels = json!({ "job": job, "instance": instance });
+        format!("      - {}\n", json!({ "targets": [address], "labels": labels }))
+    }
+}
+
 /// Runs `promtool` with this as its standard input. Says what it printed if it found something wrong.
 pub fn promtool(arguments: &[&str], input: &str) -> Result<(), String> {
     let mut command = Command::new("promtool");
@@ -179,9 +173,10 @@ fn launch(folder: &Path, address: SocketAddr) -> Process {
 }
 
 fn missing(program: &str, error: &Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => format!("install {program}: make setup-tests"),
-        _ => format!("{program}: {error}"),
+    if error.kind() == ErrorKind::NotFound {
+        format!("install {program}: make setup-tests")
+    } else {
+        format!("{program}: {error}")
     }
 }
 
