@@ -319,6 +319,25 @@ impl From<RegistryError> for Problem {
             RegistryError::TooManyLiveKeys { live, most, retire } => {
                 too_many_live_keys(*live, *most, retire.as_deref())
             }
+            RegistryError::TooMuchUsage { windows, keys, most } => {
+                let detail = format!(
+                    "That is {windows} windows of {keys} keys, and one answer adds up {most} at most. Ask for a \
+                     shorter time, for longer windows (`by=day`), or for an app or a key."
+                );
+                Self::new(C::BadRequest, detail)
+            }
+            RegistryError::TooManyKeysForUsage { most } => {
+                let detail =
+                    format!("It has more than {most} keys. Ask for each app, or for keys.");
+                Self::new(C::BadRequest, detail)
+            }
+            RegistryError::UsageNotKept { setting } => {
+                let detail = format!(
+                    "Use is not kept that finely: `{setting}` is `0s` in `[usage]`. Ask for longer windows \
+                     (`by=day`)."
+                );
+                Self::new(C::BadRequest, detail)
+            }
             RegistryError::NotDurable { made, replicas, wanted } => {
                 not_durable(*made, *replicas, *wanted).caused_by(error)
             }

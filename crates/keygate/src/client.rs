@@ -18,7 +18,7 @@ use crate::output::printable;
 
 /// The longest that a call may take, from its name look-up to the last byte of its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Used when there is no configuration, and the same as its defaults.
 const DEFAULT_URL: &str = "http://127.0.0.1:9901";
 const DEFAULT_TOKEN_FILE: &str = "data/admin.token";
@@ -124,6 +124,26 @@ impl Client {
 
     /// Sends a call and reads its answer.
     pub(crate) fn send(&self, call: &Call) -> Result<Value, Failure> {
+        let (status, etag, text) = self.fetch(call)?;
+        let mut answer = read_answer(status, &text)?;
+        // For `--if-match`: nobody who uses the command line sees headers.
+        if let (Some(etag), Some(members)) = (etag, answer.as_object_mut()) {
+            members.insert("etag".into(), etag.into());
+        }
+        Ok(answer)
+    }
+
+    /// The same where the answer is no JSON but a text.
+    pub(crate) fn send_for_text(&self, call: &Call) -> Result<String, Failure> {
+        let (status, _, text) = self.fetch(call)?;
+        if (200..=299).contains(&status) {
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+        Err(refusal(status, &serde_json::from_slice(&text).unwrap_or(Value::Null)))
+    }
+
+    /// An answer's status, its `ETag` and its body.
+    fn fetch(&self, call: &Call) -> Result<(u16, Option<String>, Vec<u8>), Failure> {
         let body = call.body.as_ref().map(Value::to_string).unwrap_or_default();
         let mut request = Request::builder()
             .method(call.method.clone())
@@ -149,12 +169,7 @@ impl Client {
             .limit(ANSWER_BYTES_MAX)
             .read_to_vec()
             .map_err(|error| self.unanswered(error))?;
-        let mut answer = read_answer(status, &text)?;
-        // For `--if-match`: nobody who uses the command line sees headers.
-        if let (Some(etag), Some(members)) = (etag, answer.as_object_mut()) {
-            members.insert("etag".into(), etag.into());
-        }
-        Ok(answer)
+        Ok((status, etag, text))
     }
 
     fn unusable(&self) -> Failure {

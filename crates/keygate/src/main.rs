@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         Mode::Tokens(tokens) => manage::tokens(&tokens),
         Mode::Audit(audit) => manage::audit(&audit),
         Mode::Top(top) => top::run(&top),
+        Mode::Usage(usage) => manage::usage(&usage),
         Mode::Fleet(fleet) => manage::fleet(&fleet),
         Mode::Pepper(pepper) => pepper::run(&pepper),
         Mode::Config(show) => ask_config::run(&show),

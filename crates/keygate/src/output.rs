@@ -32,6 +32,9 @@ pub(crate) enum Shape {
     Fleet,
     /// Those who call most: keys, and clients without one.
     Top,
+    UsageByRoute,
+    UsageByKey,
+    Usage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,16 +182,23 @@ fn columns(shape: Shape) -> Option<&'static [&'static str]> {
             "app_id",
             "account_id",
         ]),
+        Shape::UsageByRoute => {
+            Some(&["start", "route", "requests", "cost", "bytes_in", "bytes_out", "refused"])
+        }
+        Shape::UsageByKey => {
+            Some(&["start", "key_id", "requests", "cost", "bytes_in", "bytes_out", "refused"])
+        }
+        Shape::Usage => Some(&["start", "requests", "cost", "bytes_in", "bytes_out", "refused"]),
         Shape::Audit => {
             Some(&["at", "actor", "action", "subject", "hint", "from", "reason", "refused"])
         }
     }
 }
 
-/// What a list's items go by: their id or their key's, or for the audit log the record that changed.
+/// What a list's items go by: their id, in the audit log the record that changed, of use the key or the time.
 fn id_of(columns: &[&'static str]) -> &'static str {
-    let ids = ["id", "key_id"];
-    ids.into_iter().find(|id| columns.contains(id)).unwrap_or("subject")
+    let names = ["id", "subject", "key_id", "start"];
+    names.into_iter().find(|name| columns.contains(name)).unwrap_or("id")
 }
 
 fn items(answer: &Value) -> &[Value] {

@@ -79,6 +79,9 @@ words! {
     LinkState: "live", "polling", "down";
     TopWindow: "1m", "10m", "1h";
     TopMeasure: "requests", "refusals", "bytes";
+    UsageStep: "minute", "hour", "day";
+    UsageGroupName: "route", "key", "none";
+    UsageFormat: "json", "csv";
     PepperUse: "current", "previous", "missing";
     StepName: "request", "route", "failed_auth", "credential", "lookup", "status", "expiry", "environment",
         "network", "origin", "scopes", "concurrency", "rate", "quota", "upstream";

@@ -6,7 +6,6 @@ use keygate_core::limit::terms::Overrides;
 use keygate_core::{AppId, Environment, KeyId, KeyKind, Scope, ScopeSet, UnixMillis};
 use keygate_store::keys::{KeyStore, Write};
 use keygate_store::records::{App, AuditEntry, Key, KeyStatus, Metadata, Version};
-use keygate_store::usage::records::LastUse;
 use zeroize::Zeroizing;
 
 use super::idempotency::Making;
@@ -38,15 +37,6 @@ pub struct CreatedKey {
     pub record: Key,
     /// Nothing if the same call had made it before: a secret is shown once.
     pub key: Option<Zeroizing<String>>,
-}
-
-/// When a key was last used.
-pub struct KeyUsage {
-    pub key: Key,
-    /// Nothing if it never was.
-    pub last: Option<LastUse>,
-    /// When this was so.
-    pub as_of: UnixMillis,
 }
 
 /// What became of a key whose making was not acknowledged.
@@ -239,14 +229,6 @@ impl<S: KeyStore> Registry<S> {
         by.require_issuer(key.account)?;
         expected.check(key.version)?;
         Ok(key)
-    }
-
-    /// # Errors
-    /// [`RegistryError::NotFound`] and [`RegistryError::Store`].
-    pub async fn key_usage(&self, by: &Actor, id: KeyId) -> Result<KeyUsage, RegistryError> {
-        let key = self.key(by, id).await?;
-        let last = self.store().last_used(vec![id]).await?.into_iter().next().flatten();
-        Ok(KeyUsage { key, last, as_of: self.now() })
     }
 }
 

@@ -24,6 +24,7 @@ mod rotate;
 mod search;
 pub(crate) mod tokens;
 mod top;
+mod usage;
 mod verify;
 mod walk;
 
@@ -57,7 +58,7 @@ pub use import::{
     Landing, Whose,
 };
 pub use key_change::{KeyChange, KeySwitch};
-pub use keys::{CreatedKey, KeyUsage, NewKey};
+pub use keys::{CreatedKey, NewKey};
 pub use limits::{LimitsChange, LimitsMerge};
 pub use peppers::{GatewayName, PepperRole, PepperView};
 pub use reload::{
@@ -68,6 +69,7 @@ pub use rotate::{OVERLAP_DEFAULT, OVERLAP_MAX};
 pub use search::{Found, FoundKey, KeyFilter, KeyState, Search};
 pub use tokens::{CreatedToken, NewToken};
 pub use top::TopView;
+pub use usage::{KeyUsage, UsageAsked, UsageFound, UsageGroup, UsageOf, UsagePlace, UsageSum};
 pub use verify::{Question, Verdict};
 pub use walk::{Place, Within};
 
@@ -251,6 +253,17 @@ pub enum RegistryError {
     OriginsNeedPublishableKey,
     #[error("the app has {live} live keys, and may have {most}")]
     TooManyLiveKeys { live: u32, most: u32, retire: Option<Box<Retire>> },
+    #[error("the use of {windows} windows of {keys} keys is too much at once")]
+    TooMuchUsage {
+        windows: u64,
+        keys: usize,
+        /// The most windows times keys.
+        most: u64,
+    },
+    #[error("the app or account has more than {most} keys")]
+    TooManyKeysForUsage { most: usize },
+    #[error("use in windows of this length is not kept")]
+    UsageNotKept { setting: &'static str },
     /// The change was made, but may be lost yet.
     #[error("{replicas} of {wanted} replicas have the change")]
     NotDurable { made: Made, replicas: u64, wanted: u32 },
@@ -329,6 +342,9 @@ impl RegistryError {
             | Self::ExpiryInPast
             | Self::BeyondMaxAge { .. }
             | Self::OriginsNeedPublishableKey
+            | Self::TooMuchUsage { .. }
+            | Self::TooManyKeysForUsage { .. }
+            | Self::UsageNotKept { .. }
             | Self::TooManyLiveKeys { .. } => true,
             Self::NotFound(_)
             | Self::Forbidden { .. }

@@ -24,6 +24,7 @@ fn paths() -> Vec<(String, Vec<&'static str>)> {
         (format!("/v1/keys/{KEY}/usage"), vec!["GET"]),
         ("/v1/keys/verify".into(), vec!["POST"]),
         ("/v1/top".into(), vec!["GET"]),
+        ("/v1/usage".into(), vec!["GET"]),
         ("/v1/audit".into(), vec!["GET"]),
         ("/v1/audit/verify".into(), vec!["GET"]),
         ("/v1/admin-tokens".into(), vec!["GET", "POST"]),

@@ -29,6 +29,7 @@ mod rotation;
 mod search;
 mod tokens;
 mod top;
+mod usage;
 mod verify;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

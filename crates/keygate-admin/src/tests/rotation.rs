@@ -284,20 +284,21 @@ async fn the_successor_of_an_imported_key_is_one_of_ours() {
 
 #[tokio::test]
 async fn usage_says_when_a_key_was_last_used() {
+    let nothing = json!({ "requests": 0, "cost": 0, "bytes_in": 0, "bytes_out": 0, "refused": {} });
     use keygate_store::keys::KeyStore;
     let api = Api::start().await;
     let old = id(&api.key(&api.app().await, json!({})).await);
     let new = id(&rotate(&api, &old, json!({})).await.json());
     let path = format!("/v1/keys/{old}/usage");
     let expected = json!({
-        "key_id": old, "last_used_at": null, "idle_s": null, "as_of": "2030-01-01T00:00:00Z",
+        "key_id": old, "last_used_at": null, "last_used_from": null, "last_used_route": null, "today": nothing, "this_month": nothing, "idle_s": null, "as_of": "2030-01-01T00:00:00Z",
         "rotated_from": null, "rotated_to": new,
     });
     assert_eq!(api.get(&path).await.json(), expected);
     api.cache.store().mark_used(vec![(old.parse().unwrap(), NOW)]).await.unwrap();
     let later = api.at(|| UnixMillis(NOW.0 + 90_999)).await.get(&path).await.json();
     let expected = json!({
-        "key_id": old, "last_used_at": "2030-01-01T00:00:00Z", "idle_s": 90,
+        "key_id": old, "last_used_at": "2030-01-01T00:00:00Z", "last_used_from": null, "last_used_route": null, "today": nothing, "this_month": nothing, "idle_s": 90,
         "as_of": "2030-01-01T00:01:30.999Z", "rotated_from": null, "rotated_to": new,
     });
     assert_eq!(later, expected);

@@ -10,6 +10,8 @@
 -- Answers {what it did, the number there was, how many lines were damaged and begin anew}.
 -- All is read and added up before anything is written, so that an error leaves nothing half done.
 local prefix, number = ARGV[1], tonumber(ARGV[2])
+-- Nothing has this name. A user who may not do this must find out now.
+redis.call('EXPIREAT', prefix .. 'none', '0')
 local had = tonumber(redis.call('GET', KEYS[1]) or '0')
 if number <= had then
   return {'had', tostring(had), '0'}
@@ -35,31 +37,35 @@ local names = list(argument)
 -- Each route's number, new ones after those that there are.
 local routes, new_routes = {}, {}
 if #names > 0 then
-  local name = prefix .. 'ur'
-  local count = redis.call('HLEN', name)
-  for n, route in ipairs(redis.call('HMGET', name, unpack(names))) do
+  for n, route in ipairs(redis.call('HMGET', prefix .. 'ur', unpack(names))) do
     if not route then
-      count = count + 1
-      route = string.format('%.0f', count)
+      route = redis.call('HINCRBY', prefix .. 'meta', 'routes', 1)
       new_routes[#new_routes + 1] = names[n]
-      new_routes[#new_routes + 1] = route
+      new_routes[#new_routes + 1] = string.format('%.0f', route)
     end
     routes[n] = tonumber(route)
+  end
+end
+-- Windows have places below 64, so that a field is one number: the route's, times that, and the place.
+for _, step in ipairs(steps) do
+  step.fields = {}
+  for n, route in ipairs(routes) do
+    step.fields[n] = string.format('%.0f', route * 64 + step[2])
   end
 end
 
 local damaged = 0
 local counts = '^(%d+) (%d+) (%d+) (%d+)(.*)$'
-local function sum(old, new)
+local function sum(old, row)
   if not old then
-    return new
+    return row.line
   end
   local a, b, c, d, refused = string.match(old, counts)
   if not a then
     damaged = damaged + 1
-    return new
+    return row.line
   end
-  local e, f, g, h, more = string.match(new, counts)
+  local e, f, g, h, more = unpack(row.counts)
   local line = string.format('%.0f %.0f %.0f %.0f', a + e, b + f, c + g, d + h)
   if refused == '' and more == '' then
     return line
@@ -77,19 +83,17 @@ local function sum(old, new)
   return line
 end
 
--- Windows have places below 64, so that a field is one number: the route's, times that, and the place.
 local sums, expiries = {}, {}
 local function add(key, rows)
   for _, step in ipairs(steps) do
     local name, fields, is_new = step[1] .. key, {}, false
     for n, row in ipairs(rows) do
-      fields[n] = string.format('%.0f', routes[row[1]] * 64 + step[2])
+      fields[n] = step.fields[row.route]
     end
     local command = {'HSET', name}
     for n, old in ipairs(redis.call('HMGET', name, unpack(fields))) do
       is_new = is_new or not old
-      command[#command + 1] = fields[n]
-      command[#command + 1] = sum(old, rows[n][2])
+      command[2 * n + 1], command[2 * n + 2] = fields[n], sum(old, rows[n])
     end
     sums[#sums + 1] = command
     if is_new then
@@ -105,7 +109,7 @@ for _ = 1, tonumber(argument()) do
     rows = {}
   end
   key = next_key
-  rows[#rows + 1] = {route, line}
+  rows[#rows + 1] = {route = route, line = line, counts = {string.match(line, counts)}}
 end
 if key then
   add(key, rows)

@@ -25,7 +25,7 @@ impl Names {
     }
 
     /// A hash: `format`, `id` (random, made with the store), `seq` (the newest change's number), `mark`
-    /// (that change's) and `link` (that of the newest sealed entry of the log, after its number in
+    /// (that change's), `routes` (the newest number in [`usage_routes`](Self::usage_routes)) and `link` (that of the newest sealed entry of the log, after its number in
     /// eight bytes: an older gateway writes entries without seals, and leaves `link` behind).
     pub(super) fn meta(&self) -> Vec<u8> {
         self.name("meta", &[])
@@ -214,28 +214,20 @@ pub(super) struct Chunk {
 impl Chunk {
     /// The run that a window is in, and the window's place in it.
     pub(super) fn of(step: Step, start: UnixMillis) -> (Self, u64) {
-        let chunk = Self::windows(step) * step.millis();
+        let chunk = step.together() * step.millis();
         let number = u32::try_from(start.0 / chunk).unwrap_or(u32::MAX);
         (Self { step, number }, start.0 % chunk / step.millis())
     }
 
     /// When the window at this place began.
     pub(super) const fn start(self, place: u64) -> UnixMillis {
-        let first = self.number as u64 * Self::windows(self.step);
+        let first = self.number as u64 * self.step.together();
         UnixMillis((first + place) * self.step.millis())
     }
 
     /// When its last window ends.
     pub(super) const fn end(self) -> UnixMillis {
-        self.start(Self::windows(self.step))
-    }
-
-    const fn windows(step: Step) -> u64 {
-        match step {
-            Step::Minute => 60,
-            Step::Hour => 24,
-            Step::Day => 32,
-        }
+        self.start(self.step.together())
     }
 
     /// What names of this kind begin with.

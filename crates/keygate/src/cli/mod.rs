@@ -10,6 +10,7 @@ mod pepper;
 mod store;
 mod tokens;
 mod top;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,7 @@ pub(crate) use pepper::{Pepper, PepperCommand, Reload};
 pub(crate) use store::{Store, StoreCommand};
 pub(crate) use tokens::{CreateToken, Tokens, TokensCommand};
 pub(crate) use top::Top;
+pub(crate) use usage::{Group as UsageGroup, Usage};
 
 /// An edge proxy that enforces API keys in front of your HTTP APIs.
 #[derive(Debug, Parser)]
@@ -74,6 +76,8 @@ pub(crate) enum Mode {
     Audit(Audit),
     /// Show live who calls a gateway most, and how it is
     Top(Top),
+    /// Show what was used, by whom and when, to bill from
+    Usage(Usage),
     /// List the gateways that share the store; fails (1) unless each follows its changes live
     Fleet(Fleet),
     /// See which peppers keys depend on, and go over to a new one

@@ -11,6 +11,7 @@ mod keys;
 mod list;
 mod rotate;
 mod tokens;
+mod usage;
 
 use serde_json::Value;
 
@@ -24,6 +25,7 @@ pub(crate) use self::ask::{explain, verify};
 pub(crate) use self::audit::audit;
 pub(crate) use self::keys::keys;
 pub(crate) use self::tokens::tokens;
+pub(crate) use self::usage::usage;
 
 /// Fails if a gateway is not told of changes at once, for scripts to see.
 pub(crate) fn fleet(fleet: &Fleet) -> Result<(), Failure> {
