@@ -29,7 +29,6 @@ use keygate_store::records::{
     Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Logged,
     OwnedKey, Version,
 };
-use keygate_store::usage::Uses;
 use keygate_store::usage::records::{
     LastUse, Retention, SourceId, UsageBatch, UsagePoint, UsageQuery,
 };
@@ -320,7 +319,6 @@ pub(crate) fn gateway_of(keys: Arc<CachedKeys<KeyRing>>, limiter: Limiter) -> Ga
             config.server.failed_auth.addresses_max,
         )),
         limiter,
-        uses: Uses::default(),
         metrics,
         clock: real_clock,
     })

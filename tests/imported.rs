@@ -280,7 +280,7 @@ fn uses_are_noted(setup: Setup) {
     gateway.start_again();
     assert!(last_used(&gateway, &used).is_some() && last_used(&gateway, &unused).is_some());
     assert_eq!(last_used(&gateway, &refused), None);
-    assert_eq!(gateway.metric("keygate_uses_dropped_total"), 0.0);
+    assert_eq!(gateway.metric("keygate_usage_dropped_total"), 0.0);
 }
 
 #[test]

@@ -299,7 +299,13 @@ fn a_program_that_fails_with_the_store_in_its_hands_is_replaced_by_the_old_one()
     // Removed first: a running program's file cannot be written.
     fs::remove_file(&program).unwrap();
     let real = binary();
-    let broken = format!("#!/bin/sh\nulimit -f 0\nexec {} \"$@\"\n", real.to_string_lossy());
+    // What goes with the store is something else, for as long as this one runs.
+    let quotas = "data/keygate.db.quotas";
+    let broken = format!(
+        "#!/bin/sh\nmv {quotas} aside && mkdir {quotas}\n{} \"$@\"\nended=$?\n\
+         rmdir {quotas} && mv aside {quotas}\nexit $ended\n",
+        real.to_string_lossy()
+    );
     fs::write(&program, broken).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     process.signal("QUIT");

@@ -2,9 +2,8 @@
 //! and boiled down when it is loaded, so that a request neither computes nor allocates.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -52,7 +51,7 @@ pub struct KeyRecord {
     pub is_imported: bool,
     /// The counters of whoever is limited, once they were looked for: they outlive this record.
     pub meter: OnceLock<Arc<Meter>>,
-    pub last_noted: LastNoted,
+    pub slots: SlotHints,
     /// The number of the newest change that this record is known to reflect.
     pub read_at: u64,
     /// Who is calling, as text, ready to be put into headers.
@@ -84,20 +83,18 @@ impl KeyRecord {
     }
 }
 
-/// When a use of a key was last noted, so that not every use has to be.
+/// Where the use of a key may be counted, so that most requests need not look for it. A hint: whoever
+/// follows it has to see for themselves whose slot that is.
 #[derive(Debug, Default)]
-pub struct LastNoted(AtomicU64);
+pub struct SlotHints([AtomicU32; 2]);
 
-impl LastNoted {
-    /// Whether the use at `now` is to be noted: none was for as long as `every`. Of all who ask at one
-    /// time, one is told so. A single load where it is not.
+impl SlotHints {
+    /// The hint for one of the key's routes. Two that are used in turns mostly get one each.
     #[inline]
-    pub fn is_due(&self, now: UnixMillis, every: Duration) -> bool {
-        let last = self.0.load(Relaxed);
-        // A clock that was set back must not stop the noting, nor must threads that read it in turns
-        // make it happen twice.
-        let since = Duration::from_millis(now.0.abs_diff(last));
-        since >= every && self.0.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
+    #[must_use]
+    pub fn of(&self, route: u32) -> &AtomicU32 {
+        let [even, odd] = &self.0;
+        if route.is_multiple_of(2) { even } else { odd }
     }
 }
 
@@ -175,35 +172,6 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_use_is_noted_once_in_a_while_whatever_the_clock_does() {
-        const EVERY: Duration = Duration::from_secs(5);
-        let noted = LastNoted::default();
-        let is_due = |now| noted.is_due(UnixMillis(now), EVERY);
-        assert!(is_due(1_000_000));
-        assert!(!is_due(1_000_000) && !is_due(999_999) && !is_due(1_004_999));
-        assert!(is_due(1_005_000));
-        assert!(is_due(500_000), "set back");
-        assert!(!is_due(504_999));
-    }
-
-    #[test]
-    fn of_many_threads_one_notes_a_use() {
-        let noted = LastNoted::default();
-        let times = std::sync::atomic::AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..1_000 {
-                        let is_due = noted.is_due(UnixMillis(7_000_000), Duration::from_secs(5));
-                        times.fetch_add(u32::from(is_due), Relaxed);
-                    }
-                });
-            }
-        });
-        assert_eq!(times.into_inner(), 1);
-    }
 
     #[test]
     fn an_identity_gives_back_its_parts() {

@@ -12,7 +12,6 @@ use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
 use keygate_core::{Access, Caller, Denial, KeyDigest, KeyKind, Permit, UnixMillis, decide};
 use keygate_store::keys::KeyStore;
-use keygate_store::usage::Uses;
 use keygate_telemetry::{
     DecisionTimer, ImportedKeyMetrics, InFlight, Metrics, Outcome, RouteMetrics,
 };
@@ -64,7 +63,6 @@ pub struct Gateway<S: KeyStore> {
     decision: DecisionTimer,
     in_flight: InFlight,
     lines: Lines,
-    uses: Uses,
     imported: ImportedKeyMetrics,
     metrics: Metrics,
     clock: fn() -> UnixMillis,
@@ -113,7 +111,6 @@ impl<S: KeyStore> Gateway<S> {
             if route.ends_when_revoked {
                 line::bind(digest, key);
             }
-            self.uses.note(key, at);
         }
         let param = access.query_param.as_deref();
         Ok(Admitted::new(permit, charged, strip, param, rewrite, head, &request))
@@ -165,6 +162,7 @@ impl<S: KeyStore> Gateway<S> {
         self.count(&mut ctx, &decided);
         ctx.admitted = Some(decided?);
         ctx.keep_charge();
+        report::admitted(&mut ctx);
         Ok(())
     }
 

@@ -31,6 +31,7 @@ pub use top::TopKeys;
 pub(crate) use traces::Noted;
 pub use traces::Traces;
 pub use usage::Usage;
+pub(crate) use usage::UsageRoute;
 
 /// Those who are told of requests. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
@@ -64,6 +65,8 @@ pub(crate) struct Story {
     pub target: Option<SocketAddr>,
     /// Bytes of the request's body, or of a tunnel from the client.
     pub bytes_in: u64,
+    /// Those of them that were passed on in this attempt: one more begins at the beginning.
+    pub resent: u64,
     /// Bytes of the answer's body, or of a tunnel to the client.
     pub bytes_out: u64,
     /// Why it ended before its time, if that was its client's doing.
@@ -105,11 +108,12 @@ pub(crate) fn admitted(ctx: &mut Context) {
     }
 }
 
-/// A request is refused, maybe before it was known who sent it.
+/// A request is refused, maybe before it was known who sent it. Its client is not told yet.
 pub(crate) fn refused(session: &Session, ctx: &mut Context) {
     let server = &ctx.snapshot.config.server;
     let address = || client_address(&session.req_header().headers, peer_address(session), server);
     ctx.story.client.get_or_insert_with(address);
+    ctx.snapshot.reporters.usage.refused(&ctx.snapshot, ctx.route, &ctx.story);
 }
 
 /// A target was chosen for the next attempt.
@@ -117,6 +121,7 @@ pub(crate) fn sent_to(peer: &HttpPeer, ctx: &mut Context) {
     let Context { story, started, .. } = ctx;
     story.target = peer.address().as_inet().copied();
     story.connected = None;
+    story.resent = 0;
     story.trace.sent_to(story.target, || started.elapsed());
 }
 
@@ -132,17 +137,21 @@ pub(crate) fn attempt_failed(ctx: &mut Context, error: &Error) {
 
 /// So many bytes more have come from the client, or go to it.
 pub(crate) fn moved(ctx: &mut Context, bytes_in: usize, bytes_out: usize) {
-    let Context { snapshot, story, .. } = ctx;
-    story.bytes_in = story.bytes_in.saturating_add(bytes_in as u64);
-    story.bytes_out = story.bytes_out.saturating_add(bytes_out as u64);
-    snapshot.reporters.usage.moved(story, bytes_in, bytes_out);
+    let Context { snapshot, story, admitted, route, .. } = ctx;
+    story.resent = story.resent.saturating_add(bytes_in as u64);
+    let (new, bytes_out) = (story.resent.saturating_sub(story.bytes_in), bytes_out as u64);
+    story.bytes_in = story.bytes_in.saturating_add(new);
+    story.bytes_out = story.bytes_out.saturating_add(bytes_out);
+    let key = admitted.as_ref().and_then(|admitted| admitted.permit.key());
+    if let (Some(key), Some(route)) = (key, *route) {
+        snapshot.reporters.usage.moved((key, story), (snapshot, route), new, bytes_out);
+    }
 }
 
 /// The last word on a request that had a head. `status` is that of its answer.
 pub(crate) fn ended(ctx: &mut Context, status: Option<u16>, end: End) {
     let took = ctx.started.elapsed();
     let reporters = &ctx.snapshot.reporters;
-    reporters.usage.ended(ctx);
     reporters.top.ended(ctx);
     reporters.traces.ended(ctx, status, end, took);
     log_line(ctx, status, end, took);

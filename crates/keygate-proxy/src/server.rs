@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use keygate_config::{Config, Upstream};
 use keygate_store::keys::KeyStore;
+use keygate_store::usage::UsageError;
 use pingora::apps::HttpServerOptions;
 use pingora::prelude::Server;
 use pingora::proxy::http_proxy;
@@ -42,6 +43,8 @@ pub enum ProxyError {
     Trust(#[source] std::io::Error),
     #[error("a listener cannot be used")]
     Listener(#[source] std::io::Error),
+    #[error(transparent)]
+    Usage(UsageError),
     #[error("the gateway's thread cannot be started")]
     Thread(#[source] std::io::Error),
 }

@@ -17,7 +17,7 @@ use crate::certificates;
 use crate::client::tls::TlsListeners;
 use crate::head::HeadLimits;
 use crate::limits::policy_text;
-use crate::report::{LogRules, Reporters};
+use crate::report::{LogRules, Reporters, UsageRoute};
 use crate::route_work::RouteWork;
 use crate::server::ProxyError;
 use crate::upstreams::{self, Upkeep, UpstreamPeers};
@@ -38,6 +38,8 @@ pub(crate) struct Snapshot {
     pub tls: TlsListeners,
     pub reporters: Reporters,
     pub log_rules: LogRules,
+    /// In the order of the routes, if what they are used for is counted.
+    usage_routes: Vec<UsageRoute>,
     certificates: Vec<CertificateReading>,
 }
 
@@ -46,7 +48,8 @@ impl Snapshot {
     /// may block on DNS.
     ///
     /// # Errors
-    /// [`ProxyError::Target`] when a target that is new has no address.
+    /// [`ProxyError::Target`] when a target that is new has no address, and [`ProxyError::Usage`] when a
+    /// route that is new cannot be counted.
     pub(crate) fn new(
         current: Current,
         metrics: &Metrics,
@@ -75,6 +78,7 @@ impl Snapshot {
             route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
             tls,
             certificates: certificates::readings(&config),
+            usage_routes: reporters.usage.routes(&config).map_err(ProxyError::Usage)?,
             reporters: reporters.clone(),
             log_rules: LogRules::of(&config),
             config,
@@ -84,6 +88,11 @@ impl Snapshot {
     /// The route at a place of the table.
     pub(crate) fn route(&self, place: usize) -> Option<&Route> {
         self.config.routes.routes().get(place)
+    }
+
+    #[inline]
+    pub(crate) fn usage_route(&self, place: usize) -> Option<UsageRoute> {
+        self.usage_routes.get(place).copied()
     }
 
     pub(crate) fn route_metrics(&self, place: usize) -> Option<&RouteMetrics> {

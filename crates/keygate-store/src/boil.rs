@@ -33,7 +33,7 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
         overrides: key.limits,
         is_imported: key.pepper.is_none(),
         meter: Default::default(),
-        last_noted: Default::default(),
+        slots: Default::default(),
         read_at,
         identity,
     }

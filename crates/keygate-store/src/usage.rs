@@ -1,195 +1,189 @@
-//! When keys were last used: noted in memory beside the requests, and told to the store every two
-//! seconds. No request waits for it, and what is lost with a crash is seconds of one time.
+//! What keys use, counted so that nothing is lost when the process is killed and nothing counted twice:
+//! in a mapped file at once (`tally.rs`), from there in batches into files (`seal.rs`), and from those to
+//! the store (`outbox.rs`), which adds the batch of a number once. What a process leaves behind, the next
+//! one sends (`recover.rs`). No request waits for any of it.
 
+mod batch_file;
+mod flow;
+mod folder;
+mod live;
+mod outbox;
 pub mod records;
+mod recover;
+mod routes;
+mod seal;
+mod sealer;
+mod steps;
+mod tally;
+mod wire;
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::fs::DirBuilder;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use keygate_core::{KeyId, KeyRecord, UnixMillis};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use arc_swap::ArcSwap;
+use keygate_core::problem::Code;
+use keygate_core::{KeyRecord, UnixMillis};
 
-use crate::cached::CachedKeys;
-use crate::keys::{KeyStore, StoreError};
+pub use self::flow::{Flow, FlushSettings, Sending};
+use self::folder::Folder;
+use self::live::Live;
+use self::outbox::Files;
+use self::routes::Routes;
+use self::sealer::Sealer;
+pub use self::tally::RouteNumber;
+use self::tally::{Slot, Tag, Tally};
 
-/// The most keys whose use is noted and not yet told. One too many goes unnoted, and is counted.
-pub const USES_MAX: usize = SHARDS * SHARD_USES_MAX;
+/// What keys use cannot be counted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot count what keys use in {path}; let this user read and write there, give the disk room, or \
+     choose another [usage] path"
+)]
+pub struct UsageError {
+    path: PathBuf,
+    source: io::Error,
+}
 
-/// Of the uses of one key, one in so long is noted.
-const NOTE_EVERY: Duration = Duration::from_secs(5);
-const FLUSH_EVERY: Duration = Duration::from_secs(2);
-/// Keys that the store is told of in one call.
-const BATCH_MAX: usize = 1_000;
-/// How long a gateway that stops may take to tell what is left.
-const GOODBYE_MAX: Duration = Duration::from_secs(1);
-
-/// Enough that two threads seldom meet.
-const SHARDS: usize = 64;
-const SHARD_USES_MAX: usize = 4_096;
-
-/// The uses of keys. Cheap to clone; all clones are the same.
+/// Counts what keys use. Cheap to clone; all clones are the same.
 #[derive(Clone)]
-pub struct Uses(Arc<Inner>);
+pub struct UsageCounter(Arc<Inner>);
 
 struct Inner {
-    shards: [Mutex<Shard>; SHARDS],
+    root: PathBuf,
+    folder: Arc<Folder>,
+    files: Arc<Files>,
+    routes: Routes,
+    live: ArcSwap<Live>,
+    sealer: std::sync::Mutex<Sealer>,
+    flow: flow::Shared,
+    /// Uses that could not be counted.
     dropped: AtomicU64,
-    /// Held by the one who tells the store, so that whoever tells the last of it is the last.
-    telling: tokio::sync::Mutex<()>,
 }
 
-type Shard = HashMap<KeyId, UnixMillis, BuildHasherDefault<RandomBits>>;
-
-/// Takes an id's own random bits as its hash, but for those that the shard was chosen by. Our ids come
-/// from our store: nobody can choose them to collide.
-#[derive(Default)]
-struct RandomBits(u64);
-
-impl Hasher for RandomBits {
-    fn write_u128(&mut self, id: u128) {
-        const LOW: u128 = u64::MAX as u128;
-        self.0 = u64::try_from((id / SHARDS as u128) & LOW).unwrap_or_default();
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // An id writes one number. Should anything else ever be hashed: FNV-1a.
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
+/// Where a request was counted, for its bytes to be counted there too.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    generation: u64,
+    number: u32,
 }
 
-impl Default for Uses {
-    fn default() -> Self {
-        Self(Arc::new(Inner {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            dropped: AtomicU64::new(0),
-            telling: tokio::sync::Mutex::default(),
-        }))
-    }
-}
-
-impl Uses {
-    /// A key was used. Nearly always no more than one load of what belongs to the key alone.
-    #[inline]
-    pub fn note(&self, key: &KeyRecord, now: UnixMillis) {
-        if key.last_noted.is_due(now, NOTE_EVERY) {
-            self.put(key.id, now);
-        }
-    }
-
-    /// How many uses went unnoted because too many were.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.0.dropped.load(Relaxed)
-    }
-
-    /// Tells the store what was noted. What it does not take, because it fails or because this is
-    /// dropped midway, stays for the next time.
+impl UsageCounter {
+    /// Begins to count in a file of its own within this folder, which is made if it is not there.
     ///
     /// # Errors
-    /// What the store said.
-    pub async fn flush(&self, store: &impl KeyStore) -> Result<(), StoreError> {
-        let _telling = self.0.telling.lock().await;
-        let mut untold = Untold { uses: self, left: self.take() };
-        while !untold.left.is_empty() {
-            let rest = untold.left.len().saturating_sub(BATCH_MAX);
-            let batch = untold.left.get(rest..).unwrap_or_default().to_vec();
-            store.mark_used(batch).await?;
-            untold.left.truncate(rest);
-        }
-        Ok(())
+    /// When the folder cannot be used: what to do is said.
+    pub fn open(path: &Path, now: UnixMillis) -> Result<Self, UsageError> {
+        Self::begin(path, now).map_err(|source| UsageError { path: path.into(), source })
     }
 
-    /// Tells the store again and again, for as long as the runtime lives.
-    pub async fn run<S: KeyStore>(self, keys: Arc<CachedKeys<S>>) {
-        let mut ticks = interval(FLUSH_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_failing = false;
-        loop {
-            ticks.tick().await;
-            match self.flush(keys.store()).await {
-                Ok(()) if is_failing => {
-                    tracing::info!("the last uses of keys are written again");
-                    is_failing = false;
-                }
-                Err(error) if !is_failing => {
-                    tracing::warn!(%error, "the last uses of keys cannot be written: they are kept");
-                    is_failing = true;
-                }
-                Ok(()) | Err(_) => {}
-            }
+    fn begin(path: &Path, now: UnixMillis) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let folder = Folder::create(path)?;
+        let sealer = Sealer::new(now);
+        let tally = Tally::create(&folder.tally(0), 0)?;
+        tally.set_minute(sealer.minute());
+        Ok(Self(Arc::new(Inner {
+            root: path.into(),
+            routes: Routes::create(&folder.routes())?,
+            folder: Arc::new(folder),
+            files: Arc::default(),
+            live: ArcSwap::from_pointee(Live::new(tally)),
+            sealer: sealer.into(),
+            flow: flow::Shared::default(),
+            dropped: AtomicU64::new(0),
+        })))
+    }
+
+    /// The numbers of routes by their names, in their order. For whoever takes over a configuration: it may
+    /// write to the disk.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn routes<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<Vec<RouteNumber>, UsageError> {
+        let numbers = names.map(|name| self.0.routes.number(name)).collect::<io::Result<_>>();
+        numbers.map_err(|source| UsageError { path: self.0.root.clone(), source })
+    }
+
+    /// Counts a request that is about to be sent on.
+    #[inline]
+    pub fn admitted(
+        &self,
+        key: &KeyRecord,
+        route: RouteNumber,
+        cost: u64,
+        at: UnixMillis,
+        client: IpAddr,
+    ) -> Option<Counted> {
+        let live = self.0.live.load();
+        let (number, slot) = self.slot(&live, key, route, Tag::admitted(route))?;
+        slot.add_request(cost);
+        slot.note_use(at, client);
+        Some(Counted { generation: live.tally.generation, number })
+    }
+
+    /// Counts a request of a known key that is refused.
+    pub fn refused(&self, key: &KeyRecord, route: RouteNumber, code: Code) {
+        let live = self.0.live.load();
+        let number = self.number(&live, key, Tag::refused(route, code));
+        if let Some(slot) = number.and_then(|number| live.tally.slot(number)) {
+            slot.add_request(0);
         }
     }
 
-    /// Tells the store what is left. To be called when no request comes any more.
-    pub async fn stop(&self, store: &impl KeyStore) {
-        match timeout(GOODBYE_MAX, self.flush(store)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the last uses of keys are lost"),
-            Err(_) => tracing::debug!("not all last uses of keys were written in time"),
+    /// Counts bytes of a request that was counted.
+    #[inline]
+    pub fn moved(
+        &self,
+        counted: Counted,
+        key: &KeyRecord,
+        route: RouteNumber,
+        bytes_in: u64,
+        bytes_out: u64,
+    ) {
+        let live = self.0.live.load();
+        let slot = if live.tally.generation == counted.generation {
+            live.tally.slot(counted.number)
+        } else {
+            // Another file has taken that one's place since.
+            self.slot(&live, key, route, Tag::admitted(route)).map(|(_, slot)| slot)
+        };
+        if let Some(slot) = slot {
+            slot.add_bytes(bytes_in, bytes_out);
         }
     }
 
-    #[inline(never)]
-    fn put(&self, key: KeyId, at: UnixMillis) {
-        let mut shard = self.shard(key);
-        let is_full = shard.len() >= SHARD_USES_MAX;
-        match shard.get_mut(&key) {
-            Some(noted) => *noted = at.max(*noted),
-            None if is_full => {
-                self.0.dropped.fetch_add(1, Relaxed);
-            }
-            None => {
-                shard.insert(key, at);
-            }
+    #[inline]
+    fn slot<'a>(
+        &self,
+        live: &'a Live,
+        key: &KeyRecord,
+        route: RouteNumber,
+        tag: Tag,
+    ) -> Option<(u32, Slot<'a>)> {
+        let hint = key.slots.of(route.0);
+        let number = hint.load(Relaxed);
+        if let Some(slot) = live.slot_of(number, key.id, tag) {
+            return Some((number, slot));
         }
+        let number = self.number(live, key, tag)?;
+        hint.store(number, Relaxed);
+        Some((number, live.tally.slot(number)?))
     }
 
-    /// All that was noted.
-    fn take(&self) -> Vec<(KeyId, UnixMillis)> {
-        let mut all = Vec::new();
-        for shard in &self.0.shards {
-            // As many will come again: making room then would be the requests' to do.
-            let noted = lock(shard).len();
-            let empty = Shard::with_capacity_and_hasher(noted, Default::default());
-            let taken = std::mem::replace(&mut *lock(shard), empty);
-            all.extend(taken);
+    fn number(&self, live: &Live, key: &KeyRecord, tag: Tag) -> Option<u32> {
+        let number = live.number_of(key.id, tag).ok();
+        if number.is_none() {
+            self.0.dropped.fetch_add(1, Relaxed);
         }
-        all
-    }
-
-    fn shard(&self, key: KeyId) -> MutexGuard<'_, Shard> {
-        // The last bits of an id are random.
-        let at = usize::try_from(key.as_u128() % SHARDS as u128).unwrap_or(0);
-        #[expect(clippy::indexing_slicing, reason = "a remainder is smaller than its divisor")]
-        lock(&self.0.shards[at])
-    }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    // Each change is one call, so a panic elsewhere leaves nothing half done.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the store was not yet told. Dropping it notes it again.
-struct Untold<'a> {
-    uses: &'a Uses,
-    left: Vec<(KeyId, UnixMillis)>,
-}
-
-impl Drop for Untold<'_> {
-    fn drop(&mut self) {
-        for (key, at) in self.left.drain(..) {
-            self.uses.put(key, at);
-        }
+        number
     }
 }
 

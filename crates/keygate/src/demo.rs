@@ -87,6 +87,7 @@ fn own_store(config: &mut Config) -> Result<PathBuf, Failure> {
         return Err(Failure::new(Exit::Failed, why));
     }
     config.store = Store::Embedded(EmbeddedStore { path: own.clone() });
+    config.usage.path = config.usage.path.with_file_name("demo-usage");
     Ok(own)
 }
 

@@ -189,7 +189,7 @@ impl Serving {
     /// place.
     async fn give_store_to(&mut self, successor: Successor, peppers: &[PepperId]) -> End {
         let (admin, sink) = (self.admin.take(), self.audit_sink.take());
-        let Self { signals, proxy, limiter, uses, keys, program, handles, .. } = self;
+        let Self { signals, proxy, limiter, usage, sending, keys, program, handles, .. } = self;
         let giving = async {
             proxy.stop();
             let quiet = wait_until(|| proxy.open_connections() == 0, QUIESCE_MAX);
@@ -200,7 +200,7 @@ impl Serving {
                 sink.stop().await;
             }
             limiter.give_away().await;
-            uses.stop(keys.store()).await;
+            usage.finish(keys.store(), sending).await;
             keys.store().inner().give_away().await;
             match serving(successor).await {
                 Ok(successor) => return Some(successor),
@@ -286,7 +286,7 @@ impl Serving {
             sink.stop().await;
         }
         self.limiter.stop().await;
-        self.uses.stop(self.keys.store()).await;
+        self.usage.finish(self.keys.store(), &self.sending).await;
         if let Err(error) = self.keys.store().leave().await {
             tracing::debug!(%error, "the fleet was not told that this gateway stops");
         }

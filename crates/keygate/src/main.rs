@@ -33,6 +33,7 @@ mod serve;
 mod shutdown;
 mod stores;
 mod top;
+mod usage;
 mod watch;
 
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
 use keygate_store::observed::{CallOutcome, Observed, Observer, Op};
 use keygate_store::redis::LinkObserver;
-use keygate_store::usage::Uses;
+use keygate_store::usage::{Flow, UsageCounter};
 use keygate_telemetry::{LinkMetrics, Metrics, Row, StoreHealth, StoreOpMetrics};
 
 /// By the operation's discriminant.
@@ -124,14 +124,34 @@ pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
     metrics.snapshot_fn(take, rows);
 }
 
-/// Publishes how many uses of keys went unnoted.
-pub(crate) fn publish_uses(uses: &Uses, metrics: &Metrics) {
-    let uses = uses.clone();
-    metrics.counter_fn(
-        "keygate_uses_dropped_total",
-        "Uses of keys that were not noted because too many were.",
-        Box::new(move || uses.dropped()),
-    );
+/// Publishes how what keys use gets to the store, read at each scrape.
+pub(crate) fn publish_usage(usage: &UsageCounter, metrics: &Metrics) {
+    const BATCHES: &str = "keygate_usage_batches_total";
+    const BATCHES_HELP: &str = "Batches of use that the store was sent.";
+    const ROWS: [Row<Flow>; 6] = [
+        Row::<Flow>::counter(BATCHES, BATCHES_HELP, |flow| flow.stored)
+            .labelled("result", "stored"),
+        Row::<Flow>::counter(BATCHES, BATCHES_HELP, |flow| flow.again).labelled("result", "again"),
+        Row::<Flow>::counter(BATCHES, BATCHES_HELP, |flow| flow.failed)
+            .labelled("result", "failed"),
+        Row::gauge(
+            "keygate_usage_backlog_batches",
+            "Batches of use that the store has yet to take.",
+            |flow| flow.backlog,
+        ),
+        Row::gauge(
+            "keygate_usage_oldest_unsent_timestamp_seconds",
+            "When the oldest of those batches was made; 0 if there is none.",
+            |flow| flow.oldest_unsent,
+        ),
+        Row::counter(
+            "keygate_usage_dropped_total",
+            "Uses of keys that could not be counted: too many keys, or no room on the disk.",
+            |flow| flow.dropped,
+        ),
+    ];
+    let usage = usage.clone();
+    metrics.snapshot_fn(move || usage.flow(), ROWS);
 }
 
 #[cfg(test)]

@@ -243,6 +243,7 @@ fn refused(config: &Config, error: &ProxyError) -> Fault {
         }
         ProxyError::Certificate { upstream } => Some(format!("upstreams.{upstream}.tls")),
         ProxyError::Tls(_) => Some("server.tls".to_owned()),
+        ProxyError::Usage(_) => Some("usage.path".to_owned()),
         ProxyError::Listener(_) | ProxyError::Thread(_) | ProxyError::Trust(_) => None,
     };
     fault(setting.as_deref(), error.to_string(), None)

@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use keygate_config::Config;
-use keygate_proxy::report::{AccessLog, Reporters, TopKeys, Traces};
+use keygate_proxy::report::{AccessLog, Reporters, TopKeys, Traces, Usage};
+use keygate_store::usage::UsageCounter;
 use keygate_telemetry::Metrics;
 use keygate_telemetry::traces::{Instance, SpanSender};
 
@@ -14,10 +15,12 @@ pub(crate) fn reporters(
     config: &Config,
     metrics: &Metrics,
     gateway: &str,
+    counter: &UsageCounter,
 ) -> Result<Reporters, Failure> {
+    let usage = Usage::counting(counter.clone());
     let traces = traces(config, metrics, gateway)?;
     let access_log = AccessLog::of(&config.access_log, metrics, clock::now);
-    Ok(Reporters { top: TopKeys::counting(), traces, access_log, ..Reporters::default() })
+    Ok(Reporters { usage, top: TopKeys::counting(), traces, access_log })
 }
 
 fn traces(config: &Config, metrics: &Metrics, gateway: &str) -> Result<Traces, Failure> {

@@ -21,7 +21,7 @@ use keygate_store::failures::FailureLimiter;
 use keygate_store::limits::Limiter;
 use keygate_store::observed::Observed;
 use keygate_store::store::Store as AnyStore;
-use keygate_store::usage::Uses;
+use keygate_store::usage::{Sending, UsageCounter};
 use keygate_telemetry::Metrics;
 use keygate_telemetry::logging::{self, Log};
 use sd_notify::NotifyState;
@@ -37,6 +37,7 @@ use crate::reload::{Files, Origin, read_peppers};
 use crate::reporting::reporters;
 use crate::shutdown::Signals;
 use crate::stores::{self, Opener};
+use crate::usage::sending;
 use crate::{audit_sink, clock, listen, observe, shutdown};
 
 /// The threads of the admin API and of everything else that is not a client's request.
@@ -93,8 +94,9 @@ pub(crate) struct Serving {
     pub(crate) files: Arc<Files>,
     pub(crate) reloader: Reloader<Store>,
     pub(crate) limiter: Limiter,
-    pub(crate) uses: Uses,
     pub(crate) traces: Traces,
+    pub(crate) usage: UsageCounter,
+    pub(crate) sending: Arc<Sending>,
     pub(crate) audit_copy: AuditCopy<Store>,
     /// Until it has stopped; and so is what follows.
     pub(crate) audit_sink: Option<audit_sink::Sink>,
@@ -143,7 +145,7 @@ pub(crate) async fn start(
         Some(prepared) => prepared,
         None => Prepared::new(&config, &metrics, &this.id, in_use.as_deref(), &mut inheritance)?,
     };
-    let Prepared { listeners, live, token_sha256, groundwork, reporters } = prepared;
+    let Prepared { listeners, live, token_sha256, groundwork, reporters, usage } = prepared;
 
     let access_log = reporters.access_log.clone();
     let log_file = access_log.clone();
@@ -160,8 +162,7 @@ pub(crate) async fn start(
     let changes = keys.coherence().invalidations();
     observe::publish_cache(&keys, &metrics);
     observe::publish_limits(&limiter, &metrics);
-    let uses = Uses::default();
-    observe::publish_uses(&uses, &metrics);
+    observe::publish_usage(&usage, &metrics);
     let failed_auth = &config.server.failed_auth;
     let failures = Arc::new(FailureLimiter::new(failed_auth.rate, failed_auth.addresses_max));
     let gateway = Gateway::new(GatewayParts {
@@ -169,7 +170,6 @@ pub(crate) async fn start(
         keys: Arc::clone(&keys),
         failures: Arc::clone(&failures),
         limiter: limiter.clone(),
-        uses: uses.clone(),
         metrics: metrics.clone(),
         clock: clock::now,
     });
@@ -179,7 +179,8 @@ pub(crate) async fn start(
     let blocked = Arc::new(gateway.blocked());
 
     drop(tokio::spawn(limiter.clone().sweep()));
-    drop(tokio::spawn(uses.clone().run(Arc::clone(&keys))));
+    let sending = Arc::new(sending(&live));
+    drop(tokio::spawn(usage.clone().run(Arc::clone(&keys), Arc::clone(&sending))));
     let top = reporters.top.clone();
     drop(tokio::spawn(top.clone().run(clock::now)));
     let proxy = keygate_proxy::start(gateway, listeners.proxy).context("cannot serve")?;
@@ -224,8 +225,9 @@ pub(crate) async fn start(
         files,
         reloader,
         limiter,
-        uses,
         traces: reporters.traces,
+        usage,
+        sending,
         audit_copy,
         audit_sink,
         admin: Some(admin),
@@ -262,6 +264,7 @@ struct Prepared {
     token_sha256: [u8; 32],
     groundwork: Groundwork,
     reporters: Reporters,
+    usage: UsageCounter,
 }
 
 impl Prepared {
@@ -278,10 +281,12 @@ impl Prepared {
         let Secrets { peppers, token_sha256, made: _, exposed: _ } = secrets;
         let listeners = Listeners::bind(config, inheritance)?;
         let live = Live::new(Arc::clone(config), Arc::new(peppers));
-        let reporters = reporters(config, metrics, gateway)?;
+        let usage = UsageCounter::open(&config.usage.path, clock::now())
+            .context("cannot open the folder of counters")?;
+        let reporters = reporters(config, metrics, gateway, &usage)?;
         let groundwork = Groundwork::new(Current::clone(&live.current()), metrics, &reporters)
             .context("cannot set up the gateway")?;
-        Ok(Self { listeners, live, token_sha256, groundwork, reporters })
+        Ok(Self { listeners, live, token_sha256, groundwork, reporters, usage })
     }
 
     /// The same for a process that takes over: nothing of it is new.

@@ -33,7 +33,7 @@ pub(crate) fn record() -> KeyRecord {
         overrides: None,
         is_imported: false,
         meter: Default::default(),
-        last_noted: Default::default(),
+        slots: Default::default(),
         read_at: 0,
     }
 }

@@ -11,7 +11,7 @@ use crate::id::{AccountId, AppId, KeyId};
 use crate::key::{Environment, KeyKind};
 use crate::network::Networks;
 use crate::problem::Code;
-use crate::record::{Identity, KeyRecord, LastNoted, Standing};
+use crate::record::{Identity, KeyRecord, SlotHints, Standing};
 use crate::scope::ScopeSet;
 use crate::time::UnixMillis;
 
@@ -168,7 +168,7 @@ fn key(number: u8) -> KeyRecord {
         overrides: None,
         is_imported: false,
         meter: std::sync::OnceLock::new(),
-        last_noted: LastNoted::default(),
+        slots: SlotHints::default(),
         read_at: 0,
         identity,
     }

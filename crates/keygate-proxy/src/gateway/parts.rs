@@ -10,7 +10,6 @@ use keygate_store::cached::CachedKeys;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
-use keygate_store::usage::Uses;
 use keygate_telemetry::{ConnectionMetrics, InFlight, Metrics, RouteMetrics};
 
 use super::Gateway;
@@ -31,7 +30,6 @@ pub struct GatewayParts<S: KeyStore> {
     pub keys: Arc<CachedKeys<S>>,
     pub failures: Arc<FailureLimiter>,
     pub limiter: Limiter,
-    pub uses: Uses,
     pub metrics: Metrics,
     pub clock: fn() -> UnixMillis,
 }
@@ -61,7 +59,7 @@ impl<S: KeyStore> Gateway<S> {
     /// Builds a gateway.
     #[must_use]
     pub fn new(parts: GatewayParts<S>) -> Self {
-        let GatewayParts { groundwork, keys, failures, limiter, uses, metrics, clock } = parts;
+        let GatewayParts { groundwork, keys, failures, limiter, metrics, clock } = parts;
         let Groundwork { snapshots, upkeep } = groundwork;
         Self {
             snapshots,
@@ -73,7 +71,6 @@ impl<S: KeyStore> Gateway<S> {
             decision: metrics.decision(),
             in_flight: metrics.in_flight(),
             lines: Lines::new(metrics.requests_ended(), metrics.connections()),
-            uses,
             imported: metrics.imported_keys(),
             metrics,
             clock,

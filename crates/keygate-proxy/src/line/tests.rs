@@ -45,7 +45,7 @@ pub(crate) fn key() -> Arc<KeyRecord> {
         overrides: None,
         is_imported: false,
         meter: Default::default(),
-        last_noted: Default::default(),
+        slots: Default::default(),
         read_at: 0,
     })
 }
