@@ -15,6 +15,8 @@
 
 mod harness;
 
+mod access_log;
+mod access_log_sinks;
 mod alerts;
 mod audit_log;
 mod backup;

@@ -58,8 +58,8 @@ fn parsed(record: &Record) -> Value {
     serde_json::from_str(&line(record)).unwrap()
 }
 
-#[test]
-fn a_line_says_all_that_is_known_of_a_request() {
+/// A record with all that there can be.
+fn full() -> Record {
     let mut full = record(&TEXTS);
     full.is_tls = true;
     full.client = "192.0.2.1".parse().ok();
@@ -77,6 +77,11 @@ fn a_line_says_all_that_is_known_of_a_request() {
         connect: micros(1_000),
         first_byte: micros(9_000_001),
     };
+    full
+}
+
+#[test]
+fn a_line_says_all_that_is_known_of_a_request() {
     let expected = json!({
         "log": "access", "time": "2026-09-21T14:13:20.007Z", "request_id": "abc",
         "route": "orders.read", "method": "GET", "host": "api.example.com", "path": "/v1/orders",
@@ -88,7 +93,24 @@ fn a_line_says_all_that_is_known_of_a_request() {
         "upstream": "main", "target": "127.0.0.1:9000", "attempts": 2,
         "trace_id": "00000000000000000000000000000abc",
     });
-    assert_eq!(parsed(&full), expected);
+    assert_eq!(parsed(&full()), expected);
+}
+
+/// The page's sample has every field there is, and its table a line for each.
+#[test]
+fn every_field_is_documented() {
+    let page = include_str!("../../../../../deploy/access_log.md");
+    let (_, sample) = page.split_once("```json\n").unwrap();
+    let (sample, table) = sample.split_once("```").unwrap();
+    let sample: serde_json::Map<String, Value> = serde_json::from_str(sample).unwrap();
+    let line = parsed(&full());
+    let fields: Vec<&String> = line.as_object().unwrap().keys().collect();
+    for field in &fields {
+        assert!(table.contains(&format!("`{field}`")), "{field}");
+        // What went well has no reason.
+        assert!(sample.contains_key(*field) || ["reason", "cut"].contains(&&***field), "{field}");
+    }
+    assert!(sample.keys().all(|field| fields.contains(&field)), "{sample:?}");
 }
 
 #[test]
