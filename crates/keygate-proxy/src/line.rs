@@ -59,6 +59,15 @@ impl Lines {
         self.0.shards.iter().map(|shard| lock(shard).clone())
     }
 
+    /// Cuts off whatever runs: nothing more is waited for.
+    pub(crate) fn cut_all(&self) {
+        for line in self.parts().flatten() {
+            let mut state = line.state();
+            line.cut(&mut state, Cut::Stopped);
+            wake(state);
+        }
+    }
+
     fn close(&self, line: &Line) {
         let Some(shard) = self.0.shards.get(line.shard) else { return };
         let mut shard = lock(shard);
@@ -115,7 +124,7 @@ impl OpenLine {
             match cut {
                 Some(Cut::Key(_)) => self.lines.0.ended.count(),
                 Some(Cut::SlowBody) => self.lines.0.connections.slow_body(),
-                Some(Cut::ClientLeft | Cut::TotalTimeout) | None => {}
+                Some(Cut::ClientLeft | Cut::TotalTimeout | Cut::Stopped) | None => {}
             }
         }
         ran
@@ -178,6 +187,8 @@ pub(crate) enum Cut {
     /// All in all it takes too long.
     TotalTimeout,
     ClientLeft,
+    /// The gateway ends.
+    Stopped,
 }
 
 /// From here to its end the request at hand runs on behalf of this key. One that has no line, as

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::client::accept::{Acceptor, Listener};
 use crate::connection::{ConnectionParts, Connections, OpenConnections};
 use crate::gateway::Gateway;
+use crate::line::Lines;
 use crate::snapshot::Snapshots;
 use crate::sweep::Sweep;
 use crate::upstreams::{Upkeep, trust};
@@ -53,6 +54,7 @@ pub enum ProxyError {
 pub struct Running {
     stop: watch::Sender<bool>,
     open: OpenConnections,
+    lines: Lines,
     thread: JoinHandle<()>,
 }
 
@@ -60,6 +62,11 @@ impl Running {
     /// Stops accepting connections. Requests that have begun go on; idle connections close.
     pub fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Cuts off the requests that still run, so that each has its last word before the process ends.
+    pub fn cut(&self) {
+        self.lines.cut_all();
     }
 
     /// What is open: listeners, connections, requests. Zero after [`stop`](Self::stop) means that
@@ -91,6 +98,7 @@ pub fn start<S: KeyStore>(
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let open = OpenConnections::new(gateway.in_flight());
+    let lines = gateway.lines();
     let (sweep, upkeep, snapshots) = (gateway.sweep(), gateway.upkeep(), gateway.snapshots());
     upkeep.connect_by(&server.configuration);
     let connections = connections(gateway, &server.configuration, open.clone());
@@ -102,7 +110,7 @@ pub fn start<S: KeyStore>(
     let (stop, stopped) = watch::channel(false);
     let run = move || server.run(RunArgs { shutdown_signal: Box::new(StopSignal(stopped)) });
     let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(run);
-    Ok(Running { stop, open, thread: thread.map_err(ProxyError::Thread)? })
+    Ok(Running { stop, open, lines, thread: thread.map_err(ProxyError::Thread)? })
 }
 
 fn connections<S: KeyStore>(

@@ -32,6 +32,9 @@ const QUIESCE_MAX: Duration = Duration::from_millis(600);
 /// How long the receiver of traces may take for the last spans.
 const LAST_SPANS_MAX: Duration = Duration::from_secs(2);
 
+/// How long requests that are cut off at the end may take for what is told of them.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(200);
+
 /// Why a gateway ends.
 enum End {
     /// By this signal.
@@ -276,6 +279,10 @@ impl Serving {
             signal = told_to_stop(signals, &hung_up) => {
                 tracing::warn!(signal, "told twice: stopping now");
             }
+        }
+        if !rests() {
+            proxy.cut();
+            wait_until(rests, LAST_WORDS_MAX).await;
         }
     }
 

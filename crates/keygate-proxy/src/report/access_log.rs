@@ -249,7 +249,7 @@ pub(super) fn cut_short(end: End, ctx: &Context) -> Option<CutShort> {
             Some(Cut::SlowBody) => CutShort::SlowClient,
             Some(Cut::TotalTimeout) => CutShort::TotalTimeout,
             Some(Cut::ClientLeft) => CutShort::ClientLeft,
-            None => CutShort::Aborted,
+            Some(Cut::Stopped) | None => CutShort::Aborted,
         }),
     }
 }
