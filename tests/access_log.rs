@@ -351,7 +351,7 @@ fn a_request_that_is_cut_off_with_its_key_has_a_line_that_says_so() {
                 client.send(&request.to_h1()).unwrap();
                 assert_eq!(client.head().unwrap().status, 200);
                 revoke();
-                assert!(client.is_closed_within(Duration::from_secs(30)));
+                while client.read_some().is_ok_and(|rest| !rest.is_empty()) {}
             } else {
                 let mut client = H2::open(gateway.proxy);
                 let mut stream = client.begin(&request);

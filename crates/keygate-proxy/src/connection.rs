@@ -167,7 +167,7 @@ impl<S: KeyStore> Inner<S> {
                     let problem = Problem::of_denial(&denial, None);
                     let (answer, body_bytes) = raw_http1(&problem, &request_id);
                     let refused = report::RefusedHead {
-                        client: address(&stream).unwrap_or(peer.ip()),
+                        client: address(&stream).unwrap_or_else(|| peer.ip()),
                         is_tls: client.tls().is_some(),
                         denial: &denial,
                         request_id: &request_id,

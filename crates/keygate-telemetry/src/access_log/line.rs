@@ -173,11 +173,10 @@ impl<'a> Line<'a> {
 
     /// Cuts what a client can make as long as it likes.
     fn shorten(&mut self) {
-        for text in [&mut self.host, &mut self.path, &mut self.query, &mut self.user_agent] {
-            if let Some(text) = text {
-                let end = text.floor_char_boundary(SHORT_TEXT_BYTES_MAX);
-                *text = Cow::Owned(text.get(..end).unwrap_or_default().to_owned());
-            }
+        let texts = [&mut self.host, &mut self.path, &mut self.query, &mut self.user_agent];
+        for text in texts.into_iter().flatten() {
+            let end = text.floor_char_boundary(SHORT_TEXT_BYTES_MAX);
+            *text = Cow::Owned(text.get(..end).unwrap_or_default().to_owned());
         }
     }
 
