@@ -190,12 +190,19 @@ fn without_a_terminal_one_table_is_printed() {
     assert_eq!(lines[0][..3], ["KEY", "ID", "HINT"], "{table}");
     assert_eq!(lines[1][..3], [crowd.id(0), crowd.hint(0), "2"], "{table}");
     assert_eq!(lines[2][..3], [crowd.id(1), crowd.hint(1), "1"], "{table}");
-    assert_eq!(lines.len(), 3);
+    assert_eq!((lines.len(), lines[1][5]), (3, "66.67%"));
     assert_eq!(keygate("top --once --limit 1").lines().count(), 2);
     assert_eq!(keygate("top -q"), format!("{}\n{}\n", crowd.id(0), crowd.id(1)));
     let json: Value = serde_json::from_str(&keygate("top --json --by bytes --window 1h")).unwrap();
     assert_eq!((&json["by"], &json["window"]), (&json!("bytes"), &json!("1h")));
     assert_eq!(json["items"][0]["key_id"], crowd.id(0));
+    caller.send(&get("/v1/orders").bearer("sk_live_nobody"));
+    top(&crowd.gateway, "", 4);
+    let table = keygate("top");
+    assert!(
+        table.contains("\n\nNETWORK    REFUSALS  SHARE\n127.0.0.1  1         100.00%\n"),
+        "{table}"
+    );
     let unknown = run(crowd.gateway.folder(), &["top", "--by", "colour"], &[]);
     assert_eq!(unknown.code, Some(2));
 }

@@ -146,6 +146,7 @@ fn text(answer: &Value, shape: Shape, style: Style, reader: Reader) -> String {
             items(answer).iter().map(|item| line(item.get(id_of(columns)))).collect()
         }
         (Style::Table, None) => record(answer, reader),
+        (Style::Table, Some(columns)) if shape == Shape::Top => top(answer, columns, reader),
         (Style::Table, Some(columns)) => list(items(answer), columns, reader),
     }
 }
@@ -204,6 +205,17 @@ fn id_of(columns: &[&'static str]) -> &'static str {
 fn items(answer: &Value) -> &[Value] {
     let items = answer.get("items").or_else(|| answer.get("gateways"));
     items.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The keys, and below them the clients that were refused without one, if any were.
+fn top(answer: &Value, columns: &[&str], reader: Reader) -> String {
+    let keys = list(items(answer), columns, reader);
+    match answer.get("clients").and_then(Value::as_array).map(Vec::as_slice) {
+        None | Some([]) => keys,
+        Some(clients) => {
+            format!("{keys}\n{}", list(clients, &["network", "refusals", "share"], reader))
+        }
+    }
 }
 
 /// What may be wrapped to fit the window. Everything else is a word.

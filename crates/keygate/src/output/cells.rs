@@ -6,7 +6,10 @@ use serde_json::Value;
 use super::{Reader, printable};
 
 pub(super) fn cell(name: &str, value: Option<&Value>, reader: Reader) -> Cell {
-    let shown = short(name, text(value), reader);
+    let shown = match value.and_then(Value::as_f64).filter(|_| name == "share") {
+        Some(part) => format!("{:.2}%", part * 100.0),
+        None => short(name, text(value), reader),
+    };
     let colour = colour(name, &shown).filter(|_| reader == Reader::PersonInColour);
     let cell = Cell::new(shown);
     match colour {
