@@ -1,5 +1,6 @@
 //! Who calls most: the right keys in the right order with the right numbers, in the API and on a terminal.
 
+use std::iter::repeat_n;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,42 +10,29 @@ use crate::harness::{
     Gateway, Key, KeySpec, Setup, Tmux, Upstream, eventually, eventually_within, get, post, run,
 };
 
-/// Of the answer's body.
-const ANSWER_BYTES: u64 = 100;
-const KEYS: u64 = 40;
+const KEYS: usize = 40;
 
 /// Many keys of one app, each used by Zipf's law: by requests, refusals and bytes another one first.
 struct Crowd {
     gateway: Gateway,
     _upstream: Upstream,
     keys: Vec<Key>,
+    /// What each key did, as its client counted it.
+    done: Vec<Done>,
 }
 
-/// What the key of this place among the keys does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Expected {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Done {
     requests: u64,
     refusals: u64,
     bytes: u64,
-}
-
-fn expected(place: u64) -> Expected {
-    let share = |rank: u64, all: u64| all / (rank + 1);
-    let (admitted, refusals) = (share(place, 200), share((place + 7) % KEYS, 60));
-    // One body of this size, with an answer of its own.
-    let body = share((place + 20) % KEYS, 200_000) + 1;
-    Expected {
-        requests: admitted + refusals + 1,
-        refusals,
-        bytes: (admitted + 1) * ANSWER_BYTES + body,
-    }
 }
 
 impl Crowd {
     fn new() -> Self {
         let upstream = Upstream::answering(|exchange| {
             exchange.read_body()?;
-            exchange.answer(200, &[], &[b'x'; ANSWER_BYTES as usize])
+            exchange.answer(200, &[], &[b'x'; 100])
         });
         let setup = Setup::in_front_of(&upstream).keys("keys_max_live = 100").log("info");
         let gateway = setup.start();
@@ -53,23 +41,27 @@ impl Crowd {
         let account = admin.account();
         let app = admin.app(&account, &spec);
         let keys = (0..KEYS).map(|_| admin.key_of(&account, &app, &spec)).collect();
-        Self { gateway, _upstream: upstream, keys }
+        Self { gateway, _upstream: upstream, keys, done: vec![Done::default(); KEYS] }
     }
 
-    /// Sends what is expected of each key, and some that nobody knows.
-    fn calls(&self, strangers: u64) {
+    /// Uses each key, and some that nobody knows.
+    fn call(&mut self, strangers: usize) {
         let mut caller = self.gateway.caller();
-        for (place, key) in (0..).zip(&self.keys) {
-            let Expected { requests, refusals, bytes } = expected(place);
-            let admitted = requests - refusals - 1;
-            for _ in 0..admitted {
-                assert_eq!(caller.status(&key.key), 200);
+        for place in 0..KEYS {
+            let share = |first: usize, all: usize| all / ((place + first) % KEYS + 1);
+            let upload = post("/v1/orders", vec![b'y'; share(20, 200_000)]);
+            let calls = repeat_n((get("/v1/orders"), 200), share(0, 200))
+                .chain(repeat_n((get("/v1/transfers"), 403), share(7, 60)))
+                .chain([(upload, 200)]);
+            let done = &mut self.done[place];
+            for (call, status) in calls {
+                let sent = call.body.len();
+                let answer = caller.send(&call.bearer(&self.keys[place].key));
+                assert_eq!(answer.status, status, "{}", answer.text());
+                done.requests += 1;
+                done.refusals += u64::from(status == 403);
+                done.bytes += (sent + answer.body.len()) as u64;
             }
-            for _ in 0..refusals {
-                assert_eq!(caller.send(&get("/v1/transfers").bearer(&key.key)).status, 403);
-            }
-            let body = vec![b'y'; (bytes - (admitted + 1) * ANSWER_BYTES) as usize];
-            assert_eq!(caller.send(&post("/v1/orders", body).bearer(&key.key)).status, 200);
         }
         for _ in 0..strangers {
             assert_eq!(caller.send(&get("/v1/orders").bearer("sk_live_nobody")).status, 401);
@@ -77,27 +69,27 @@ impl Crowd {
     }
 
     /// The places of the keys in the order of a measure.
-    fn order(&self, of: fn(Expected) -> u64) -> Vec<u64> {
-        let mut places: Vec<u64> = (0..KEYS).collect();
-        places.sort_by_key(|place| std::cmp::Reverse(of(expected(*place))));
+    fn order(&self, of: fn(Done) -> u64) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..KEYS).collect();
+        places.sort_by_key(|place| std::cmp::Reverse(of(self.done[*place])));
         places
     }
 
-    fn id(&self, place: u64) -> &str {
-        &self.keys[usize::try_from(place).unwrap()].id
+    /// The hint of the one that stands first.
+    fn loudest(&self, of: fn(Done) -> u64) -> String {
+        self.hint(self.order(of)[0]).to_owned()
     }
 
-    fn hint(&self, place: u64) -> &str {
-        &self.keys[usize::try_from(place).unwrap()].key[..12]
+    fn id(&self, place: usize) -> &str {
+        &self.keys[place].id
     }
 
-    fn all(&self) -> Expected {
-        let sum = |of: fn(Expected) -> u64| (0..KEYS).map(|place| of(expected(place))).sum();
-        Expected {
-            requests: sum(|e| e.requests),
-            refusals: sum(|e| e.refusals),
-            bytes: sum(|e| e.bytes),
-        }
+    fn hint(&self, place: usize) -> &str {
+        &self.keys[place].key[..12]
+    }
+
+    fn sum(&self, of: fn(Done) -> u64) -> u64 {
+        self.done.iter().map(|done| of(*done)).sum()
     }
 }
 
@@ -112,44 +104,43 @@ fn top(gateway: &Gateway, query: &str, requests: u64) -> Value {
 #[test]
 fn the_loudest_keys_are_told_in_their_order_with_what_they_did() {
     const STRANGERS: u64 = 17;
-    let crowd = Crowd::new();
-    crowd.calls(STRANGERS);
-    let all = crowd.all();
-    let measures: [(&str, fn(Expected) -> u64); 3] = [
-        ("requests", |expected| expected.requests),
-        ("refusals", |expected| expected.refusals),
-        ("bytes", |expected| expected.bytes),
+    let mut crowd = Crowd::new();
+    crowd.call(STRANGERS as usize);
+    let requests = crowd.sum(|done| done.requests) + STRANGERS;
+    let nothing = json!({ "requests": 0, "refusals": 0, "bytes": 0 });
+    let measures: [(&str, fn(Done) -> u64); 3] = [
+        ("requests", |done| done.requests),
+        ("refusals", |done| done.refusals),
+        ("bytes", |done| done.bytes),
     ];
     for (by, of) in measures {
         for window in ["1m", "10m", "1h"] {
             let query = format!("window={window}&by={by}&limit=10");
-            let top = top(&crowd.gateway, &query, all.requests + STRANGERS);
-            let nothing = json!({ "requests": 0, "refusals": 0, "bytes": 0 });
+            let top = top(&crowd.gateway, &query, requests);
             assert_eq!(top["error_max"], nothing, "few keys are counted exactly");
             let items = top["items"].as_array().unwrap();
             assert_eq!(items.len(), 10);
             for (item, place) in items.iter().zip(crowd.order(of)) {
-                let expected = expected(place);
-                let said = ["requests", "refusals", "bytes"].map(|name| item[name].clone());
-                let counts = [expected.requests, expected.refusals, expected.bytes];
-                assert_eq!(said, counts.map(|count| json!(count)), "{by} of place {place}");
+                assert_eq!(item[by], of(crowd.done[place]), "the order by {by}");
                 // Keys that did as much may stand in any order.
-                let twins = (0..KEYS).filter(|p| of(super::top::expected(*p)) == of(expected));
-                let mut ids = twins.map(|p| crowd.id(p));
-                let id = item["key_id"].as_str().unwrap();
-                assert!(ids.any(|twin| twin == id), "{by}: {id} is not at place {place}");
+                let at = crowd.keys.iter().position(|key| item["key_id"] == key.id.as_str());
+                let key = &crowd.keys[at.expect("one of ours")];
+                let done = crowd.done[at.unwrap()];
+                let said = ["requests", "refusals", "bytes"].map(|name| item[name].clone());
+                assert_eq!(said, [done.requests, done.refusals, done.bytes].map(Value::from));
                 assert_eq!(item["error"], nothing);
-                assert_eq!(item["app_id"], crowd.keys[0].app.as_str());
-                assert_eq!(item["account_id"], crowd.keys[0].account.as_str());
+                assert_eq!(item["hint"], key.key[..12]);
+                assert_eq!(item["app_id"], key.app.as_str());
+                assert_eq!(item["account_id"], key.account.as_str());
                 let series = item["series"].as_array().unwrap();
                 let sum: u64 = series.iter().map(|value| value.as_u64().unwrap()).sum();
-                assert_eq!((series.len(), sum), (60, of(expected)), "{by} of place {place}");
+                assert_eq!((series.len(), sum), (60, of(done)), "{by} of {at:?}");
             }
         }
     }
-    let top = top(&crowd.gateway, "", all.requests + STRANGERS);
-    assert_eq!(top["totals"]["refusals"], all.refusals + STRANGERS);
-    assert_eq!(top["totals"]["bytes"], all.bytes);
+    let top = top(&crowd.gateway, "", requests);
+    assert_eq!(top["totals"]["refusals"], crowd.sum(|done| done.refusals) + STRANGERS);
+    assert!(top["totals"]["bytes"].as_u64().unwrap() >= crowd.sum(|done| done.bytes));
     let client = &top["clients"][0];
     assert_eq!(client["network"], "127.0.0.1");
     assert_eq!((&client["refusals"], &client["error"]), (&json!(STRANGERS), &json!(0)));
@@ -214,15 +205,14 @@ fn first(screen: &str) -> &str {
 
 #[test]
 fn the_view_shows_the_loudest_key_obeys_its_keys_and_leaves_the_terminal_as_it_was() {
-    let crowd = Crowd::new();
-    let loudest = |of: fn(Expected) -> u64| crowd.hint(crowd.order(of)[0]).to_owned();
-    crowd.calls(5);
+    let mut crowd = Crowd::new();
+    crowd.call(5);
     let terminal = Tmux::start(crowd.gateway.folder(), 120, 40);
     terminal.line("echo before");
     terminal.shows("\nbefore");
     let before = terminal.screen();
     terminal.line("keygate top");
-    let hint = loudest(|expected| expected.requests);
+    let hint = crowd.loudest(|done| done.requests);
     let screen = terminal.waits("the loudest", |screen| first(screen).contains(&hint));
     for said in ["keygate top", "REQUESTS▼", "store up", "link up", "last minute", "p99", "q quit"]
     {
@@ -233,11 +223,11 @@ fn the_view_shows_the_loudest_key_obeys_its_keys_and_leaves_the_terminal_as_it_w
     terminal.shows("127.0.0.1 5");
 
     terminal.keys(&["f"]);
-    let hint = loudest(|expected| expected.refusals);
+    let hint = crowd.loudest(|done| done.refusals);
     terminal.waits("the most refused", |screen| first(screen).contains(&hint));
     terminal.shows("REFUSED▼");
     terminal.keys(&["b", "2"]);
-    let hint = loudest(|expected| expected.bytes);
+    let hint = crowd.loudest(|done| done.bytes);
     terminal.waits("the heaviest", |screen| first(screen).contains(&hint));
     terminal.shows("BYTES▼");
     terminal.shows("last 10 minutes");
@@ -275,9 +265,11 @@ fn the_view_shows_the_loudest_key_obeys_its_keys_and_leaves_the_terminal_as_it_w
 /// The view is gone, and what is typed is shown and taken line by line.
 #[track_caller]
 fn is_a_shell_again(terminal: &Tmux) {
-    terminal.waits("no view", |screen| !screen.contains("REQUESTS") && !screen.contains("p99"));
-    terminal.line("stty -a | tr ' ' '\\n' | grep -cE '^(icanon|echo|isig|icrnl|opost)$'");
-    terminal.shows("\n5\n");
+    terminal.waits("a prompt and no view", |screen| {
+        !screen.contains("REQUESTS") && !screen.contains("p99") && screen.trim_end().ends_with('$')
+    });
+    terminal.line("clear; stty -a | tr ' ' '\\n' | grep -cE '^(icanon|echo|isig|icrnl|opost)$'");
+    terminal.waits("all of a usual terminal", |screen| screen.starts_with("5\n"));
     terminal.line("clear");
 }
 
