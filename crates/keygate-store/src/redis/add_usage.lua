@@ -10,14 +10,16 @@
 -- Answers {what it did, the number there was, how many lines were damaged and begin anew}.
 -- All is read and added up before anything is written, so that an error leaves nothing half done.
 local prefix, number = ARGV[1], tonumber(ARGV[2])
--- Nothing has this name. A user who may not do this must find out now.
-redis.call('EXPIREAT', prefix .. 'none', '0')
 local had = tonumber(redis.call('GET', KEYS[1]) or '0')
 if number <= had then
   return {'had', tostring(had), '0'}
 elseif number > had + 1 and ARGV[3] ~= '1' then
   return {'gap', tostring(had), '0'}
 end
+-- Changes nothing. Redis asks only of a script's first write whether there is memory left.
+redis.call('HINCRBY', prefix .. 'meta', 'routes', 0)
+-- Nothing has this name. A user who may not do this must find out now.
+redis.call('EXPIREAT', prefix .. 'none', '0')
 
 local at = 4
 local function argument()

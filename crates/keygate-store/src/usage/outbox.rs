@@ -176,6 +176,12 @@ impl Outbox {
                     self.tried = self.tried.max(number);
                     self.next = None;
                 }
+                // It has it, and may lose it: the file stays until one after it is durable.
+                Err(SendError::Store(StoreError::NotDurable { .. })) => {
+                    sent.failed.fetch_add(1, Relaxed);
+                    self.tried = self.tried.max(number);
+                    self.next = Some(number + 1);
+                }
                 Err(error) => {
                     sent.failed.fetch_add(1, Relaxed);
                     self.tried = self.tried.max(number);

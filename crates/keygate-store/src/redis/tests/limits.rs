@@ -8,6 +8,7 @@ use crate::contract::run;
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, StoredRecord, Write};
 use crate::records::{Account, Key, Metadata, Version};
 use crate::testing::{account, account_id, audit, create, key, revoked, seed, update};
+use crate::usage::records::{Retention, SourceId, UsageBatch, UsageCounts, UsageRow};
 
 fn all<T>() -> Page<T> {
     Page { after: None, limit: 10_000 }
@@ -136,10 +137,19 @@ fn a_server_without_room_refuses_changes_whole_and_goes_on_reading() {
             let error = store.commit(write, audit("refused")).await.unwrap_err();
             assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
         }
+        // Use can wait: it must not take what is left.
+        let counts = UsageCounts { requests: 1, ..UsageCounts::default() };
+        let row = UsageRow { key: key1.id, route: "r".into(), counts, last: None };
+        let (source, minute) = (SourceId(1), UnixMillis(60_000));
+        let batch = UsageBatch { source, number: 1, after_loss: false, minute, rows: vec![row] };
+        let keep = Retention { minutes: 1 << 42, hours: 0, days: 0 };
+        let error = store.add_usage(Arc::new(batch.clone()), keep).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
         assert_eq!(fixture.everything().await, before);
         assert!(store.find(key1.digest).await.unwrap().is_some());
 
         fixture.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]).await;
+        store.add_usage(Arc::new(batch), keep).await.unwrap();
         let number = store.commit(create(&key(2, &app)), audit("create")).await.unwrap();
         assert_eq!(number, ChangeNumber(4));
     });
