@@ -82,5 +82,6 @@ mod top;
 mod traces;
 mod upgrade;
 mod upstream_tls;
+mod usage_crash;
 mod versions;
 mod websockets;

@@ -45,8 +45,10 @@ impl UsageCounter {
     pub(super) fn seal(&self, now: UnixMillis) -> io::Result<()> {
         let Inner { folder, files, routes, live, .. } = &*self.0;
         let mut sealer = self.sealer();
+        // Whatever becomes of the rest.
+        let roomy = live.load_full().tally.make_room();
         if !sealer.has_room(files.bytes()) {
-            return Ok(());
+            return roomy;
         }
         let replaced = sealer.replace_if_idle(self, now);
         // Nobody counts any more in what only the sealer holds.
@@ -71,7 +73,7 @@ impl UsageCounter {
             std::fs::remove_file(folder.tally(live.tally.generation))?;
         }
         replaced?;
-        current.tally.make_room()
+        roomy
     }
 
     /// Has another tally take the place of the one that is counted in.

@@ -423,6 +423,31 @@ fn a_row_says_who_used_a_key_last() {
     });
 }
 
+/// No assertion: it prints what a request pays.
+#[test]
+fn what_a_request_pays_for_being_counted() {
+    const TIMES: u32 = 200_000;
+    let root = tempfile::tempdir().unwrap();
+    let (counter, _, routes) = begin(root.path());
+    for keys in [1u64, 1_000, 20_000] {
+        let keys: Vec<_> = (0..keys).map(record).collect();
+        let began = quanta::Instant::now();
+        for n in 0..TIMES {
+            let key = &keys[n as usize * 7 % keys.len()];
+            let counted = counter.admitted(key, routes[0], 1, UnixMillis(n.into()), CLIENT).unwrap();
+            counter.moved(counted, key, routes[0], 0, 17);
+        }
+        let both = began.elapsed() / TIMES;
+        let began = quanta::Instant::now();
+        for n in 0..TIMES {
+            let key = &keys[n as usize * 7 % keys.len()];
+            counter.refused(key, routes[1], Code::RateLimitExceeded);
+        }
+        let refused = began.elapsed() / TIMES;
+        println!("{} keys: counted and moved {both:?}, refused {refused:?}", keys.len());
+    }
+}
+
 #[test]
 fn more_keys_than_a_batch_holds_and_than_a_segment_holds_are_all_counted() {
     let root = tempfile::tempdir().unwrap();
