@@ -307,6 +307,42 @@ fn the_bytes_of_an_upload_and_of_an_open_tunnel_outlive_a_kill() {
 }
 
 #[test]
+fn a_request_that_is_tried_again_is_counted_once_and_its_body_too() {
+    let is_first = Arc::new(AtomicBool::new(true));
+    let targets = [(); 2].map(|()| {
+        let is_first = Arc::clone(&is_first);
+        Upstream::answering(move |exchange| {
+            exchange.read_body()?;
+            if is_first.swap(false, Ordering::SeqCst) {
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            exchange.answer(200, &[], BODY)
+        })
+    });
+    let [one, other] = targets.each_ref().map(|target| target.address());
+    let many = format!("[upstreams.many]\ntargets = [\"{one}\", \"{other}\"]\n{TABLES}");
+    let route = "name = \"many\"\npath = \"/many\"\nupstream = \"many\"\nauth = \"key\"\n\
+                 environment = \"live\"\ncost = 3";
+    let setup = Setup::in_front_of(&targets[0]).tables(&many).route(route);
+    let gateway = setup.start();
+    let key = gateway.key_with(&KeySpec::new(&[]));
+    let body = "x".repeat(20_000);
+    let call = request("PUT", "/many").bearer(&key.key);
+    let call = Request { body: body.clone().into(), ..call };
+    assert_eq!(gateway.send(&call).status, 200);
+    assert_eq!(targets.iter().map(Upstream::count).sum::<usize>(), 2, "it was tried again");
+    let totals = eventually("what was counted", || {
+        let path = format!("/v1/usage?by=hour&key_id={}", key.id);
+        let totals = gateway.admin().read(&path)["totals"].clone();
+        (totals["requests"] != 0).then_some(totals)
+    });
+    let expected = json!({
+        "requests": 1, "cost": 3, "bytes_in": 20_000, "bytes_out": BODY.len(), "refused": {}
+    });
+    assert_eq!(totals, expected);
+}
+
+#[test]
 fn a_folder_that_cannot_be_used_is_said_at_the_start() {
     let upstream = Upstream::start();
     let mut gateway = Setup::in_front_of(&upstream).start();

@@ -434,7 +434,8 @@ fn what_a_request_pays_for_being_counted() {
         let began = quanta::Instant::now();
         for n in 0..TIMES {
             let key = &keys[n as usize * 7 % keys.len()];
-            let counted = counter.admitted(key, routes[0], 1, UnixMillis(n.into()), CLIENT).unwrap();
+            let counted =
+                counter.admitted(key, routes[0], 1, UnixMillis(n.into()), CLIENT).unwrap();
             counter.moved(counted, key, routes[0], 0, 17);
         }
         let both = began.elapsed() / TIMES;
