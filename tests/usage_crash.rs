@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Caller, Gateway, Key, KeySpec, Redis, Setup, Upstream, alone, eventually, eventually_within,
-    get, post, run, runs, scale,
+    Caller, Gateway, Key, KeySpec, Redis, Request, Setup, Upstream, alone, eventually,
+    eventually_within, get, post, request, run, runs, scale,
 };
 
 /// More than a gateway has threads that serve requests here.
