@@ -479,39 +479,3 @@ fn what_is_not_to_be_shown_is_not() {
     let line = lines_of(&gateway, 3).remove(2);
     assert_eq!((line.get("client"), &line["query"]), (None, &json!("a")));
 }
-
-#[test]
-fn of_each_outcome_the_share_is_logged_that_is_asked_for() {
-    const REQUESTS: usize = 400;
-    let upstream = Upstream::answering(|exchange| {
-        exchange.read_body()?;
-        let status = if exchange.request.target.contains("fail") { 500 } else { 200 };
-        exchange.answer(status, &[], b"")
-    });
-    let samples = "sample = \"0%\"\nsample_refused = \"10%\"\nsample_failed = \"100%\"";
-    let route = |name: &str, share: &str| {
-        format!(
-            "name = \"{name}\"\npath = \"/{name}\"\nupstream = \"main\"\nauth = \"public\"\n\
-             access_log_sample = \"{share}\""
-        )
-    };
-    let setup = Setup::in_front_of(&upstream).tables(&table(samples)).log("info");
-    let gateway = setup.route(&route("all", "100%")).route(&route("half", "50%")).start();
-    let mut caller = gateway.caller();
-    for _ in 0..REQUESTS {
-        for target in ["/public", "/else", "/public/fail", "/all", "/all/fail", "/half"] {
-            caller.send(&get(target));
-        }
-    }
-    // The end of them all: a line that comes for sure.
-    caller.send(&get("/all/last"));
-    let path = gateway.path(PATH);
-    let last = |line: &Value| line["path"] == "/all/last";
-    let lines = eventually("lines", || Some(lines(&path)).filter(|all| all.iter().any(last)));
-    let count = |path: &str| lines.iter().filter(|line| line["path"] == path).count();
-    assert_eq!((count("/public"), count("/public/fail")), (0, REQUESTS));
-    assert_eq!((count("/all"), count("/all/fail")), (REQUESTS, REQUESTS));
-    // Six standard deviations of a fair draw.
-    assert!(count("/half").abs_diff(REQUESTS / 2) <= 60, "{}", count("/half"));
-    assert!(count("/else").abs_diff(REQUESTS / 10) <= 36, "{}", count("/else"));
-}

@@ -1,5 +1,5 @@
 //! Where the access log goes: what a file, a pipe or standard output does to it, and that none of them
-//! does anything to requests.
+//! does anything to requests. And how many requests get a line.
 
 use std::fs::{self, OpenOptions};
 use std::io::Read;
@@ -268,4 +268,40 @@ fn a_process_that_takes_over_writes_to_the_same_file() {
     let path = gateway.path(PATH);
     eventually("lines", || (lines(&path).len() >= sent).then_some(()));
     assert_eq!(lines(&path).len(), sent);
+}
+
+#[test]
+fn of_each_outcome_the_share_is_logged_that_is_asked_for() {
+    const REQUESTS: usize = 400;
+    let upstream = Upstream::answering(|exchange| {
+        exchange.read_body()?;
+        let status = if exchange.request.target.contains("fail") { 500 } else { 200 };
+        exchange.answer(status, &[], b"")
+    });
+    let samples = "sample = \"0%\"\nsample_refused = \"10%\"\nsample_failed = \"100%\"";
+    let route = |name: &str, share: &str| {
+        format!(
+            "name = \"{name}\"\npath = \"/{name}\"\nupstream = \"main\"\nauth = \"public\"\n\
+             access_log_sample = \"{share}\""
+        )
+    };
+    let setup = Setup::in_front_of(&upstream).tables(&table(samples)).log("info");
+    let gateway = setup.route(&route("all", "100%")).route(&route("half", "50%")).start();
+    let mut caller = gateway.caller();
+    for _ in 0..REQUESTS {
+        for target in ["/public", "/else", "/public/fail", "/all", "/all/fail", "/half"] {
+            caller.send(&get(target));
+        }
+    }
+    // The end of them all: a line that comes for sure.
+    caller.send(&get("/all/last"));
+    let path = gateway.path(PATH);
+    let last = |line: &Value| line["path"] == "/all/last";
+    let lines = eventually("lines", || Some(lines(&path)).filter(|all| all.iter().any(last)));
+    let count = |path: &str| lines.iter().filter(|line| line["path"] == path).count();
+    assert_eq!((count("/public"), count("/public/fail")), (0, REQUESTS));
+    assert_eq!((count("/all"), count("/all/fail")), (REQUESTS, REQUESTS));
+    // Six standard deviations of a fair draw.
+    assert!(count("/half").abs_diff(REQUESTS / 2) <= 60, "{}", count("/half"));
+    assert!(count("/else").abs_diff(REQUESTS / 10) <= 36, "{}", count("/else"));
 }

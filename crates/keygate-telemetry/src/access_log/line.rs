@@ -128,7 +128,7 @@ impl<'a> Line<'a> {
     fn new(record: &'a Record, time: &'a str, key_params: &[Box<str>]) -> Self {
         let texts = &record.texts;
         // One search for all of them: hardly ever is there anything to hide.
-        let has_secret = texts.but_hint().any(may_hold_secret);
+        let has_secret = may_hold_secret(texts.all());
         let text = |which| {
             let text = texts.of(which)?;
             Some(if has_secret { mask_encoded(text) } else { Cow::Borrowed(text) })
@@ -152,7 +152,7 @@ impl<'a> Line<'a> {
             reason: record.failure.map(|code| code.as_str()),
             cut: record.cut.map(CutShort::name),
             key_id: text(Text::KeyId),
-            hint: texts.of(Text::Hint).map(mask_encoded),
+            hint: text(Text::Hint),
             app_id: text(Text::AppId),
             account_id: text(Text::AccountId),
             client: record.client,

@@ -112,6 +112,8 @@ impl Text {
     }
 }
 
+/// Stands between two texts, so that no key begins in one and ends in the other.
+const BETWEEN: char = '\n';
 /// What the texts that are known at a request's end take besides those of its head.
 const FURTHER_BYTES: usize = 192;
 
@@ -137,10 +139,12 @@ impl Texts {
         let kept = text.get(..text.floor_char_boundary(which.length_max())).unwrap_or_default();
         let begin = self.text.len();
         self.text.push_str(kept);
+        let end = self.text.len();
+        self.text.push(BETWEEN);
         // All of them together are bounded far below that.
         let place = |at: usize| u16::try_from(at).unwrap_or(u16::MAX);
         if let Some(span) = self.spans.get_mut(which as usize) {
-            *span = (place(begin), place(self.text.len()));
+            *span = (place(begin), place(end));
         }
     }
 
@@ -150,11 +154,9 @@ impl Texts {
         self.set(which, &String::from_utf8_lossy(kept));
     }
 
-    /// All of them but the hint, which looks like the key that it is of.
-    pub(super) fn but_hint(&self) -> impl Iterator<Item = &str> {
-        let &(begin, end) = self.spans.get(Text::Hint as usize).unwrap_or(&(0, 0));
-        let parts = [self.text.get(..begin.into()), self.text.get(end.into()..)];
-        parts.into_iter().flatten()
+    /// All of them, with something between any two that is part of no key.
+    pub(super) fn all(&self) -> &str {
+        &self.text
     }
 
     /// One of them, unless it is empty.
