@@ -74,6 +74,7 @@ mod robust;
 mod rotation_load;
 mod running;
 mod secrets;
+mod series;
 mod shutdown;
 mod spelling;
 mod streaming;
