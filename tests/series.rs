@@ -102,7 +102,7 @@ fn import(gateway: &Gateway, numbers: Range<u64>) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.csv");
     fs::write(&file, rows).unwrap();
-    let words = ["keys", "import", file.to_str().unwrap()];
+    let words = ["keys", "import", file.to_str().unwrap(), "--create-account", "Many"];
     run(gateway.folder(), &words, &[]).success();
 }
 
