@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Gateway, Key, KeySpec, Setup, Tmux, Upstream, eventually, eventually_within, get, post, run,
+    runs,
 };
 
 const KEYS: usize = 40;
@@ -271,6 +272,18 @@ fn is_a_shell_again(terminal: &Tmux) {
     terminal.line("clear; stty -a | tr ' ' '\\n' | grep -cE '^(icanon|echo|isig|icrnl|opost)$'");
     terminal.waits("all of a usual terminal", |screen| screen.starts_with("5\n"));
     terminal.line("clear");
+}
+
+#[test]
+fn the_view_ends_with_its_terminal() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let terminal = Tmux::start(gateway.folder(), 120, 30);
+    terminal.line("keygate top");
+    terminal.shows("REQUESTS▼");
+    let view = terminal.child();
+    drop(terminal);
+    eventually("the end of the view", || (!runs(view)).then_some(()));
 }
 
 #[test]

@@ -94,7 +94,8 @@ impl UsageParams {
             Some("none") => UsageGroup::Nothing,
             Some(_) => return Err(wrong("`group` is `route`, `key` or `none`.")),
         };
-        let to = time("to", self.to.as_deref())?.unwrap_or(UnixMillis(now.0.saturating_add(1)));
+        let to = time("to", self.to.as_deref())?;
+        let to = to.unwrap_or_else(|| UnixMillis(now.0.saturating_add(1)));
         let from = time("from", self.from.as_deref())?.unwrap_or_else(|| before(to, step));
         if to < from {
             return Err(wrong("`from` is later than `to`."));

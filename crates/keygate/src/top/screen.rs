@@ -10,6 +10,8 @@ use anyhow::Context;
 use keygate_core::top::TopQuery;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::feed::Feed;
@@ -20,6 +22,9 @@ use crate::failure::Failure;
 
 /// How long a key is waited for before it is looked whether there is news.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long the view may take to end once a signal has asked for it.
+const GONE_AFTER: Duration = Duration::from_secs(2);
 
 /// Shows the view until somebody ends it.
 pub(super) fn run(client: Client, query: TopQuery, palette: Palette) -> Result<(), Failure> {
@@ -43,7 +48,10 @@ fn show(
     let mut app = App::new(query);
     while !is_ended.load(Relaxed) {
         terminal.draw(|frame| view::draw(frame, &app, palette))?;
-        if event::poll(LOOK_EVERY)? {
+        if has_hung_up()? {
+            return Ok(());
+        }
+        if event::poll(Duration::ZERO)? {
             let next = match event::read()? {
                 Event::Key(key) => app.press(key),
                 // What is drawn has the new size.
@@ -66,6 +74,20 @@ fn show(
     Ok(())
 }
 
+/// Waits for a key, and says whether the terminal has gone away: `event::poll` would then never return.
+fn has_hung_up() -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut waited = [PollFd::new(&stdin, PollFlags::IN)];
+    let timeout = Timespec::try_from(LOOK_EVERY).map_err(io::Error::other)?;
+    match poll(&mut waited, Some(&timeout)) {
+        // A signal, such as that of another size.
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    Ok(waited.iter().any(|waited| waited.revents().intersects(gone)))
+}
+
 /// Turns true at the first signal that asks for the end. Ctrl-C is a key here, and none of them.
 fn ended_by_signal() -> io::Result<Arc<AtomicBool>> {
     let is_ended = Arc::new(AtomicBool::new(false));
@@ -84,6 +106,9 @@ fn ended_by_signal() -> io::Result<Arc<AtomicBool>> {
             }
         }));
         told.store(true, Relaxed);
+        // Should the terminal go away while a key is read, nobody looks.
+        thread::sleep(GONE_AFTER);
+        std::process::exit(1);
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
     Ok(is_ended)
