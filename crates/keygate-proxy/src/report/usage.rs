@@ -38,9 +38,12 @@ impl Usage {
         let Some(counter) = &self.0 else { return Ok(Vec::new()) };
         let routes = config.routes.routes();
         let numbers = counter.routes(routes.iter().map(|route| &*route.name))?;
-        let cost = routes.iter().map(|route| match &route.access {
-            Access::Key(access) => access.cost,
-            Access::Public(_) => 0,
+        let cost = routes.iter().zip(&config.route_settings).map(|(route, settings)| {
+            match &route.access {
+                // What the gateway answers itself costs nothing: its charge is given back.
+                Access::Key(access) if settings.respond.is_none() => access.cost,
+                Access::Key(_) | Access::Public(_) => 0,
+            }
         });
         Ok(numbers
             .into_iter()
