@@ -86,15 +86,20 @@ impl KeyRecord {
 /// Where the use of a key may be counted, so that most requests need not look for it. A hint: whoever
 /// follows it has to see for themselves whose slot that is.
 #[derive(Debug, Default)]
-pub struct SlotHints([AtomicU32; 2]);
+pub struct SlotHints([AtomicU32; 4]);
 
 impl SlotHints {
-    /// The hint for one of the key's routes. Two that are used in turns mostly get one each.
+    /// The hint for one of the key's routes. The few that are used in turns mostly get one each.
     #[inline]
     #[must_use]
     pub fn of(&self, route: u32) -> &AtomicU32 {
-        let [even, odd] = &self.0;
-        if route.is_multiple_of(2) { even } else { odd }
+        let [first, second, third, fourth] = &self.0;
+        match route % 4 {
+            0 => first,
+            1 => second,
+            2 => third,
+            _ => fourth,
+        }
     }
 }
 
