@@ -85,11 +85,13 @@ impl UsageCounter {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let folder = Folder::create(path)?;
         let sealer = Sealer::new(now);
+        // What is counted has a name from the first moment.
+        let routes = Routes::create(&folder.routes())?;
         let tally = Tally::create(&folder.tally(0), 0)?;
         tally.set_minute(sealer.minute());
         Ok(Self(Arc::new(Inner {
             root: path.into(),
-            routes: Routes::create(&folder.routes())?,
+            routes,
             folder: Arc::new(folder),
             files: Arc::default(),
             live: ArcSwap::from_pointee(Live::new(tally)),
@@ -124,8 +126,9 @@ impl UsageCounter {
     ) -> Option<Counted> {
         let live = self.0.live.load();
         let (number, slot) = self.slot(&live, key, route, Tag::admitted(route))?;
-        slot.add_request(cost);
+        // First of all: what is counted was used at some time.
         slot.note_use(at, client);
+        slot.add_request(cost);
         Some(Counted { generation: live.tally.generation, number })
     }
 

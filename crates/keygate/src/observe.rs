@@ -128,7 +128,7 @@ pub(crate) fn publish_limits(limiter: &Limiter, metrics: &Metrics) {
 pub(crate) fn publish_usage(usage: &UsageCounter, metrics: &Metrics) {
     const BATCHES: &str = "keygate_usage_batches_total";
     const BATCHES_HELP: &str = "Batches of use that the store was sent.";
-    const ROWS: [Row<Flow>; 6] = [
+    const ROWS: [Row<Flow>; 7] = [
         Row::<Flow>::counter(BATCHES, BATCHES_HELP, |flow| flow.stored)
             .labelled("result", "stored"),
         Row::<Flow>::counter(BATCHES, BATCHES_HELP, |flow| flow.again).labelled("result", "again"),
@@ -141,13 +141,19 @@ pub(crate) fn publish_usage(usage: &UsageCounter, metrics: &Metrics) {
         ),
         Row::gauge(
             "keygate_usage_oldest_unsent_timestamp_seconds",
-            "When the oldest of those batches was made; 0 if there is none.",
+            "When the oldest of those batches was made, or what cannot be made into one began; 0 if \
+             there is none.",
             |flow| flow.oldest_unsent,
         ),
         Row::counter(
             "keygate_usage_dropped_total",
             "Uses of keys that could not be counted: too many keys, or no room on the disk.",
             |flow| flow.dropped,
+        ),
+        Row::gauge(
+            "keygate_usage_stuck_sources",
+            "Folders of earlier processes whose counts cannot all be read and sent: the log says why.",
+            |flow| flow.stuck,
         ),
     ];
     let usage = usage.clone();

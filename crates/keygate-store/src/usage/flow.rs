@@ -1,6 +1,8 @@
 //! The tasks that take what was counted to the store: one seals at its times, one sends.
 
+use std::collections::HashSet;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -13,9 +15,10 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::UsageCounter;
+use super::folder::Stuck;
 use super::outbox::{Outbox, SendError, Sent, Sink};
 use super::records::{Retention, Step};
-use super::recover;
+use super::recover::{self, Recovered};
 use crate::cached::CachedKeys;
 use crate::keys::KeyStore;
 
@@ -51,10 +54,13 @@ pub struct Flow {
     pub failed: u64,
     /// Batches that the store has yet to take.
     pub backlog: u64,
-    /// When the oldest of them was made, in seconds; 0 if there is none.
+    /// When the oldest of them was made, in seconds, or what cannot be made into one began; 0 if there is
+    /// none.
     pub oldest_unsent: u64,
     /// Uses that could not be counted.
     pub dropped: u64,
+    /// Folders of earlier processes of which not all could be read.
+    pub stuck: u64,
 }
 
 /// What the tasks share with who asks.
@@ -63,6 +69,9 @@ pub(super) struct Shared {
     sent: Sent,
     backlog: AtomicU64,
     oldest_unsent: AtomicU64,
+    /// When that began, in seconds, which cannot be made into batches; 0 if it can.
+    unsealed_since: AtomicU64,
+    stuck: AtomicU64,
     /// Of this process's own batches.
     unsent: AtomicU64,
     sender: Mutex<Option<Sender>>,
@@ -84,9 +93,20 @@ impl Shared {
 /// Sends the batches of this process and of those that it has taken over.
 struct Sender {
     own: Outbox,
-    adopted: Vec<Outbox>,
+    adopted: Vec<Adopted>,
+    /// Folders that could not be taken over when it was last tried.
+    stuck: usize,
+    /// Those of which that was said.
+    told: HashSet<PathBuf>,
     looked_at: Option<Instant>,
     is_failing: bool,
+}
+
+/// What an earlier process has left.
+struct Adopted {
+    outbox: Outbox,
+    /// Whether all that was counted there is in batches.
+    is_whole: bool,
 }
 
 impl UsageCounter {
@@ -104,8 +124,14 @@ impl UsageCounter {
             again: shared.sent.again.load(Relaxed),
             failed: shared.sent.failed.load(Relaxed),
             backlog: shared.backlog.load(Relaxed),
-            oldest_unsent: shared.oldest_unsent.load(Relaxed),
+            oldest_unsent: [&shared.oldest_unsent, &shared.unsealed_since]
+                .into_iter()
+                .map(|since| since.load(Relaxed))
+                .filter(|&since| since > 0)
+                .min()
+                .unwrap_or_default(),
             dropped: self.0.dropped.load(Relaxed),
+            stuck: shared.stuck.load(Relaxed),
         }
     }
 
@@ -142,9 +168,13 @@ impl UsageCounter {
             last = Instant::now();
             // Within a minute the store gets more only if it has what it was sent before.
             if !is_turn && self.0.flow.unsent.load(Relaxed) > 0 {
+                self.make_room_now().await;
                 continue;
             }
-            is_failing = match self.seal_now(by).await {
+            let sealed = self.seal_now(by).await;
+            let since = if sealed.is_ok() { 0 } else { self.minute().0 / 1000 };
+            self.0.flow.unsealed_since.store(since, Relaxed);
+            is_failing = match sealed {
                 Ok(()) if is_failing => {
                     tracing::info!("what keys use is put into batches again");
                     false
@@ -167,6 +197,12 @@ impl UsageCounter {
         tokio::task::spawn_blocking(move || counter.seal(now)).await.map_err(io::Error::other)?
     }
 
+    /// What fails here fails again when it is sealed, and is said then.
+    async fn make_room_now(&self) {
+        let counter = self.clone();
+        drop(tokio::task::spawn_blocking(move || counter.make_room()).await);
+    }
+
     async fn seal_beside(&self, by: &Sending) {
         if let Err(error) = self.seal_now(by).await {
             tracing::warn!(%error, "what keys used last stays in the counters, for the next process");
@@ -182,7 +218,7 @@ impl UsageCounter {
     }
 
     /// Sends what there is, unless nothing is to be sent any more.
-    async fn send(&self, store: &impl Sink, by: &Sending) {
+    pub(super) async fn send(&self, store: &impl Sink, by: &Sending) {
         let shared = &self.0.flow;
         let mut sender = shared.sender.lock().await;
         if shared.is_held.load(Acquire) {
@@ -191,10 +227,13 @@ impl UsageCounter {
         let sender = sender.get_or_insert_with(|| Sender {
             own: Outbox::new(Arc::clone(&self.0.folder), Arc::clone(&self.0.files)),
             adopted: Vec::new(),
+            stuck: 0,
+            told: HashSet::new(),
             looked_at: None,
             is_failing: false,
         });
-        sender.adopt(&self.0.root).await;
+        let nameless = sender.adopt(&self.0.root).await;
+        self.0.dropped.fetch_add(nameless, Relaxed);
         let done = sender.send(store, by, &shared.sent).await;
         sender.tell(done);
         let backlog: usize = sender.outboxes().map(|outbox| outbox.unsent()).sum();
@@ -202,28 +241,60 @@ impl UsageCounter {
         shared.unsent.store(sender.own.unsent() as u64, Relaxed);
         shared.backlog.store(backlog as u64, Relaxed);
         shared.oldest_unsent.store(oldest.unwrap_or_default(), Relaxed);
+        shared.stuck.store(sender.stuck() as u64, Relaxed);
     }
 }
 
 impl Sender {
     fn outboxes(&self) -> impl Iterator<Item = &Outbox> {
-        self.adopted.iter().chain([&self.own])
+        self.adopted.iter().map(|adopted| &adopted.outbox).chain([&self.own])
     }
 
-    async fn adopt(&mut self, root: &std::path::Path) {
+    /// Folders of which not all could be taken over.
+    fn stuck(&self) -> usize {
+        self.stuck + self.adopted.iter().filter(|adopted| !adopted.is_whole).count()
+    }
+
+    /// Takes over what nobody owns. The uses are told that had to be given up.
+    async fn adopt(&mut self, root: &Path) -> u64 {
         if self.looked_at.is_some_and(|at| at.elapsed() < ADOPT_EVERY) {
-            return;
+            return 0;
         }
         self.looked_at = Some(Instant::now());
         let root = root.to_owned();
-        match tokio::task::spawn_blocking(move || recover::adopt(&root)).await {
-            Ok(Ok(adopted)) => self.adopted.extend(adopted),
-            Ok(Err(error)) => tracing::debug!(%error, "the folder of use cannot be listed"),
-            Err(error) => tracing::error!(%error, "what earlier processes counted was not read"),
+        let recovered = tokio::task::spawn_blocking(move || recover::adopt(&root)).await;
+        let (recovered, stuck) = recovered.unwrap_or_else(|error| {
+            tracing::error!(%error, "what earlier processes counted was not read");
+            (Vec::new(), Vec::new())
+        });
+        self.stuck = stuck.len();
+        stuck.into_iter().for_each(|one| self.tell_stuck(one));
+        let mut dropped = 0;
+        for Recovered { outbox, nameless, unsealed } in recovered {
+            dropped += nameless;
+            let is_whole = unsealed.is_none();
+            match unsealed {
+                Some(one) => self.tell_stuck(one),
+                None => drop(self.told.remove(outbox.folder.path())),
+            }
+            self.adopted.push(Adopted { outbox, is_whole });
+        }
+        dropped
+    }
+
+    /// Says once of each folder what is wrong with it.
+    fn tell_stuck(&mut self, Stuck { path, error }: Stuck) {
+        if !self.told.contains(&path) {
+            tracing::error!(
+                %error, path = %path.display(),
+                "what an earlier process has counted cannot all be read: it stays there, and is tried \
+                 again; this user must be able to read and write it"
+            );
+            self.told.insert(path);
         }
     }
 
-    /// What was left behind first: it is older.
+    /// What was left behind first: it is older. What fails holds up nothing else; the first error is told.
     async fn send(
         &mut self,
         store: &impl Sink,
@@ -231,16 +302,19 @@ impl Sender {
         sent: &Sent,
     ) -> Result<(), SendError> {
         let keep = (by.settings)().keep;
-        for outbox in &mut self.adopted {
-            outbox.send(store, keep, by.settled_after, sent).await?;
+        let mut done = Ok(());
+        for Adopted { outbox, .. } in &mut self.adopted {
+            done = done.and(outbox.send(store, keep, by.settled_after, sent).await);
         }
-        let emptied: Vec<Outbox> = self.adopted.extract_if(.., |one| one.is_empty()).collect();
-        for outbox in emptied {
-            if let Some(folder) = Arc::into_inner(outbox.folder) {
-                folder.remove()?;
+        let emptied: Vec<_> = self.adopted.extract_if(.., |one| one.outbox.is_empty()).collect();
+        for Adopted { outbox, is_whole } in emptied {
+            // What is not whole is left to be taken over again.
+            self.stuck += usize::from(!is_whole);
+            if is_whole && let Some(folder) = Arc::into_inner(outbox.folder) {
+                done = done.and(folder.remove().map_err(SendError::from));
             }
         }
-        self.own.send(store, keep, by.settled_after, sent).await
+        done.and(self.own.send(store, keep, by.settled_after, sent).await)
     }
 
     fn tell(&mut self, done: Result<(), SendError>) {

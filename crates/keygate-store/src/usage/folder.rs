@@ -15,6 +15,12 @@ const TALLY: &str = "tally-";
 /// What a folder is called until it is whole.
 const UNFINISHED: &str = "new-";
 
+/// What could not be taken over, and why.
+pub(super) struct Stuck {
+    pub(super) path: PathBuf,
+    pub(super) error: io::Error,
+}
+
 /// A source's folder, owned by this process.
 pub(super) struct Folder {
     pub(super) source: SourceId,
@@ -26,8 +32,9 @@ pub(super) struct Folder {
 impl Folder {
     /// Makes the folder of a new source.
     pub(super) fn create(root: &Path) -> io::Result<Self> {
-        let half = || u128::from(fastrand::u64(..));
-        let source = SourceId(half() << 64 | half());
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(io::Error::other)?;
+        let source = SourceId(u128::from_le_bytes(id));
         let path = root.join(name(source));
         let unfinished = root.join(format!("{UNFINISHED}{}", name(source)));
         DirBuilder::new().mode(0o700).create(&unfinished)?;
@@ -39,20 +46,30 @@ impl Folder {
         Ok(Self { source, path, _lock: lock })
     }
 
-    /// Takes over the folders whose processes are gone.
-    pub(super) fn adopt(root: &Path) -> io::Result<Vec<Self>> {
-        let mut adopted = Vec::new();
+    /// Takes over the folders whose processes are gone. One that cannot be taken over holds up no other.
+    pub(super) fn adopt(root: &Path) -> (Vec<Self>, Vec<Stuck>) {
+        let (mut adopted, mut stuck) = (Vec::new(), Vec::new());
+        if let Err(error) = Self::adopt_into(root, &mut adopted, &mut stuck) {
+            stuck.push(Stuck { path: root.into(), error });
+        }
+        (adopted, stuck)
+    }
+
+    fn adopt_into(root: &Path, adopted: &mut Vec<Self>, stuck: &mut Vec<Stuck>) -> io::Result<()> {
         for entry in fs::read_dir(root)? {
             let entry = entry?;
-            let name = entry.file_name();
+            let (name, path) = (entry.file_name(), entry.path());
             let Some(name) = name.to_str() else { continue };
             if name.starts_with(UNFINISHED) {
-                remove_unfinished(&entry.path());
+                remove_unfinished(&path);
             } else if let Some(source) = parse(name) {
-                adopted.extend(Self::take(source, entry.path())?);
+                match Self::take(source, path.clone()) {
+                    Ok(folder) => adopted.extend(folder),
+                    Err(error) => stuck.push(Stuck { path, error }),
+                }
             }
         }
-        Ok(adopted)
+        Ok(())
     }
 
     fn take(source: SourceId, path: PathBuf) -> io::Result<Option<Self>> {
@@ -74,6 +91,10 @@ impl Folder {
         let (ours, found) = (lock.metadata()?, path.join(LOCK).metadata());
         let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == (ours.dev(), ours.ino());
         Ok(found.is_ok_and(is_it).then_some(Self { source, path, _lock: lock }))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn routes(&self) -> PathBuf {

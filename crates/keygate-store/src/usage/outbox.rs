@@ -60,6 +60,14 @@ pub(super) enum SendError {
     Store(#[from] StoreError),
     #[error("the folder of what was used cannot be read and written")]
     Folder(#[from] io::Error),
+    #[error("a batch of what was used cannot be read here, and waits for who can")]
+    Newer(#[source] Unreadable),
+}
+
+/// What became of a batch.
+enum Done {
+    Taken,
+    SetAside,
 }
 
 /// The files of a source: who seals adds to them, and who sends removes.
@@ -161,7 +169,11 @@ impl Outbox {
             self.ask_if_due(store, keep_for).await?;
             let Some(number) = self.next.and_then(|next| self.files.next(next)) else { break };
             match self.send_one(store, number, keep).await {
-                Ok(()) => {
+                Ok(Done::SetAside) => {
+                    sent.failed.fetch_add(1, Relaxed);
+                    self.next = Some(number + 1);
+                }
+                Ok(Done::Taken) => {
                     let count = if number <= self.tried { &sent.again } else { &sent.stored };
                     count.fetch_add(1, Relaxed);
                     self.tried = self.tried.max(number);
@@ -197,20 +209,22 @@ impl Outbox {
         store: &impl Sink,
         number: u64,
         keep: Retention,
-    ) -> Result<(), SendError> {
+    ) -> Result<Done, SendError> {
         let path = self.folder.batch(number);
         let read = tokio::task::spawn_blocking(move || batch_file::read(&path)).await;
         let Sealed { minute, rows, slots: _ } = match read.map_err(io::Error::other)?? {
             Ok(sealed) => sealed,
-            Err(why) => return self.set_aside(number, why),
+            Err(why @ Unreadable::Newer) => return Err(SendError::Newer(why)),
+            Err(why @ Unreadable::Damaged) => return self.set_aside(number, why),
         };
         let after_loss = self.after_loss == Some(number);
         let batch = UsageBatch { source: self.folder.source, number, after_loss, minute, rows };
-        Ok(store.add(batch, keep).await?)
+        store.add(batch, keep).await?;
+        Ok(Done::Taken)
     }
 
     /// What cannot be read must not hold up what comes after it.
-    fn set_aside(&self, number: u64, why: Unreadable) -> Result<(), SendError> {
+    fn set_aside(&self, number: u64, why: Unreadable) -> Result<Done, SendError> {
         let path = self.folder.batch(number);
         let aside = self.folder.aside(number);
         tracing::error!(
@@ -219,7 +233,7 @@ impl Outbox {
         );
         std::fs::rename(&path, &aside)?;
         self.files.remove(number);
-        Ok(())
+        Ok(Done::SetAside)
     }
 
     /// Asks the store how far it is, if that is not known, or if batches that it has acknowledged are

@@ -5,32 +5,34 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::batch_file;
-use super::folder::Folder;
+use super::batch_file::{self, Unreadable};
+use super::folder::{Folder, Stuck};
 use super::outbox::{Files, Outbox};
 use super::routes::Routes;
 use super::seal::{self, Made};
 use super::steps;
 use super::tally::Tally;
 
-/// Takes over all that nobody owns. A folder that cannot be taken over stays as it is. Blocks.
-pub(super) fn adopt(root: &Path) -> io::Result<Vec<Outbox>> {
-    let mut outboxes = Vec::new();
-    for folder in Folder::adopt(root)? {
-        let source = folder.source;
-        match recover(folder) {
-            Ok(outbox) => outboxes.push(outbox),
-            Err(error) => tracing::error!(
-                %error, source = format!("{:032x}", source.0),
-                "what an earlier process has counted cannot be read: it stays where it is"
-            ),
-        }
-    }
-    Ok(outboxes)
+/// What nobody owned, and is owned now.
+pub(super) struct Recovered {
+    pub(super) outbox: Outbox,
+    /// Uses that had to be given up.
+    pub(super) nameless: u64,
+    /// Why there are counters yet that are in no batch, if there are. What is in batches is sent, and with
+    /// the room that this makes the rest may be.
+    pub(super) unsealed: Option<Stuck>,
 }
 
-/// May be broken off at any point, and done again.
-pub(super) fn recover(folder: Folder) -> io::Result<Outbox> {
+/// Takes one folder over. May be broken off at any point, and done again. Blocks.
+///
+/// # Errors
+/// When it cannot be taken over now: it stays as it is.
+pub(super) fn recover(folder: Folder) -> Result<Recovered, Stuck> {
+    let path = folder.path().to_owned();
+    recover_all(folder).map_err(|error| Stuck { path, error })
+}
+
+fn recover_all(folder: Folder) -> io::Result<Recovered> {
     let mut tallies = Vec::new();
     for generation in folder.tallies()? {
         tallies.extend(Tally::open(&folder.tally(generation), generation)?);
@@ -38,24 +40,47 @@ pub(super) fn recover(folder: Folder) -> io::Result<Outbox> {
     let tallies: Vec<&Tally> = tallies.iter().collect();
     let batches = folder.batches()?;
     for &number in &batches {
-        // What is unreadable is seen again by who sends it.
-        if let Ok(sealed) = batch_file::read(&folder.batch(number))? {
-            seal::tell(&tallies, number, &sealed.slots);
+        match batch_file::read(&folder.batch(number))? {
+            Ok(sealed) => seal::tell(&tallies, number, &sealed.slots),
+            // A newer version knows what is in batches; to seal that again would double it.
+            Err(why @ Unreadable::Newer) => return Err(io::Error::other(why)),
+            // It is seen again by who sends it.
+            Err(Unreadable::Damaged) => {}
         }
     }
     let last = tallies.iter().map(|tally| tally.number()).chain(batches).max().unwrap_or_default();
-    if let Some(minute) = tallies.iter().map(|tally| tally.minute()).max() {
-        let names = Routes::read(&folder.routes())?;
-        let mut made = Made::default();
-        seal::seal(&folder, &tallies, &names, minute, last, &mut made)?;
-        for generation in folder.tallies()? {
-            steps::pass();
-            std::fs::remove_file(folder.tally(generation))?;
-        }
-    }
+    let mut made = Made::default();
+    let sealed = seal_rest(&folder, &tallies, last, &mut made);
+    let unsealed = sealed.err().map(|error| Stuck { path: folder.path().to_owned(), error });
     let files = Files::default();
     for number in folder.batches()? {
         files.add(number - 1, number, folder.batch(number).metadata()?.len());
     }
-    Ok(Outbox::new(Arc::new(folder), Arc::new(files)))
+    let outbox = Outbox::new(Arc::new(folder), Arc::new(files));
+    Ok(Recovered { outbox, nameless: made.nameless, unsealed })
+}
+
+/// Makes batches of what is in none, and removes the counters.
+fn seal_rest(folder: &Folder, tallies: &[&Tally], last: u64, made: &mut Made) -> io::Result<()> {
+    let Some(minute) = tallies.iter().map(|tally| tally.minute()).max() else { return Ok(()) };
+    let names = Routes::read(&folder.routes())?;
+    seal::seal(folder, tallies, || names, minute, last, made)?;
+    for generation in folder.tallies()? {
+        steps::pass();
+        std::fs::remove_file(folder.tally(generation))?;
+    }
+    Ok(())
+}
+
+/// Takes over all that nobody owns, and says what could not be.
+pub(super) fn adopt(root: &Path) -> (Vec<Recovered>, Vec<Stuck>) {
+    let (folders, mut stuck) = Folder::adopt(root);
+    let mut all = Vec::new();
+    for folder in folders {
+        match recover(folder) {
+            Ok(recovered) => all.push(recovered),
+            Err(one) => stuck.push(one),
+        }
+    }
+    (all, stuck)
 }

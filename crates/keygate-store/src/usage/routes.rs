@@ -28,14 +28,18 @@ impl Routes {
         Ok(Self(Mutex::new(Names { file, numbers: HashMap::new(), names: Vec::new() })))
     }
 
-    /// The names that another process has left.
+    /// The names that another process has left: none if it was killed before it had a file for them.
     pub(super) fn read(path: &Path) -> io::Result<Vec<Arc<str>>> {
-        let text = std::fs::read(path)?;
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read?,
+        };
         // What has no end was being written, and nobody got its number.
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         let lines = text.get(..whole).unwrap_or_default().split_inclusive(|&byte| byte == b'\n');
-        let name = |line| Ok(Arc::from(serde_json::from_slice::<String>(line)?));
-        lines.map(name).collect()
+        // Behind a damaged line nobody knows which number a name has.
+        let name = |line| serde_json::from_slice::<String>(line).ok().map(Arc::from);
+        Ok(lines.map_while(name).collect())
     }
 
     /// The number of a name, which it keeps.

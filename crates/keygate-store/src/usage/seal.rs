@@ -12,6 +12,7 @@ use super::folder::Folder;
 use super::records::{BATCH_ROWS_MAX, LastUse, UsageCounts, UsageRow};
 use super::steps;
 use super::tally::{RouteNumber, Slot, Tag, Tally, Totals};
+use super::wire;
 
 /// The files that a seal has made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) struct Made {
     /// The number of the newest batch, new or not.
     pub(super) last: u64,
     pub(super) bytes: u64,
+    /// Uses whose route or refusal nobody can name: they are in no batch, and given up.
+    pub(super) nameless: u64,
 }
 
 /// What a slot has counted that is in no batch.
@@ -34,24 +37,41 @@ struct Unsealed<'a> {
 }
 
 /// Puts all that is in no batch into batches after number `last`, as used within this minute. If it fails
-/// midway, what it has made holds, and the rest is as before.
+/// midway, what it has made holds, and the rest is as before. The names are asked for when it is known what
+/// was counted: then they are all there.
 pub(super) fn seal(
     folder: &Folder,
     tallies: &[&Tally],
-    names: &[Arc<str>],
+    names: impl FnOnce() -> Vec<Arc<str>>,
     minute: UnixMillis,
     last: u64,
     made: &mut Made,
 ) -> io::Result<()> {
     made.last = last;
     let mut unsealed: Vec<_> = tallies.iter().flat_map(|tally| unsealed_of(tally)).collect();
+    let names = names();
+    unsealed.retain(|one| {
+        let is_named = one.is_named(&names);
+        if !is_named {
+            one.slot.seal(one.totals);
+            made.nameless += one.since.requests;
+        }
+        is_named
+    });
+    if made.nameless > 0 {
+        tracing::error!(
+            source = format!("{:032x}", folder.source.0),
+            requests = made.nameless,
+            "requests were counted whose route, or refusal, is not known here: they are left out"
+        );
+    }
     unsealed.sort_unstable_by_key(|one| (one.key, one.route, one.tag.bits(), one.generation));
     let mut rows = unsealed.chunk_by(|a, b| (a.key, a.route) == (b.key, b.route)).peekable();
     while rows.peek().is_some() {
         let rows: Vec<_> = rows.by_ref().take(BATCH_ROWS_MAX).collect();
         let sealed = Sealed {
             minute,
-            rows: rows.iter().map(|slots| row(slots, names)).collect::<io::Result<_>>()?,
+            rows: rows.iter().filter_map(|slots| row(slots, &names)).collect(),
             slots: rows.iter().flat_map(|slots| slots.iter().map(Unsealed::sealed)).collect(),
         };
         let number = made.last + 1;
@@ -96,17 +116,19 @@ fn unsealed_of(tally: &Tally) -> impl Iterator<Item = Unsealed<'_>> {
 }
 
 impl Unsealed<'_> {
+    fn is_named(&self, names: &[Arc<str>]) -> bool {
+        names.get(self.route.0 as usize).is_some() && self.tag.code().is_ok()
+    }
+
     fn sealed(&self) -> SealedSlot {
         SealedSlot { generation: self.generation, number: self.number, totals: self.totals }
     }
 }
 
-/// One row of all the slots of one key and route.
-fn row(slots: &[Unsealed<'_>], names: &[Arc<str>]) -> io::Result<UsageRow> {
-    let missing = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    let first = slots.first().ok_or_else(|| missing("a row of nothing"))?;
-    let route =
-        names.get(first.route.0 as usize).ok_or_else(|| missing("a route without a name"))?;
+/// One row of all the slots of one key and route. None of nothing, or of a route without a name.
+fn row(slots: &[Unsealed<'_>], names: &[Arc<str>]) -> Option<UsageRow> {
+    let first = slots.first()?;
+    let route = names.get(first.route.0 as usize)?;
     let mut counts = UsageCounts::default();
     let mut last: Option<LastUse> = None;
     for one in slots {
@@ -126,9 +148,10 @@ fn row(slots: &[Unsealed<'_>], names: &[Arc<str>]) -> io::Result<UsageRow> {
                 Some((_, count)) => *count += one.since.requests,
                 None => counts.refused.push((code, one.since.requests)),
             },
-            Err(_) => return Err(missing("a code of a newer version")),
+            // It was left out before.
+            Err(wire::Unknown) => {}
         }
     }
     counts.refused.sort_unstable_by_key(|(code, _)| *code as usize);
-    Ok(UsageRow { key: first.key, route: Arc::clone(route), counts, last })
+    Some(UsageRow { key: first.key, route: Arc::clone(route), counts, last })
 }

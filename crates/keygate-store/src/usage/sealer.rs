@@ -1,6 +1,7 @@
 //! When a source's counters become batches, and when its tally gives way to another one.
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use keygate_core::UnixMillis;
@@ -46,7 +47,7 @@ impl UsageCounter {
         let Inner { folder, files, routes, live, .. } = &*self.0;
         let mut sealer = self.sealer();
         // Whatever becomes of the rest.
-        let roomy = live.load_full().tally.make_room();
+        let roomy = self.make_room();
         if !sealer.has_room(files.bytes()) {
             return roomy;
         }
@@ -59,7 +60,8 @@ impl UsageCounter {
         let tallies: Vec<&Tally> =
             retired.iter().chain([&current]).map(|live| &live.tally).collect();
         let mut made = Made::default();
-        let sealed = seal::seal(folder, &tallies, &routes.names(), *minute, *last, &mut made);
+        let sealed = seal::seal(folder, &tallies, || routes.names(), *minute, *last, &mut made);
+        self.0.dropped.fetch_add(made.nameless, Relaxed);
         files.add(*last, made.last, made.bytes);
         self.0.flow.sealed(made.last - *last);
         *last = made.last;
@@ -74,6 +76,11 @@ impl UsageCounter {
         }
         replaced?;
         roomy
+    }
+
+    /// Sees to it that new keys find room, so that no request has to wait for the disk. Blocks.
+    pub(super) fn make_room(&self) -> io::Result<()> {
+        self.0.live.load_full().tally.make_room()
     }
 
     /// Has another tally take the place of the one that is counted in.

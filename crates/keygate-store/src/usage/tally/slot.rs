@@ -130,10 +130,10 @@ impl<'a> Slot<'a> {
         wire::key_id(self.wide(word::KEY))
     }
 
-    /// Counts one request.
+    /// Counts one request. Whoever sees it sees what was noted of it before.
     #[inline]
     pub(in crate::usage) fn add_request(self, cost: u64) {
-        self.word(word::TOTALS).fetch_add(1, Relaxed);
+        self.word(word::TOTALS).fetch_add(1, Release);
         if cost != 0 {
             self.word(word::TOTALS + 1).fetch_add(cost, Relaxed);
         }
@@ -216,7 +216,7 @@ impl<'a> Slot<'a> {
     }
 
     fn four(self, first: usize) -> Totals {
-        let read = |place| self.word(first + place).load(Relaxed);
+        let read = |place| self.word(first + place).load(Acquire);
         Totals { requests: read(0), cost: read(1), bytes_in: read(2), bytes_out: read(3) }
     }
 
