@@ -83,6 +83,7 @@ mod top;
 mod traces;
 mod upgrade;
 mod upstream_tls;
+mod usage;
 mod usage_crash;
 mod versions;
 mod websockets;
