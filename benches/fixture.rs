@@ -244,9 +244,6 @@ impl KeyStore for KeyRing {
     async fn tokens(&self, _: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
         refused()
     }
-    async fn mark_used(&self, _: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        Ok(())
-    }
     async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         refused()
     }

@@ -22,7 +22,7 @@ use crate::records::{
 };
 use crate::testing::{
     LIVE_MAX, NOW, account, account_id, app, app_id, audit, create, digest, key, key_id,
-    last_times, revoked, seed, update,
+    last_times, mark_used, revoked, seed, update,
 };
 
 pub(crate) use self::import::*;

@@ -91,13 +91,6 @@ pub trait KeyStore: Send + Sync + 'static {
         page: Page<TokenId>,
     ) -> impl Future<Output = Result<Vec<AdminToken>, StoreError>> + Send;
 
-    /// Notes when keys were last used. A time that is earlier than the one noted changes nothing, nor
-    /// does a key that is unknown harm. Not logged; a crash of the store may lose the last seconds.
-    fn mark_used(
-        &self,
-        uses: Vec<(KeyId, UnixMillis)>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
-
     /// The last use of each of these keys, as far as it was noted, in their order.
     fn last_used(
         &self,

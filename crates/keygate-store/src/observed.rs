@@ -137,10 +137,6 @@ impl<S: KeyStore> KeyStore for Observed<S> {
         self.watch(Op::List, self.store.tokens(page)).await
     }
 
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        self.watch(Op::Commit, self.store.mark_used(uses)).await
-    }
-
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         self.watch(Op::List, self.store.last_used(keys)).await
     }

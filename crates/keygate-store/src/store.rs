@@ -87,10 +87,6 @@ impl KeyStore for Store {
         ask!(self, store => store.tokens(page))
     }
 
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        ask!(self, store => store.mark_used(uses))
-    }
-
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         ask!(self, store => store.last_used(keys))
     }

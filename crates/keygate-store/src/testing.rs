@@ -2,6 +2,8 @@
 
 mod model;
 
+use std::sync::Arc;
+
 use keygate_core::key::PepperId;
 use keygate_core::limit::overrides::Parts;
 use keygate_core::limit::terms::Overrides;
@@ -12,6 +14,9 @@ use crate::keys::{KeyStore, Once, Write};
 use crate::records::{
     Account, AccountStatus, AdminToken, App, AppStatus, AuditEntry, Key, KeyStatus, Metadata, Role,
     TokenStatus, Version,
+};
+use crate::usage::records::{
+    BATCH_ROWS_MAX, LastUse, Retention, SourceId, UsageBatch, UsageCounts, UsageRow,
 };
 
 pub(crate) const LIVE_MAX: u32 = 5;
@@ -193,4 +198,26 @@ pub(crate) async fn last_times<S: KeyStore>(
 ) -> Vec<Option<UnixMillis>> {
     let uses = store.last_used(keys).await.unwrap();
     uses.into_iter().map(|last| last.map(|last| last.at)).collect()
+}
+
+/// Notes when keys were last used.
+pub(crate) async fn mark_used<S: KeyStore>(store: &S, uses: Vec<(KeyId, UnixMillis)>) {
+    let keep = Retention { minutes: 0, hours: 0, days: 0 };
+    for part in uses.chunks(BATCH_ROWS_MAX) {
+        // Each of another route: a key may be there twice.
+        let row = |(n, &(key, at)): (usize, &(KeyId, UnixMillis))| UsageRow {
+            key,
+            route: format!("route {n}").into(),
+            counts: UsageCounts::default(),
+            last: Some(LastUse { at, address: None, route: None }),
+        };
+        let batch = UsageBatch {
+            source: SourceId(fastrand::u128(..)),
+            number: 1,
+            after_loss: false,
+            minute: UnixMillis(0),
+            rows: part.iter().enumerate().map(row).collect(),
+        };
+        store.add_usage(Arc::new(batch), keep).await.unwrap();
+    }
 }

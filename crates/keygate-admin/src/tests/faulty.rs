@@ -121,10 +121,6 @@ impl KeyStore for FaultyStore {
         self.up()?.tokens(page).await
     }
 
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        self.up()?.mark_used(uses).await
-    }
-
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         self.up()?.last_used(keys).await
     }

@@ -34,6 +34,7 @@ mod verify;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -42,14 +43,18 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use keygate_config::{Config, Live, Source};
-use keygate_core::UnixMillis;
 use keygate_core::key::sha256;
+use keygate_core::{KeyId, UnixMillis};
 use keygate_store::cached::CachedKeys;
 use keygate_store::coherence::Coherence;
 use keygate_store::embedded::EmbeddedStore;
 use keygate_store::failures::FailureLimiter;
 use keygate_store::fleet::Gateway;
+use keygate_store::keys::KeyStore;
 use keygate_store::limits::Limiter;
+use keygate_store::usage::records::{
+    LastUse, Retention, SourceId, UsageBatch, UsageCounts, UsageRow,
+};
 use keygate_telemetry::Metrics;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -61,6 +66,8 @@ const TOKEN: &str = "kga_0123456789abcdef0123456789abcdef0123456789abcdef0123456
 /// 2030-01-01T00:00:00Z.
 const NOW: UnixMillis = UnixMillis(1_893_456_000_000);
 const DAY_MS: u64 = 86_400_000;
+/// Of use: each call is another one's.
+static NEXT_SOURCE: AtomicU64 = AtomicU64::new(1_000);
 
 const CONFIG: &str = r#"
 [server]
@@ -360,6 +367,25 @@ impl Api {
         let created = answer.json();
         self.secrets.lock().unwrap().push(created["key"].as_str().unwrap().to_owned());
         created
+    }
+
+    /// Notes when keys were last used.
+    async fn mark_used(&self, uses: &[(KeyId, UnixMillis)]) {
+        let row = |&(key, at): &(KeyId, UnixMillis)| UsageRow {
+            key,
+            route: "orders.read".into(),
+            counts: UsageCounts::default(),
+            last: Some(LastUse { at, address: None, route: None }),
+        };
+        let batch = UsageBatch {
+            source: SourceId(NEXT_SOURCE.fetch_add(1, Ordering::Relaxed).into()),
+            number: 1,
+            after_loss: false,
+            minute: NOW,
+            rows: uses.iter().map(row).collect(),
+        };
+        let keep = Retention { minutes: 0, hours: 0, days: 0 };
+        self.cache.store().add_usage(Arc::new(batch), keep).await.unwrap();
     }
 
     /// Asks until the answer has this status, for what a probe sees a moment later.

@@ -1,6 +1,5 @@
 //! An app that is full is told which key it can do without best.
 
-use keygate_store::keys::KeyStore;
 use serde_json::json;
 
 use super::*;
@@ -26,7 +25,7 @@ async fn a_full_app_is_told_which_key_has_been_idle_for_the_longest_time() {
     assert!(detail.contains(&id(&keys[0])), "{detail}");
     let uses = [(0, 50), (1, 10), (2, 20), (3, 30), (4, 40)];
     let uses = uses.map(|(at, ms)| (id(&keys[at]).parse().unwrap(), UnixMillis(NOW.0 + ms)));
-    api.cache.store().mark_used(uses.to_vec()).await.unwrap();
+    api.mark_used(&uses).await;
     let (detail, idle) = retire(&api).await;
     assert_eq!(
         [&idle["id"], &idle["last_used_at"]],

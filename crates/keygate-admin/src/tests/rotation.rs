@@ -236,7 +236,6 @@ async fn an_end_that_was_set_meanwhile_outlives_a_rotation_that_may_be_lost() {
 
 #[tokio::test]
 async fn a_rotation_that_may_be_lost_is_undone_even_if_its_caller_goes_away() {
-    use keygate_store::keys::KeyStore;
     let api = Api::start().await;
     let old = id(&api.key(&api.app().await, json!({})).await);
     let store = api.cache.store();
@@ -295,7 +294,7 @@ async fn usage_says_when_a_key_was_last_used() {
         "rotated_from": null, "rotated_to": new,
     });
     assert_eq!(api.get(&path).await.json(), expected);
-    api.cache.store().mark_used(vec![(old.parse().unwrap(), NOW)]).await.unwrap();
+    api.mark_used(&[(old.parse().unwrap(), NOW)]).await;
     let later = api.at(|| UnixMillis(NOW.0 + 90_999)).await.get(&path).await.json();
     let expected = json!({
         "key_id": old, "last_used_at": "2030-01-01T00:00:00Z", "last_used_from": null, "last_used_route": null, "today": nothing, "this_month": nothing, "idle_s": 90,

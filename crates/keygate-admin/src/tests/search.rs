@@ -59,7 +59,7 @@ async fn a_filter_finds_the_keys_that_are_so_and_no_others() {
     let short = id(&api.key(&app, json!({ "ttl": "10d" })).await);
     let elsewhere = api.app_with(json!({ "environment": "test" })).await;
     let test = id(&api.key(&elsewhere, json!({ "kind": "pk", "ttl": "30d" })).await);
-    api.cache.store().mark_used(vec![(short.parse().unwrap(), NOW)]).await.unwrap();
+    api.mark_used(&[(short.parse().unwrap(), NOW)]).await;
     let (hint, plain) = (plain["hint"].as_str().unwrap(), id(&plain));
     let later = api.at(|| UnixMillis(NOW.0 + 5 * DAY_MS)).await;
     let young = id(&later.key(&elsewhere, json!({})).await);

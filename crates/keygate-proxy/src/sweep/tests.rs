@@ -175,9 +175,6 @@ impl KeyStore for Alike {
     async fn tokens(&self, _: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
         unused()
     }
-    async fn mark_used(&self, _: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        Ok(())
-    }
     async fn last_used(&self, _: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         unused()
     }

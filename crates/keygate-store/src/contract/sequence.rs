@@ -68,8 +68,8 @@ async fn check_steps<S: KeyStore>(store: &S, steps: Vec<Step>) {
                 check_result(expected, store.commit_once(write, audit("any"), once).await, &what);
             }
             Step::Use(uses) => {
-                model.mark_used(uses.clone()).await.unwrap();
-                store.mark_used(uses).await.unwrap();
+                mark_used(&model, uses.clone()).await;
+                mark_used(store, uses).await;
             }
             Step::Import(writes) => {
                 let records: Vec<_> = writes.into_iter().map(record).collect();

@@ -188,17 +188,6 @@ impl KeyStore for EmbeddedStore {
         self.blocking(move |db| read::tokens(db, page)).await
     }
 
-    /// What was noted when this returns, a crash does not lose. Of many keys some may be noted before
-    /// an error, or before the future is dropped. Other writes may come in between.
-    async fn mark_used(&self, mut uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        uses.sort_unstable();
-        for part in uses.chunks(uses::NOTED_MAX) {
-            let part = part.to_vec();
-            self.writing(move |db| uses::mark(db, &part)).await?;
-        }
-        Ok(())
-    }
-
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         self.blocking(move |db| uses::last(db, &keys)).await
     }

@@ -41,7 +41,7 @@ local routes, new_routes = {}, {}
 if #names > 0 then
   for n, route in ipairs(redis.call('HMGET', prefix .. 'ur', unpack(names))) do
     if not route then
-      route = redis.call('HINCRBY', prefix .. 'meta', 'routes', 1)
+      route = redis.call('HINCRBY', prefix .. 'un', 'routes', 1)
       new_routes[#new_routes + 1] = names[n]
       new_routes[#new_routes + 1] = string.format('%.0f', route)
     end
@@ -126,7 +126,8 @@ if #uses > 0 then
   end
   for n, noted in ipairs(redis.call('HMGET', prefix .. 'used', unpack(ids))) do
     local use = uses[n]
-    if not noted or tonumber(noted) < tonumber(use[2]) then
+    local at = noted and tonumber(noted)
+    if not at or at < tonumber(use[2]) then
       times[#times + 1], times[#times + 2] = use[1], use[2]
       lines[#lines + 1], lines[#lines + 2] = use[1], use[3]
     end

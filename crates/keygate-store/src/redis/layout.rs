@@ -25,7 +25,7 @@ impl Names {
     }
 
     /// A hash: `format`, `id` (random, made with the store), `seq` (the newest change's number), `mark`
-    /// (that change's), `routes` (the newest number in [`usage_routes`](Self::usage_routes)) and `link` (that of the newest sealed entry of the log, after its number in
+    /// (that change's) and `link` (that of the newest sealed entry of the log, after its number in
     /// eight bytes: an older gateway writes entries without seals, and leaves `link` behind).
     pub(super) fn meta(&self) -> Vec<u8> {
         self.name("meta", &[])
@@ -152,7 +152,8 @@ impl Names {
         self.name("us:", &place(source.0))
     }
 
-    /// A hash: the number that stands for each route in what was used, by the route's name.
+    /// A hash: the number that stands for each route in what was used, by the route's name. The newest
+    /// number lies beside it, in `un`.
     pub(super) fn usage_routes(&self) -> Vec<u8> {
         self.name("ur", &[])
     }

@@ -167,10 +167,6 @@ impl KeyStore for RedisStore {
         read::tokens(&self.primary, &self.names, page).await
     }
 
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        used::mark(&self.primary, &self.names, uses).await
-    }
-
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         used::last(&self.primary, &self.names, &keys).await
     }

@@ -7,6 +7,7 @@ mod once;
 mod sealed;
 mod server;
 mod shared;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

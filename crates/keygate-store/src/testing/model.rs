@@ -368,15 +368,6 @@ impl KeyStore for MemoryStore {
         Ok(self.with(|tables| values(page(tables.tokens.clone().into_iter(), part))))
     }
 
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        self.with(|tables| {
-            for (key, at) in uses {
-                tables.note_use(key, LastUse { at, address: None, route: None });
-            }
-        });
-        Ok(())
-    }
-
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {
         Ok(self.with(|tables| keys.iter().map(|key| tables.last_used.get(key).cloned()).collect()))
     }

@@ -20,7 +20,6 @@ pub(crate) struct Gated {
     store: Arc<MemoryStore>,
     pub(crate) find_gate: Semaphore,
     pub(crate) commit_gate: Arc<Semaphore>,
-    pub(crate) mark_gate: Semaphore,
     /// How many calls have come to their gate.
     pub(crate) finds: watch::Sender<u64>,
     pub(crate) commits: watch::Sender<u64>,
@@ -34,7 +33,6 @@ impl Gated {
             store: Arc::new(store),
             find_gate: Semaphore::new(OPEN),
             commit_gate: Arc::new(Semaphore::new(OPEN)),
-            mark_gate: Semaphore::new(OPEN),
             finds: watch::Sender::new(0),
             commits: watch::Sender::new(0),
             mood: Mood::default(),
@@ -55,7 +53,6 @@ pub(crate) struct Mood {
     pub(crate) find_panics: AtomicBool,
     pub(crate) commit_fails: AtomicBool,
     pub(crate) commit_panics: AtomicBool,
-    pub(crate) mark_fails: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,14 +114,6 @@ impl KeyStore for Gated {
 
     async fn tokens(&self, page: Page<TokenId>) -> Result<Vec<AdminToken>, StoreError> {
         self.store.tokens(page).await
-    }
-
-    async fn mark_used(&self, uses: Vec<(KeyId, UnixMillis)>) -> Result<(), StoreError> {
-        self.mark_gate.acquire().await.unwrap().forget();
-        if self.mood.mark_fails.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable(Box::new(Outage)));
-        }
-        self.store.mark_used(uses).await
     }
 
     async fn last_used(&self, keys: Vec<KeyId>) -> Result<Vec<Option<LastUse>>, StoreError> {

@@ -17,7 +17,7 @@ use crate::embedded::EmbeddedStore;
 use crate::embedded::slot::Slot;
 use crate::keys::{ChangeNumber, KeyStore, Page, StoreError, Write};
 use crate::records::{Account, Key};
-use crate::testing::{NOW, account, audit, key, last_times, once, rotate, seed, token};
+use crate::testing::{NOW, account, audit, key, last_times, mark_used, once, rotate, seed, token};
 
 fn place(folder: &TempDir) -> PathBuf {
     folder.path().join("data").join("keygate.db")
@@ -139,7 +139,7 @@ fn a_killed_process_loses_no_part_of_a_change() {
                 2 => drop(store.commit(write(n), audit("note")).await.unwrap()),
                 _ => drop(store.commit_once(write(n), audit("once"), once).await.unwrap()),
             }
-            store.mark_used(vec![(old.id, UnixMillis(n)), (app_key(n), NOW)]).await.unwrap();
+            mark_used(&store, vec![(old.id, UnixMillis(n)), (app_key(n), NOW)]).await;
             // What a kill at this moment would leave.
             let as_killed = folder.path().join("killed.db");
             fs::copy(&path, &as_killed).unwrap();

@@ -5,7 +5,9 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::contract::run;
 use crate::keys::{Done, KeyStore, MadeRecord, Page, StoreError, Write};
-use crate::testing::{NOW, account, account_id, audit, create, key, key_id, once, seed};
+use crate::testing::{
+    NOW, account, account_id, audit, create, key, key_id, last_times, mark_used, once, seed,
+};
 
 #[test]
 fn four_gateways_that_are_asked_the_same_at_once_make_one_key() {
@@ -95,14 +97,23 @@ fn uses_are_noted_beside_whatever_else_lies_there() {
         let store = fixture.store().await;
         let meta: Vec<Vec<u8>> = fixture.ask(&[b"HGETALL", &fixture.name(b"meta")]).await;
         let uses = (0..2_500).map(|n| (key_id(n), UnixMillis(1_000 + n))).collect();
-        store.mark_used(uses).await.unwrap();
+        mark_used(&store, uses).await;
         let noted: u64 = fixture.ask(&[b"HLEN", &fixture.name(b"used")]).await;
         assert_eq!(noted, 2_500);
         assert_eq!(fixture.ask::<Vec<Vec<u8>>>(&[b"HGETALL", &fixture.name(b"meta")]).await, meta);
+        // A gateway of the version before knows the time alone, and sees ours.
+        let id = key_id(2).as_u128().to_be_bytes();
+        let seen: u64 = fixture.ask(&[b"HGET", &fixture.name(b"used"), &id]).await;
+        assert_eq!(seen, 1_002);
+        fixture.ask::<()>(&[b"HSET", &fixture.name(b"used"), &id, b"5000"]).await;
+        assert_eq!(last_times(&store, vec![key_id(2)]).await, [Some(UnixMillis(5_000))]);
         // What is not ours is damage, and not a key that was never used.
         let id = key_id(1).as_u128().to_be_bytes();
         fixture.ask::<()>(&[b"HSET", &fixture.name(b"used"), &id, b"yesterday"]).await;
         let result = store.last_used(vec![key_id(0), key_id(1)]).await;
         assert!(matches!(result, Err(StoreError::Unreadable(_))), "{result:?}");
+        // The next use puts it right.
+        mark_used(&store, vec![(key_id(1), UnixMillis(6_000))]).await;
+        assert_eq!(last_times(&store, vec![key_id(1)]).await, [Some(UnixMillis(6_000))]);
     });
 }
