@@ -186,6 +186,11 @@ fn the_search_finds_what_it_looks_for() {
         gateway.read("data/pepper").to_uppercase(),
         format!("a made token {}", holder.bearer()),
         holder.bearer()[30..].to_owned(),
+        // Any character may be escaped, and escaped again.
+        key.replacen("k_", "%6B_", 1),
+        key.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        key.bytes().map(|byte| format!("%25{byte:02x}")).collect(),
+        format!("{}%{:02x}{}", &key[..30], key.as_bytes()[30], &key[31..]),
     ] {
         let leaks = leaks.with(&leak);
         assert!(!leaks.found().is_empty(), "not found");

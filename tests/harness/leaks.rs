@@ -1,5 +1,6 @@
 //! Every secret of a test, and the search for it in all that the gateway let out.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -7,6 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
+
+/// How many layers of percent-encoding are looked through.
+const LAYERS_MAX: usize = 4;
 
 /// Secrets of one gateway, and what was captured of it.
 #[derive(Default)]
@@ -80,10 +84,20 @@ impl Leaks {
         let index = Index::new(&needles);
         let mut found = Vec::new();
         for (place, bytes) in self.captured().iter() {
-            // The first is enough: what comes before it is no part of a secret and can be printed.
-            if let Some((at, needle)) = index.search(bytes) {
-                let before = String::from_utf8_lossy(&bytes[at.saturating_sub(120)..at]);
-                found.push(format!("{} in {place}, after {before:?}", needle.what));
+            // Any byte of a secret may be percent-encoded, and encoded again.
+            let mut layer = Cow::Borrowed(&**bytes);
+            for layers in 0..=LAYERS_MAX {
+                // The first is enough: what comes before it is no part of a secret and can be printed.
+                if let Some((at, needle)) = index.search(&layer) {
+                    let before = String::from_utf8_lossy(&layer[at.saturating_sub(120)..at]);
+                    let what = &needle.what;
+                    found.push(format!("{what} in {place}, encoded {layers}×, after {before:?}"));
+                    break;
+                }
+                match decoded(&layer) {
+                    Some(decoded) => layer = Cow::Owned(decoded),
+                    None => break,
+                }
             }
         }
         found
@@ -119,6 +133,22 @@ impl Leaks {
             }
         }
     }
+}
+
+/// Without one layer of percent-encoding, if there is any.
+fn decoded(bytes: &[u8]) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [first, after @ ..] = rest {
+        let escaped = match after {
+            [high, low, ..] if *first == b'%' => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        decoded.push(escaped.map_or(*first, |(high, low)| high << 4 | low));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    (decoded.len() < bytes.len()).then_some(decoded)
 }
 
 /// As `{:?}` writes bytes.
