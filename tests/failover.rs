@@ -345,6 +345,26 @@ fn an_answer_that_takes_longer_than_the_total_timeout_is_cut() {
     }
 }
 
+/// Pingora waits for such a client, and looks at no clock meanwhile.
+#[test]
+fn a_request_that_is_cut_off_because_it_takes_too_long_has_failed() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.read_body()?;
+        exchange.start(200, &[("Content-Length", "1000000000")])?;
+        let piece = [b'a'; 65_536];
+        loop {
+            exchange.write(&piece)?;
+        }
+    });
+    let gateway = Setup::in_front_of(&upstream).upstream("total_timeout = \"500ms\"").start();
+    let mut connection = gateway.connect();
+    connection.send(&get("/public").to_h1()).unwrap();
+    assert_eq!(connection.head().unwrap().status, 200);
+    let series = "keygate_requests_failed_total{code=\"upstream_timeout\"";
+    eventually("a failure", || (gateway.metric(series) > 0.0).then_some(()));
+    assert_eq!(gateway.metric(series), 1.0);
+}
+
 #[test]
 fn a_tunnel_has_no_total_timeout() {
     let upstream = Upstream::answering(|exchange| {

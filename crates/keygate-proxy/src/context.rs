@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
 
 use http::{HeaderValue, StatusCode};
 use keygate_core::credential::{FURTHER_HEADERS_MAX, Place, holds_param, without_param};
 use keygate_core::rewrite::PathRewrite;
-use keygate_core::{Permit, Route};
+use keygate_core::{Code, Permit, Route};
 use keygate_telemetry::InFlightGuard;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
@@ -15,7 +16,7 @@ use quanta::Instant;
 
 use crate::facts::RequestFacts;
 use crate::limits::{Charged, Told};
-use crate::line;
+use crate::line::{self, Cut};
 use crate::report::{self, End, Story};
 use crate::route_work::RouteWork;
 use crate::snapshot::Snapshot;
@@ -95,16 +96,27 @@ impl Context {
 }
 
 impl Drop for Context {
-    /// The last word on a request that was cut off: Pingora is dropped midway, and says none.
+    /// The last word on a request that was cut off, or in which we panicked: Pingora is dropped midway,
+    /// and says none.
     fn drop(&mut self) {
         if self.is_logged {
             return;
         }
         let status = self.status.map(|status| status.as_u16());
-        let Some(reason) = line::cut_by() else { return report::aborted(self, status) };
+        let reason = line::cut_by();
+        let failure = failure(reason.as_ref(), thread::panicking());
+        if reason.is_none() && failure.is_none() {
+            return report::aborted(self, status);
+        }
+        // What has failed before is counted already.
+        let failure = failure.filter(|_| self.story.code.is_none());
+        self.story.code = self.story.code.or(failure);
         if let Some(metrics) = self.route.and_then(|place| self.snapshot.route_metrics(place)) {
             if let Some(status) = status {
                 metrics.response(status);
+            }
+            if let Some(code) = failure {
+                metrics.failed(code);
             }
             metrics.request_seconds(self.started.elapsed());
         }
@@ -112,7 +124,17 @@ impl Drop for Context {
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
         let key = self.admitted.as_ref().and_then(|admitted| admitted.permit.key());
         let key_id = key.map(|key| tracing::field::display(key.id));
-        tracing::debug!(request_id, key_id, ?reason, "request cut off");
+        let reason = reason.as_ref().map(tracing::field::debug);
+        tracing::debug!(request_id, key_id, reason, "request cut off");
+    }
+}
+
+/// What a request that is dropped midway failed of, if that is anybody's fault but its client's.
+fn failure(cut: Option<&Cut>, is_panicking: bool) -> Option<Code> {
+    match cut {
+        _ if is_panicking => Some(Code::Internal),
+        Some(Cut::TotalTimeout) => Some(Code::UpstreamTimeout),
+        Some(Cut::Key(_) | Cut::SlowBody | Cut::ClientLeft | Cut::Stopped) | None => None,
     }
 }
 
@@ -212,5 +234,69 @@ impl From<Place> for Strip {
             Place::Query => {}
         }
         strip
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use keygate_telemetry::Metrics;
+
+    use super::*;
+    use crate::report::Reporters;
+    use crate::snapshot::Snapshots;
+    use crate::snapshot::tests::current;
+    use crate::upstreams::Upkeep;
+
+    fn context(metrics: &Metrics) -> Context {
+        let (first, reporters) = (current("127.0.0.1:1", 10, 1), Reporters::default());
+        let snapshots = Snapshots::first(first, metrics, &Upkeep::default(), &reporters).unwrap();
+        Context {
+            snapshot: snapshots.current(),
+            started: Instant::now(),
+            story: Story::default(),
+            route: Some(0),
+            request_id: None,
+            has_imported_key: false,
+            admitted: None,
+            told: Told::default(),
+            body_bytes: 0,
+            answer_bytes: 0,
+            tries: Tries::default(),
+            forwarded_at: None,
+            status: None,
+            is_logged: false,
+            _in_flight: metrics.in_flight().enter(),
+        }
+    }
+
+    fn failed(metrics: &Metrics) -> String {
+        let text = metrics.render();
+        let series = "keygate_requests_failed_total{code=\"internal\",route=\"all\"} ";
+        text.lines().find_map(|line| line.strip_prefix(series)).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_request_in_which_we_panic_has_failed_and_one_that_is_only_dropped_has_not() {
+        let metrics = Metrics::new("test");
+        drop(context(&metrics));
+        assert_eq!(failed(&metrics), "0");
+        let running = context(&metrics);
+        let panicked = catch_unwind(AssertUnwindSafe(move || {
+            let _running = running;
+            std::panic::resume_unwind(Box::new(()));
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(failed(&metrics), "1");
+    }
+
+    #[test]
+    fn of_those_that_are_cut_off_only_one_that_takes_too_long_has_failed() {
+        for cut in [Cut::SlowBody, Cut::ClientLeft, Cut::Stopped] {
+            assert_eq!(failure(Some(&cut), false), None);
+        }
+        assert_eq!(failure(Some(&Cut::TotalTimeout), false), Some(Code::UpstreamTimeout));
+        assert_eq!(failure(None, false), None);
     }
 }

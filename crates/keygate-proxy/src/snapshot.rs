@@ -218,7 +218,7 @@ impl Changer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use keygate_config::Source;
@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    fn current(target: &str, headers_max: u32, pepper: u8) -> Current {
+    pub(crate) fn current(target: &str, headers_max: u32, pepper: u8) -> Current {
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:8080\"]\nheaders_max = {headers_max}\n\
              [upstreams.main]\ntargets = [\"{target}\"]\n\
