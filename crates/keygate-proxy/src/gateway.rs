@@ -270,10 +270,10 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let now = Instant::now();
         ctx.forwarded_at = Some(now);
         let mut peer = retry::next(ctx, now)?;
-        report::sent_to(&peer, ctx);
         if session.is_upgrade_req() {
             upgrade::prepare(&mut peer, session.req_header())?;
         }
+        report::sent_to(&peer, ctx);
         if !upgrade::is_forwarded(session) {
             ctx.tries.bound(&mut peer, now);
         }
@@ -342,6 +342,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         session.set_close_on_response_before_downstream_finish(!is_first_word);
         if is_final(response.status) {
             ctx.status = Some(response.status);
+            ctx.story.first_byte = Some(ctx.started.elapsed());
             pace::answered(session, response.status);
             ctx.tries.answered(response.status);
             for (name, value) in self.told(ctx).headers() {
@@ -359,7 +360,6 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
             (response.status.is_informational(), ctx.upstream(), ctx.forwarded_at)
         {
             upstream.metrics.observe(since.elapsed());
-            ctx.story.first_byte = Some(ctx.started.elapsed());
         }
         let is_chunked = response.headers.contains_key(TRANSFER_ENCODING);
         if session.req_header().version == Version::HTTP_10 && is_chunked {

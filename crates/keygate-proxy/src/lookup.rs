@@ -18,11 +18,37 @@ use crate::failure::OutageLog;
 /// What a client is told to wait when the store is out of reach.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a request waited for the store.
-#[derive(Clone, Copy, Debug)]
+/// How a request waited for the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Waited {
+    first: Load,
+    /// Once it had waited for its limits, too.
+    again: Option<Load>,
+}
+
+/// One waiting for the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
     pub since: Instant,
     pub took: Duration,
+}
+
+impl Waited {
+    fn and(so_far: Option<Self>, load: Load) -> Self {
+        match so_far {
+            Some(waited) => Self { again: Some(load), ..waited },
+            None => Self { first: load, again: None },
+        }
+    }
+
+    pub(crate) fn loads(self) -> impl Iterator<Item = Load> {
+        [Some(self.first), self.again].into_iter().flatten()
+    }
+
+    /// How long in all.
+    pub(crate) fn took(self) -> Duration {
+        self.loads().map(|load| load.took).sum()
+    }
 }
 
 /// Finds keys' records.
@@ -42,7 +68,7 @@ impl<S: KeyStore> Lookup<S> {
     }
 
     /// The record of a key. Asks the store if the cache does not know, unless the client has failed
-    /// too often to be worth it. Adds to `waited` how long that took.
+    /// too often to be worth it. Notes in `waited` how long that took.
     ///
     /// # Errors
     /// [`Denial::KeyUnknown`], [`Denial::TooManyFailures`] or [`Denial::KeyStoreUnavailable`].
@@ -91,7 +117,7 @@ impl<S: KeyStore> Lookup<S> {
         let loaded = self.keys.load(digest).await;
         let took = began.elapsed();
         self.timer.observe(took);
-        waited.get_or_insert(Waited { since: began, took: Duration::ZERO }).took += took;
+        *waited = Some(Waited::and(*waited, Load { since: began, took }));
         match loaded {
             Ok(Some(key)) => Ok(key),
             Ok(None) => Err(Denial::KeyUnknown),
@@ -101,5 +127,24 @@ impl<S: KeyStore> Lookup<S> {
                 Err(Denial::KeyStoreUnavailable { retry_after: STORE_RETRY_AFTER })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_two_waits_is_no_wait() {
+        let began = Instant::now();
+        let load = |since, took| Load {
+            since: began + Duration::from_millis(since),
+            took: Duration::from_millis(took),
+        };
+        let once = Waited::and(None, load(0, 5));
+        let twice = Waited::and(Some(once), load(1_000, 7));
+        assert!(once.loads().eq([load(0, 5)]));
+        assert!(twice.loads().eq([load(0, 5), load(1_000, 7)]));
+        assert_eq!((once.took().as_millis(), twice.took().as_millis()), (5, 12));
     }
 }

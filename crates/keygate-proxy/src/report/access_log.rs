@@ -18,6 +18,7 @@ use pingora::{Error, ErrorType};
 use super::{End, RefusedHead, Story};
 use crate::context::Context;
 use crate::line::{self, Cut};
+use crate::lookup::Waited;
 use crate::snapshot::Snapshot;
 
 /// Writes the access log.
@@ -233,7 +234,7 @@ fn times(ctx: &Context, total: Duration) -> Times {
     Times {
         total,
         decision: story.decision,
-        lookup: story.lookup.map(|waited| waited.took),
+        lookup: story.lookup.map(Waited::took),
         connect: between(forwarded, story.connected),
         first_byte: between(story.connected, story.first_byte),
     }

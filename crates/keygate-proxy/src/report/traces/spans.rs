@@ -7,13 +7,14 @@ use std::time::Duration;
 use http::header::HOST;
 use http::{Method, Version};
 use keygate_core::SpanId;
-use keygate_telemetry::access_log::shown_address;
+use keygate_telemetry::access_log::{CutShort, shown_address};
 use keygate_telemetry::logging::mask_encoded;
 use keygate_telemetry::traces::{Attribute, Event, Span, SpanKind};
 use pingora::http::RequestHeader;
 
 use super::{Attempt, Ended, Head, Recording};
 use crate::context::Context;
+use crate::lookup::Waited;
 use crate::report::access_log::decision;
 use crate::{line, trace};
 
@@ -26,7 +27,7 @@ pub(super) fn of(ctx: &Context, recording: &Recording, ended: &Ended) -> Vec<Spa
     let tell = Telling { ctx, recording, ended, began_ns };
     let mut spans = vec![tell.request()];
     if let Some(decide) = tell.decide() {
-        spans.extend(tell.lookup(decide.id));
+        spans.extend(tell.lookups(decide.id));
         spans.push(decide);
     }
     spans.extend(
@@ -69,9 +70,10 @@ impl Telling<'_> {
         if let Some(status) = self.ended.status {
             tell(Attribute::number("http.response.status_code", status));
         }
-        let failure = self.failure();
-        if let Some(why) = &failure {
-            tell(Attribute::text("error.type", why.clone()));
+        let why = self.why();
+        let is_failure = why.is_some() && self.is_failure();
+        if let Some(why) = why {
+            tell(Attribute::text("error.type", why));
         }
         let parent = &story.trace;
         Span {
@@ -80,7 +82,7 @@ impl Telling<'_> {
             kind: SpanKind::Server,
             name,
             attributes,
-            is_failure: failure.is_some(),
+            is_failure,
             ..self.span(self.recording.span, Duration::ZERO, self.ended.took)
         }
     }
@@ -102,8 +104,25 @@ impl Telling<'_> {
         }
     }
 
-    /// Why it went wrong, if it did. A refusal is what we are for, and no failure.
-    fn failure(&self) -> Option<Cow<'static, str>> {
+    /// Whether what went wrong was an upstream's fault or ours. What was a client's is no failure of
+    /// whoever serves it, as OpenTelemetry has it, and a key that ends is what we are for.
+    fn is_failure(&self) -> bool {
+        match (self.ended.cut, self.ctx.story.code) {
+            (Some(cut), _) => match cut {
+                CutShort::TotalTimeout | CutShort::Aborted => true,
+                CutShort::Revoked
+                | CutShort::Expired
+                | CutShort::SlowClient
+                | CutShort::ClientLeft => false,
+            },
+            (None, Some(code)) => code.status() >= 500,
+            // Without an answer, or its end.
+            (None, None) => true,
+        }
+    }
+
+    /// Why it went wrong, if it did. A refusal is not wrong.
+    fn why(&self) -> Option<Cow<'static, str>> {
         if let Some(cut) = self.ended.cut {
             return Some(cut.name().into());
         }
@@ -132,14 +151,16 @@ impl Telling<'_> {
         })
     }
 
-    /// The waiting for the store.
-    fn lookup(&self, parent: SpanId) -> Option<Span> {
-        let waited = self.ctx.story.lookup?;
-        let since = waited.since.saturating_duration_since(self.ctx.started);
-        Some(Span {
-            name: "keygate.lookup".into(),
-            parent: Some(parent),
-            ..self.span(trace::new_span(), since, since + waited.took)
+    /// Each waiting for the store.
+    fn lookups(&self, parent: SpanId) -> impl Iterator<Item = Span> {
+        let loads = self.ctx.story.lookup.into_iter().flat_map(Waited::loads);
+        loads.map(move |load| {
+            let since = load.since.saturating_duration_since(self.ctx.started);
+            Span {
+                name: "keygate.lookup".into(),
+                parent: Some(parent),
+                ..self.span(trace::new_span(), since, since.saturating_add(load.took))
+            }
         })
     }
 
@@ -271,4 +292,52 @@ fn text(id: &[u8]) -> String {
 
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::*;
+
+    const KEY: &str = "sk_live_111thX6LZfHDZZKUs92febYZhYRcXddmzfzF2NvTkPNE1rz4QK";
+
+    fn head(target: &str, host: Option<&str>) -> Head {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        head.set_uri(target.parse::<Uri>().unwrap());
+        if let Some(host) = host {
+            head.insert_header(HOST, host).unwrap();
+        }
+        Head::of(&head)
+    }
+
+    #[test]
+    fn a_key_in_a_path_or_a_host_is_hidden_whichever_of_its_letters_are_escaped() {
+        let escapes = [
+            ("sk_live_", "sk_live_"),
+            ("sk", "%73k"),
+            ("live", "liv%65"),
+            ("fHD", "f%48D"),
+            ("fHD", "f%2548D"),
+        ];
+        for (plain, escaped) in escapes {
+            let key = KEY.replacen(plain, escaped, 1);
+            let Head { path, host, .. } = head(&format!("/v1/{key}/x"), Some(&key));
+            for text in [path, host.unwrap()] {
+                assert!(!text.contains("thX6LZ") && !text.contains("1rz4QK"), "{text}");
+                assert!(text.contains("111") && text.contains('…'), "{text}");
+            }
+        }
+        let long = format!("/{}{KEY}", "a".repeat(TEXT_LENGTH_MAX - 30));
+        assert!(!head(&long, None).path.contains("thX6LZ"));
+    }
+
+    #[test]
+    fn a_password_before_a_host_is_not_told() {
+        for target in ["http://user:pass@a.test:8443/x", "http://us%40er:p%3Ass@a.test:8443/x"] {
+            assert_eq!(head(target, None).host.as_deref(), Some("a.test:8443"));
+        }
+        assert_eq!(head("/x", Some("user:p@ss@a.test")).host.as_deref(), Some("a.test"));
+        assert_eq!(head("/x", Some("user:pass@")).host, None);
+    }
 }
