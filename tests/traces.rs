@@ -18,7 +18,12 @@ const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
 const INTERNAL: i32 = 1;
 
+/// Has clients decide what is traced.
 fn tracing(collector: &Collector, lines: &str) -> String {
+    sampling(collector, &format!("follow_parent = true\n{lines}"))
+}
+
+fn sampling(collector: &Collector, lines: &str) -> String {
     let endpoint = collector.endpoint();
     format!("[tracing]\notlp_endpoint = \"{endpoint}\"\nservice_name = \"edge\"\n{lines}\n")
 }
@@ -213,6 +218,17 @@ fn what_was_refused_has_spans_that_say_why_and_nothing_of_what_was_sent() {
     has(whole, &[("server.port", "8443")]);
     assert_eq!(whole.attribute("url.path").map(str::len), Some(256));
     upstream.saw_nothing();
+    let (answer, spans) = send(6, Request { method: "PURGE-ME".into(), ..get("/public") });
+    assert_eq!(answer.status, 200);
+    has(one(&spans, "HTTP /public"), &[("http.request.method", "_OTHER")]);
+
+    // Any letter of it may be escaped.
+    for (number, (plain, escaped)) in (10..).zip([("sk", "%73k"), ("live", "liv%65")]) {
+        let escaped = key.key.replacen(plain, escaped, 1);
+        let (_, spans) = send(number, get(&format!("/v1/orders/{escaped}")));
+        let path = one(&spans, "GET /v1/orders").attribute("url.path").unwrap();
+        assert!(path.ends_with('…'), "{path}");
+    }
 
     let (_, spans) = send(5, get("/v1/orders").basic("secret-user:"));
     assert_eq!(names(&spans), ["GET /v1/orders", "keygate.decide"]);
@@ -303,7 +319,8 @@ fn a_request_that_was_cut_has_spans_too() {
     let whole = one(&spans, "GET /v1/orders");
     has(whole, &[("error.type", "key_revoked"), ("http.response.status_code", "200")]);
     has(whole, &[("keygate.key.id", &key.id)]);
-    assert!(whole.is_error);
+    // It is what a gateway is for, and no fault of its own.
+    assert!(!whole.is_error);
     is_within(one(&spans, "keygate.upstream"), whole);
 
     // A client that goes away in the middle.
@@ -313,10 +330,55 @@ fn a_request_that_was_cut_has_spans_too() {
     drop(client);
     let spans = collector.trace(&left);
     let whole = one(&spans, "GET /public");
-    assert!(whole.is_error);
+    assert!(!whole.is_error);
     has(whole, &[("error.type", "client_left")]);
     *gate.0.lock().unwrap() = true;
     gate.1.notify_all();
+}
+
+/// An upgrade, as a WebSocket's client asks for it.
+fn websocket() -> Request {
+    let request = get("/public").header("Connection", "Upgrade").header("Upgrade", "websocket");
+    let request = request.header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    sampled(request.header("Sec-WebSocket-Version", "13"), TRACE)
+}
+
+#[test]
+fn a_tunnel_was_answered_when_it_began() {
+    let collector = Collector::start();
+    let upstream = Upstream::answering(|exchange| {
+        exchange.close();
+        exchange.start(101, &[("Connection", "Upgrade"), ("Upgrade", "websocket")])
+    });
+    let gateway = gateway(&upstream, &collector, "");
+    assert_eq!(gateway.connect().exchange(&websocket()).unwrap().status, 101);
+    let spans = collector.trace(TRACE);
+    let attempt = one(&spans, "keygate.upstream");
+    has(attempt, &[("http.response.status_code", "101")]);
+    let events: Vec<_> = attempt.events.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(events, ["connected", "first_byte"]);
+}
+
+#[test]
+fn what_is_sent_to_nobody_is_no_attempt() {
+    let (upstream, collector) = (Upstream::start(), Collector::start());
+    let setup = Setup::in_front_of(&upstream).upstream("protocol = \"http2\"");
+    let gateway = setup.tables(&tracing(&collector, "")).start();
+    assert_refused(&gateway.send(&websocket()), 502, "upstream_error");
+    assert_eq!(names(&collector.trace(TRACE)), ["GET /public", "keygate.decide"]);
+}
+
+#[test]
+fn what_a_client_does_wrong_is_no_failure_of_the_gateway() {
+    let (upstream, collector) = (Upstream::start(), Collector::start());
+    let setup = Setup::in_front_of(&upstream).server("body_bytes_max = \"1KiB\"");
+    let gateway = setup.tables(&tracing(&collector, "")).start();
+    let request = sampled(post("/public", vec![b'a'; 4_096]).streamed(), TRACE);
+    assert_refused(&gateway.send(&request), 413, "payload_too_large");
+    let spans = collector.trace(TRACE);
+    let whole = one(&spans, "POST /public");
+    has(whole, &[("keygate.decision", "admitted"), ("http.response.status_code", "413")]);
+    assert!(!whole.is_error, "{whole:?}");
 }
 
 #[test]
@@ -343,17 +405,22 @@ fn a_trace_that_is_not_sampled_passes_unchanged_and_unseen() {
 
     // Clients that are not believed: their flag says nothing, their trace goes on.
     let reload = |gateway: &mut Gateway, lines: &str| {
-        let setup = Setup::in_front_of(&upstream).tables(&tracing(&collector, lines));
+        let setup = Setup::in_front_of(&upstream).tables(&sampling(&collector, lines));
         gateway.rewrite(|_| setup);
         assert_eq!(gateway.reload().status, 200);
     };
-    reload(&mut gateway, "sample = \"0%\"\nfollow_parent = false");
+    reload(&mut gateway, "sample = \"0%\"");
     upstream.forget();
     let sent = format!("00-{}-{PARENT}-01", trace(7));
     assert_eq!(gateway.send(&get("/public").header("traceparent", &sent)).status, 200);
     assert_eq!(upstream.only().header("traceparent"), Some(&*sent));
-    reload(&mut gateway, "sample = \"0%\"");
+    reload(&mut gateway, "sample = \"0%\"\nfollow_parent = true");
     assert_eq!(flush(&gateway, &collector), []);
+    reload(&mut gateway, "sample = \"100%\"");
+    let sent = format!("00-{}-{PARENT}-00", trace(8));
+    assert_eq!(gateway.send(&get("/public").header("traceparent", &sent)).status, 200);
+    let spans = collector.trace(&trace(8));
+    assert_eq!(one(&spans, "GET /public").parent, PARENT);
 }
 
 #[test]
@@ -461,7 +528,8 @@ fn a_receiver_that_hangs_or_is_away_costs_spans_and_nothing_else() {
     assert!(told.elapsed().as_secs() < 30, "{:?}", told.elapsed());
     assert!(gateway.output().contains("did not take the last spans in time"));
 
-    let nobody = format!("[tracing]\notlp_endpoint = \"http://{}\"\n", free_address());
+    let nobody = format!("otlp_endpoint = \"http://{}\"\nsample = \"100%\"", free_address());
+    let nobody = format!("[tracing]\n{nobody}\n");
     let mut gateway = Setup::in_front_of(&upstream).tables(&nobody).start();
     assert_eq!(gateway.send(&sampled(get("/public"), TRACE)).status, 200);
     eventually("spans that are given up", || (count(&gateway, "failed") == 3.0).then_some(()));
@@ -511,7 +579,8 @@ fn a_receiver_with_tls_is_believed_if_the_system_believes_it() {
     let settings =
         format!("ssl_certificate {certificate:?};\nssl_certificate_key {key:?};\n{pass}");
     let server = Nginx::start("ssl", &settings);
-    let tables = format!("[tracing]\notlp_endpoint = \"https://{}\"\n", server.address());
+    let tables =
+        format!("[tracing]\notlp_endpoint = \"https://{}\"\nsample = \"100%\"\n", server.address());
     for (store, is_believed) in [(other.file(), false), (authority.file(), true)] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("none")).unwrap();

@@ -101,12 +101,13 @@ pub(crate) const ENDPOINT: Setting<OtlpEndpoint> = Setting::new(
 pub(crate) const TRACE_SAMPLE: Setting<SampleShare> = Setting::new(
     "sample",
     Default("\"1%\""),
-    "how many of the requests that come without a trace, or without `follow_parent`, are traced",
+    "how many requests are traced; with `follow_parent`, of those that come without a trace",
 );
 pub(crate) const FOLLOW_PARENT: Setting<bool> = Setting::new(
     "follow_parent",
-    Default("true"),
-    "whether a request with a `traceparent` is traced if and only if that says so",
+    Default("false"),
+    "whether a request with a `traceparent` is traced if and only if that says so, and not by `sample`; for \
+     gateways whose clients are all your own, such as a front that traces by itself",
 );
 pub(crate) const SERVICE_NAME: Setting<ServiceName> =
     Setting::new("service_name", Default("\"keygate\""), "what traces call this gateway");
