@@ -157,7 +157,7 @@ pub(crate) fn ended(ctx: &mut Context, status: Option<u16>, end: End) {
     log_line(ctx, status, end, took);
 }
 
-/// A request is dropped midway, and nobody has cut it off: the gateway ends, or failed.
+/// A request is dropped midway, and nobody has cut it off: the gateway ends.
 pub(crate) fn aborted(ctx: &mut Context, status: Option<u16>) {
     let took = ctx.started.elapsed();
     ctx.snapshot.reporters.traces.ended(ctx, status, End::Cut, took);
