@@ -109,7 +109,8 @@ fn the_loudest_keys_are_told_in_their_order_with_what_they_did() {
     crowd.call(STRANGERS as usize);
     let requests = crowd.sum(|done| done.requests) + STRANGERS;
     let nothing = json!({ "requests": 0, "refusals": 0, "bytes": 0 });
-    let measures: [(&str, fn(Done) -> u64); 3] = [
+    type Measure = fn(Done) -> u64;
+    let measures: [(&str, Measure); 3] = [
         ("requests", |done| done.requests),
         ("refusals", |done| done.refusals),
         ("bytes", |done| done.bytes),

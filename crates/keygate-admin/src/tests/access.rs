@@ -162,7 +162,7 @@ async fn calls_are_counted_by_how_they_ended_and_probes_are_not() {
     api.send("GET", "/v1/accounts", &[], "").await;
     api.get("/v1/nothing").await;
     api.send("GET", "/healthz", &[], "").await;
-    api.cache.store().down.store(true, std::sync::atomic::Ordering::SeqCst);
+    api.cache.store().down.store(true, Ordering::SeqCst);
     api.get("/v1/accounts").await;
     let text = api.metrics.render();
     for (outcome, count) in [("ok", 1), ("unauthorized", 2), ("refused", 1), ("failed", 1)] {

@@ -133,7 +133,7 @@ async fn who_names_a_version_is_told_of_others_at_once() {
     let api = Api::start().await;
     let [_, _, path] = records(&api).await;
     let seen = api.get(&path).await.header("etag").to_owned();
-    api.cache.store().conflicts.store(1, std::sync::atomic::Ordering::SeqCst);
+    api.cache.store().conflicts.store(1, Ordering::SeqCst);
     let headers = [("if-match", seen.as_str())];
     let answer = api.call_with("PATCH", &path, &headers, json!({ "name": "x" })).await;
     assert_problem(&answer, 412, "precondition_failed");

@@ -320,7 +320,7 @@ async fn an_outage_is_said_and_a_key_that_is_not_there_too() {
     let mut body = get_orders();
     body["key_id"] = json!(case.key_id.replace(&case.key_id[4..8], "0000"));
     assert_problem(&case.api.post("/v1/explain", body.clone()).await, 404, "not_found");
-    case.api.cache.store().down.store(true, std::sync::atomic::Ordering::SeqCst);
+    case.api.cache.store().down.store(true, Ordering::SeqCst);
     body["key_id"] = json!(case.key_id);
     assert_problem(&case.api.post("/v1/explain", body).await, 503, "store_unavailable");
 }

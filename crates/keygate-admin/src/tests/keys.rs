@@ -228,8 +228,7 @@ async fn a_change_gets_through_though_others_come_first() {
     let api = Api::start().await;
     let app = api.app().await;
     let path = format!("/v1/keys/{}", id(&api.key(&app, json!({})).await));
-    let conflicts =
-        |count| api.cache.store().conflicts.store(count, std::sync::atomic::Ordering::SeqCst);
+    let conflicts = |count| api.cache.store().conflicts.store(count, Ordering::SeqCst);
     conflicts(3);
     assert_eq!(api.patch(&path, json!({ "name": "x" })).await.json()["name"], "x");
     conflicts(1_000);

@@ -284,7 +284,6 @@ async fn the_successor_of_an_imported_key_is_one_of_ours() {
 #[tokio::test]
 async fn usage_says_when_a_key_was_last_used() {
     let nothing = json!({ "requests": 0, "cost": 0, "bytes_in": 0, "bytes_out": 0, "refused": {} });
-    use keygate_store::keys::KeyStore;
     let api = Api::start().await;
     let old = id(&api.key(&api.app().await, json!({})).await);
     let new = id(&rotate(&api, &old, json!({})).await.json());

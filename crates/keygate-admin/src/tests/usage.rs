@@ -226,7 +226,7 @@ async fn what_cannot_be_answered_says_what_to_ask_instead() {
     ] {
         assert_problem(&used.api.get(&format!("/v1/usage?{nobody}")).await, 404, "not_found");
     }
-    used.api.cache.store().down.store(true, std::sync::atomic::Ordering::SeqCst);
+    used.api.cache.store().down.store(true, Ordering::SeqCst);
     assert_eq!(used.api.get("/v1/usage").await.status, 503);
 }
 
@@ -266,6 +266,7 @@ async fn a_thousand_keys_by_the_day_are_one_csv() {
     let app = &used.apps[2];
     let mut keys = vec![used.keys[3].clone()];
     // Of so many keys; the whole thousand where there is time.
+    #[expect(clippy::disallowed_methods, reason = "how long the test runs, not what it tests")]
     let count = std::env::var("USAGE_KEYS").map_or(40, |count| count.parse().unwrap());
     while keys.len() < count {
         let made = used.api.key(app, json!({})).await;

@@ -80,7 +80,7 @@ async fn a_refusal_has_the_gateways_code() {
 async fn what_is_no_key_of_ours_is_invalid_and_looked_up_nowhere() {
     let mut case = case(json!({})).await;
     let no = json!({ "valid": false, "code": "api_key_invalid", "key_id": null, "scopes": [] });
-    case.api.cache.store().down.store(true, std::sync::atomic::Ordering::SeqCst);
+    case.api.cache.store().down.store(true, Ordering::SeqCst);
     let cut = case.key[..57].to_owned();
     let last = if case.key.ends_with('a') { "b" } else { "a" };
     for wrong in [String::new(), "x".into(), format!("{cut}{last}"), "x".repeat(1_000), cut] {

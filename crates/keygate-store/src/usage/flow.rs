@@ -311,7 +311,8 @@ impl Sender {
             // What is not whole is left to be taken over again.
             self.stuck += usize::from(!is_whole);
             if is_whole && let Some(folder) = Arc::into_inner(outbox.folder) {
-                done = done.and(folder.remove().map_err(SendError::from));
+                let removed = folder.remove().map_err(SendError::from);
+                done = done.and(removed);
             }
         }
         done.and(self.own.send(store, keep, by.settled_after, sent).await)
