@@ -93,6 +93,7 @@ soak: setup-tests
 	CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(E2E) chaos
 	OUTAGE_MS=60000 $(E2E) fleet_outage
 	RELOADS=1000 $(E2E) hot_reload
+	SERIES=1000000 $(E2E) series
 	KEYGATE_BIN=$(KEYGATE_BIN) tests/fuzz_api/run
 
 fuzz-api: setup

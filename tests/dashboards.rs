@@ -72,7 +72,7 @@ fn asked(expression: &str, job: &str, instance: &str) -> String {
         .replace("$__rate_interval", "4s")
         .replace("$__interval", "1s")
         .replace("$__range", "1m")
-        .replace("[1h:5m] offset 5m", "[1h:1s] offset 1s");
+        .replace("[2h:5m] offset 5m", "[2h:1s] offset 1s");
     assert!(!asked.contains('$'), "a variable without a value: {asked}");
     asked
 }

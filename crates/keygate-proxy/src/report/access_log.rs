@@ -210,7 +210,9 @@ fn sample(ctx: &Context, status: Option<u16>, cut: Option<CutShort>) -> Sample {
     };
     if ctx.admitted.is_none() && ctx.story.code.is_some() {
         settings.sample_refused
-    } else if cut.is_some() || status.is_none_or(|status| status >= 500) {
+    } else if cut.is_some() || ctx.story.code.is_some() || status.is_none_or(|status| status >= 500)
+    {
+        // Also one that failed after its head, or whose failure gRPC has told in its own way.
         settings.sample_failed
     } else {
         of_route().unwrap_or(settings.sample)
