@@ -81,8 +81,11 @@ fn outcome(gateway: &Gateway, upstream: &Upstream, talk: &Talk) -> String {
         },
         Look::Behind(name) => match connection.answer(&method) {
             Ok(Answer { status: 200, .. }) => {
-                let seen = upstream.only();
-                seen.header(name).map_or_else(|| "none".to_owned(), ToOwned::to_owned)
+                // A request of the case before may arrive late, and broken off.
+                let seen = upstream.seen();
+                let seen = seen.iter().rfind(|seen| seen.body.complete);
+                let value = seen.and_then(|seen| seen.header(name));
+                value.map_or_else(|| "none".to_owned(), ToOwned::to_owned)
             }
             Ok(answer) => answer.status.to_string(),
             Err(broken) => spoken(&broken),
