@@ -446,7 +446,8 @@ impl Lab {
 
     fn renew(&self) {
         let (now, later) = (&self.served, self.authority.sign_for(&["one.test"], 60 * DAY));
-        fs::copy(&later.certificate, &now.certificate).and(fs::copy(&later.key, &now.key)).unwrap();
+        fs::copy(&later.certificate, &now.certificate).unwrap();
+        fs::copy(&later.key, &now.key).unwrap();
         assert_eq!(self.fleet[0].reload().status, 200);
     }
 
