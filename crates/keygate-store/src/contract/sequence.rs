@@ -224,8 +224,12 @@ fn any_rotation() -> impl Strategy<Value = Write> {
         let new = Wish { ids: [account, app, new_wish.ids[2]], ..new_wish }.key();
         let mut old = old_wish.key();
         old.rotated_to = (how > 1).then_some(new.id);
-        let new = Key { rotated_from: Some(old.id), ..new };
-        Write::RotateKey { old, new, live_max: 2, now: old_wish.now() }
+        let (now, new) = (old_wish.now(), Key { rotated_from: Some(old.id), ..new });
+        // Nobody makes a successor that is dead from the first, and stores may count it or not.
+        let is_live = new.counts_until() > now.0;
+        let new =
+            if is_live { new } else { Key { status: KeyStatus::Active, expires_at: None, ..new } };
+        Write::RotateKey { old, new, live_max: 2, now }
     })
 }
 

@@ -16,9 +16,9 @@ if number <= had then
 elseif number > had + 1 and ARGV[3] ~= '1' then
   return {'gap', tostring(had), '0'}
 end
--- Changes nothing. Redis asks only of a script's first write whether there is memory left.
-redis.call('HINCRBY', prefix .. 'meta', 'routes', 0)
--- Nothing has this name. A user who may not do this must find out now.
+-- Redis asks only of a script's first write whether there is memory left; and a user who may not expire
+-- anything must find out now. Of this nothing stays.
+redis.call('HINCRBY', prefix .. 'none', 'n', 0)
 redis.call('EXPIREAT', prefix .. 'none', '0')
 
 local at = 4
