@@ -8,6 +8,8 @@ use crate::mask::{mask_encoded, unescaped};
 const HIDDEN: &str = "…";
 /// From this length on, letters and digits without a break may be a key.
 const TOKEN_LENGTH_MIN: usize = 24;
+/// A parameter without a value that is longer may be a value without a name.
+const FLAG_LENGTH_MAX: usize = 16;
 
 /// The endings of words by which a parameter's name says that its value is a secret.
 const SECRET_ENDINGS: [&str; 12] = [
@@ -59,7 +61,8 @@ pub(super) fn shown(query: &str, how: QueryShown, key_params: &[Box<str>]) -> Op
             Some((name, value)) => (name, Some(value)),
             None => (parameter, None),
         };
-        let plain_name = unescaped(name).filter(|name| !may_be_token(name));
+        let is_name = |text: &str| is_name(text, value.is_some()) && !may_be_token(text);
+        let plain_name = unescaped(name).filter(|name| is_name(name));
         text.push_str(if plain_name.is_some() { name } else { HIDDEN });
         if let Some(value) = value.filter(|_| has_values) {
             text.push('=');
@@ -69,6 +72,14 @@ pub(super) fn shown(query: &str, how: QueryShown, key_params: &[Box<str>]) -> Op
         }
     }
     if text.is_empty() { None } else { Some(mask_encoded(&text).into_owned()) }
+}
+
+/// Whether this is what parameters are called. A text without a value may be the value of something.
+fn is_name(text: &str, has_value: bool) -> bool {
+    let is_one_of_it = |letter: char| letter.is_ascii_alphanumeric() || "_-.[]$: ".contains(letter);
+    let has = |is_so: fn(&u8) -> bool| text.bytes().any(|byte| is_so(&byte));
+    let is_mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+    text.chars().all(is_one_of_it) && (has_value || text.len() <= FLAG_LENGTH_MAX && !is_mixed)
 }
 
 fn is_public(name: &str, value: &str, key_params: &[Box<str>]) -> bool {
@@ -82,6 +93,9 @@ fn is_of_secret(name: &str, key_params: &[Box<str>]) -> bool {
 
 /// Whether a value is a URL or a form that has a secret of its own.
 fn holds_secret(value: &str, key_params: &[Box<str>]) -> bool {
+    if value.split_once("://").is_some_and(|(_, rest)| rest.contains('@')) {
+        return true;
+    }
     let mut parts = value.split(['?', '&', ';', '#']).filter_map(|part| part.split_once('='));
     parts.any(|(name, _)| is_of_secret(name, key_params))
 }
@@ -140,6 +154,27 @@ mod tests {
         assert_eq!(names(&format!("x{}=1", &KEY[..20])), "xsk_live_111t…");
         assert_eq!(names(&KEY.replace('l', "%6c").replace('_', "%255F")), "…");
         assert_eq!(full(&format!("{KEY}=1&a=b")), "…=…&a=b");
+    }
+
+    #[test]
+    fn a_value_without_a_name_is_not_shown_as_one() {
+        for query in [
+            "password%3Dhunter2",
+            "password%253Dhunter2",
+            "AKIAIOSFODNN7EXAMPLE",
+            "wJalr/K7MD/bPx",
+            "https://user:pass@host/",
+            "correcthorsebatterystaple",
+            "hunter2",
+        ] {
+            assert_eq!(names(&format!("{query}&page=2")), "…&page", "{query}");
+            assert_eq!(full(&format!("{query}&page=2")), "…&page=2", "{query}");
+        }
+        assert_eq!(full("next=https://user:pass@host/&b=2"), "next=…&b=2");
+        assert_eq!(
+            names("filter[name]=a&$top=1&a.b-c_d:e=2&verbose"),
+            "filter[name]&$top&a.b-c_d:e&verbose"
+        );
     }
 
     #[test]

@@ -95,7 +95,11 @@ impl Writer {
             let until = Instant::now() + SETTLE_MAX;
             while self.write_some() == Next::GoOn && Instant::now() < until {}
         }
-        self.lines.key_params.clone_from(&orders.key_params);
+        // What held keys until now still does, in the requests that began before.
+        let known = &mut self.lines.key_params;
+        let new = orders.key_params.iter().filter(|param| !known.contains(param)).cloned();
+        let new: Vec<_> = new.collect();
+        known.extend(new);
         self.orders = orders;
         if is_other || is_again {
             self.trouble = None;
