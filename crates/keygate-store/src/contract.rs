@@ -92,6 +92,7 @@ macro_rules! contract {
             big_batches_of_use_are_added_whole
             any_batches_of_use_add_up_as_in_the_model
             use_is_kept_for_as_long_as_it_is_to_be
+            a_clock_that_jumps_ahead_takes_no_use_away
             the_last_use_of_a_key_has_an_address_and_a_route
             a_note_is_an_entry_in_the_log_and_changes_nothing
             what_an_entry_says_of_a_change_is_read_back

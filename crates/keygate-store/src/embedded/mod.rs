@@ -14,11 +14,12 @@ mod uses;
 mod write;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use keygate_core::key::PepperId;
 use keygate_core::{AccountId, AppId, KeyDigest, KeyId, TokenId, UnixMillis};
+use quanta::Instant;
 use redb::Database;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
@@ -40,6 +41,8 @@ pub struct EmbeddedStore {
     writing: Arc<Mutex<()>>,
     /// Who has the file instead of us, once it was given away.
     heir: watch::Sender<Heir>,
+    /// When the newest batch of use came, or the store was opened.
+    added_at: Arc<std::sync::Mutex<Instant>>,
 }
 
 /// Whom to ask about keys.
@@ -70,6 +73,7 @@ impl EmbeddedStore {
             slot: Arc::new(slot),
             writing: Arc::default(),
             heir: watch::Sender::new(Heir::Nobody),
+            added_at: Arc::new(Instant::now().into()),
         }
     }
 
@@ -193,7 +197,14 @@ impl KeyStore for EmbeddedStore {
     }
 
     async fn add_usage(&self, batch: Arc<UsageBatch>, keep: Retention) -> Result<(), StoreError> {
-        self.writing(move |db| usage::add(db, &batch, &keep)).await
+        let added_at = Arc::clone(&self.added_at);
+        self.writing(move |db| {
+            let mut added_at = added_at.lock().unwrap_or_else(PoisonError::into_inner);
+            usage::add(db, &batch, &keep, added_at.elapsed())?;
+            *added_at = Instant::now();
+            Ok(())
+        })
+        .await
     }
 
     async fn usage_number(&self, source: SourceId) -> Result<u64, StoreError> {

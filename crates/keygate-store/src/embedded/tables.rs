@@ -17,6 +17,8 @@ pub(super) const FORMAT: u64 = 1;
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_NEXT_CHANGE: &str = "next_change";
+/// What the time is as far as it may take use away. Not there before the first batch.
+pub(super) const META_USAGE_TIME: &str = "usage_time";
 
 /// A record by its id, digest or number, all as big-endian bytes, which sort as the numbers do.
 pub(super) type Records = TableDefinition<'static, &'static [u8], &'static [u8]>;

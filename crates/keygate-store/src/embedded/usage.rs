@@ -1,40 +1,53 @@
 //! What keys have used. By time first: what is written at one time lies together, and so does what has
-//! become too old, which each batch takes away a part of.
+//! become too old, which each batch takes away a part of. What is too old goes by a time of its own, so
+//! that a clock which is wrong for a while takes nothing away.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use keygate_core::UnixMillis;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
 use super::tables::{
-    LAST_USED, LAST_USES, USAGE_DAYS, USAGE_HOURS, USAGE_MINUTES, USAGE_SOURCES, UsageKey,
-    UsageTable, failed, seal_json, unreadable, unseal_json,
+    LAST_USED, LAST_USES, META, META_USAGE_TIME, USAGE_DAYS, USAGE_HOURS, USAGE_MINUTES,
+    USAGE_SOURCES, UsageKey, UsageTable, failed, seal_json, unreadable, unseal_json,
 };
 use super::write::begin;
 use crate::codec::usage::{decode_counts, encode_counts, encode_last};
 use crate::keys::StoreError;
 use crate::usage::records::{
-    LastUse, Retention, SOURCE_KEPT, SourceId, Spender, Step, UsageBatch, UsageCounts, UsagePoint,
-    UsageQuery,
+    LastUse, Retention, SourceId, Spender, Step, UsageBatch, UsageCounts, UsagePoint, UsageQuery,
 };
 
 /// What one batch takes away at most, besides twice what it has added: it has to stay a short write.
 const PRUNED_MAX: usize = 500;
 
+/// How much faster than real time the time goes after batches. More than once, so that it comes up with them
+/// after a machine was off, also one that is off for most of the day.
+const CATCH_UP: u32 = 10;
+
 const NAME: &str = "usage";
 
-/// Costs one write of the disk.
-pub(super) fn add(db: &Database, batch: &UsageBatch, keep: &Retention) -> Result<(), StoreError> {
+/// Costs one write of the disk. So long ago, by a clock that nobody sets, was the batch before this, or the
+/// store opened.
+pub(super) fn add(
+    db: &Database,
+    batch: &UsageBatch,
+    keep: &Retention,
+    elapsed: Duration,
+) -> Result<(), StoreError> {
     let transaction = begin(db)?;
+    let time = time(&transaction, batch, elapsed)?;
     // Else the transaction ends here, with nothing to keep.
-    if count(&transaction, batch)? {
+    if count(&transaction, batch, keep, time)? {
+        let oldest = time.min(batch.minute).0;
         let sums = sums(batch);
         for step in Step::ALL {
             let mut table = transaction.open_table(table(step)).map_err(failed)?;
             if keep.of(step) > 0 {
                 add_to(&mut table, step.start(batch.minute), &sums)?;
             }
-            let over = batch.minute.0.saturating_sub(keep.of(step)).saturating_sub(step.millis());
+            let over = oldest.saturating_sub(keep.of(step)).saturating_sub(step.millis());
             prune(&mut table, UnixMillis(over), PRUNED_MAX + 2 * sums.len())?;
         }
         note_uses(&transaction, batch)?;
@@ -71,8 +84,34 @@ pub(super) fn read(db: &Database, query: &UsageQuery) -> Result<Vec<UsagePoint>,
     Ok(points)
 }
 
+/// Notes what the time is by now: it goes after the batches' minutes, and no faster than it may.
+fn time(
+    transaction: &WriteTransaction,
+    batch: &UsageBatch,
+    elapsed: Duration,
+) -> Result<UnixMillis, StoreError> {
+    let mut meta = transaction.open_table(META).map_err(failed)?;
+    let before = meta.get(META_USAGE_TIME).map_err(failed)?.map(|time| time.value());
+    let time = before.map_or(batch.minute, |time| follow(UnixMillis(time), batch.minute, elapsed));
+    if before != Some(time.0) {
+        meta.insert(META_USAGE_TIME, time.0).map_err(failed)?;
+    }
+    Ok(time)
+}
+
+fn follow(time: UnixMillis, minute: UnixMillis, elapsed: Duration) -> UnixMillis {
+    let most = elapsed.saturating_mul(CATCH_UP).as_millis();
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    UnixMillis(minute.0.clamp(time.0.saturating_sub(most), time.0.saturating_add(most)))
+}
+
 /// Notes that the store has this batch. False if it had.
-fn count(transaction: &WriteTransaction, batch: &UsageBatch) -> Result<bool, StoreError> {
+fn count(
+    transaction: &WriteTransaction,
+    batch: &UsageBatch,
+    keep: &Retention,
+    time: UnixMillis,
+) -> Result<bool, StoreError> {
     let mut sources = transaction.open_table(USAGE_SOURCES).map_err(failed)?;
     let (source, number) = (batch.source.0, batch.number);
     let found = sources.get(source).map_err(failed)?.map(|entry| entry.value().0);
@@ -86,11 +125,10 @@ fn count(transaction: &WriteTransaction, batch: &UsageBatch) -> Result<bool, Sto
         }
         batch.log_loss(had);
     }
-    sources.insert(source, (number, batch.minute.0)).map_err(failed)?;
+    sources.insert(source, (number, batch.minute.max(time).0)).map_err(failed)?;
     // Sources are as many as processes that were started: this is seldom.
     if found.is_none() {
-        let kept = u64::try_from(SOURCE_KEPT.as_millis()).unwrap_or(u64::MAX);
-        let over = batch.minute.0.saturating_sub(kept);
+        let over = batch.minute.min(time).0.saturating_sub(keep.of_sources());
         sources.retain(|_, (_, last)| last >= over).map_err(failed)?;
     }
     Ok(true)
@@ -188,3 +226,6 @@ fn place((start, kind, id, route): (u64, u8, u128, &str)) -> Vec<u8> {
 fn unseal(key: (u64, u8, u128, &str), sealed: &[u8]) -> Result<UsageCounts, StoreError> {
     decode_counts(unseal_json(NAME, &place(key), sealed)?).map_err(unreadable)
 }
+
+#[cfg(test)]
+mod tests;

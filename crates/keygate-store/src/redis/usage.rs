@@ -13,8 +13,7 @@ use super::script::Call;
 use crate::codec::usage::{decode_counts, encode_counts, encode_last};
 use crate::keys::StoreError;
 use crate::usage::records::{
-    Retention, SOURCE_KEPT, SourceId, Spender, Step, UsageBatch, UsageCounts, UsagePoint,
-    UsageQuery,
+    Retention, SourceId, Spender, Step, UsageBatch, UsageCounts, UsagePoint, UsageQuery,
 };
 
 static ADD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("add_usage.lua")));
@@ -108,7 +107,8 @@ fn call(names: &Names, batch: &UsageBatch, keep: &Retention) -> Call<'static> {
     let uses = batch.last_uses();
     let room = 3 * rows.len() + 3 * uses.len() + 20;
     let mut call = Call::new(&ADD, &names.usage_source(batch.source), room, 30 * room);
-    call.push((names.prefix(), batch.number, u8::from(batch.after_loss), SOURCE_KEPT.as_secs()));
+    let remembered = keep.of_sources().div_ceil(1_000);
+    call.push((names.prefix(), batch.number, u8::from(batch.after_loss), remembered));
 
     let kept: Vec<Step> = Step::ALL.into_iter().filter(|step| keep.of(*step) > 0).collect();
     call.push(kept.len());

@@ -232,9 +232,6 @@ impl Tables {
             return Err(StoreError::Conflict);
         }
         *had = batch.number;
-        self.usage.retain(|(step, _, start, _), _| {
-            batch.minute.0 < start.0 + step.millis() + keep.of(*step)
-        });
         let kept = |step: &Step| keep.of(*step) > 0;
         for row in &batch.rows {
             for step in Step::ALL.into_iter().filter(kept) {

@@ -13,8 +13,8 @@ use keygate_core::{KeyId, UnixMillis};
 /// thousand took Redis 10 ms and more.
 pub const BATCH_ROWS_MAX: usize = 250;
 
-/// A source that has sent nothing for so long is forgotten: its next batch follows a loss.
-pub const SOURCE_KEPT: Duration = Duration::from_hours(90 * 24);
+/// A source is remembered for at least so long after it has sent something.
+const SOURCE_KEPT: Duration = Duration::from_hours(90 * 24);
 
 /// Who counted: one file of counters. Another process gets another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -214,5 +214,13 @@ impl Retention {
             Step::Hour => self.hours,
             Step::Day => self.days,
         }
+    }
+
+    /// How long a source is remembered, in milliseconds. It outlives all windows of its batches: one that
+    /// comes back after that, and sends its last batches again, adds to nothing that anybody sees.
+    pub(crate) fn of_sources(&self) -> u64 {
+        let least = u64::try_from(SOURCE_KEPT.as_millis()).unwrap_or(u64::MAX);
+        let of = |step: Step| self.of(step).saturating_add(step.together() * step.millis());
+        Step::ALL.into_iter().map(of).fold(least, u64::max)
     }
 }

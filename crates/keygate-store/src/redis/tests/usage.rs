@@ -17,7 +17,13 @@ const NOON: u64 = 4_102_444_800_000 + 43_200_000;
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 
+const KEEP: Retention = Retention { minutes: HOUR, hours: DAY, days: 9 * DAY };
+
 async fn add(store: &RedisStore, number: u64) {
+    add_keeping(store, number, KEEP).await;
+}
+
+async fn add_keeping(store: &RedisStore, number: u64, keep: Retention) {
     let counts = UsageCounts { requests: 1, ..UsageCounts::default() };
     let batch = UsageBatch {
         source: SourceId(7),
@@ -26,7 +32,6 @@ async fn add(store: &RedisStore, number: u64) {
         minute: UnixMillis(NOON),
         rows: vec![UsageRow { key: key_id(1), route: "a".into(), counts, last: None }],
     };
-    let keep = Retention { minutes: HOUR, hours: DAY, days: 9 * DAY };
     store.add_usage(Arc::new(batch), keep).await.unwrap();
 }
 
@@ -57,6 +62,11 @@ fn what_was_used_is_forgotten_by_redis_itself() {
         let source = fixture.name(&[b"us:".as_slice(), &7u128.to_be_bytes()].concat());
         let left: u64 = fixture.ask(&[b"TTL", &source]).await;
         assert!((89 * 86_400..=90 * 86_400).contains(&left), "{left}");
+        // For longer than anything is kept that it has sent.
+        let keep = Retention { days: 400 * DAY, ..KEEP };
+        add_keeping(&store, 2, keep).await;
+        let left: u64 = fixture.ask(&[b"TTL", &source]).await;
+        assert!((431 * 86_400..=432 * 86_400).contains(&left), "{left}");
     });
 }
 
