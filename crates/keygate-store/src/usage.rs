@@ -4,6 +4,7 @@
 //! one sends (`recover.rs`). No request waits for any of it.
 
 mod batch_file;
+mod disk;
 mod flow;
 mod folder;
 mod live;
@@ -13,6 +14,7 @@ mod recover;
 mod routes;
 mod seal;
 mod sealer;
+mod sender;
 mod steps;
 mod tally;
 mod wire;
@@ -83,6 +85,7 @@ impl UsageCounter {
 
     fn begin(path: &Path, now: UnixMillis) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        disk::look(path);
         let folder = Folder::create(path)?;
         let sealer = Sealer::new(now);
         // What is counted has a name from the first moment.
@@ -185,6 +188,9 @@ impl UsageCounter {
         let number = live.number_of(key.id, tag).ok();
         if number.is_none() {
             self.0.dropped.fetch_add(1, Relaxed);
+        }
+        if live.tally.wants_room() {
+            self.0.flow.wants_room.notify_one();
         }
         number
     }

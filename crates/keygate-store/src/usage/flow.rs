@@ -1,8 +1,6 @@
 //! The tasks that take what was counted to the store: one seals at its times, one sends.
 
-use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
@@ -15,17 +13,14 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::UsageCounter;
-use super::folder::Stuck;
-use super::outbox::{Outbox, SendError, Sent, Sink};
+use super::outbox::{Outbox, Sent, Sink};
 use super::records::{Retention, Step};
-use super::recover::{self, Recovered};
+use super::sender::Sender;
 use crate::cached::CachedKeys;
 use crate::keys::KeyStore;
 
 /// How often the store is tried that did not take something.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// How often it is seen whether another process has left something.
-const ADOPT_EVERY: Duration = Duration::from_secs(5);
 /// How long a gateway that stops may take to send what is left. The rest the next one sends.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
@@ -76,6 +71,8 @@ pub(super) struct Shared {
     unsent: AtomicU64,
     sender: Mutex<Option<Sender>>,
     sealed: Notify,
+    /// New keys soon find no room.
+    pub(super) wants_room: Notify,
     /// Whether nothing is sent any more.
     is_held: AtomicBool,
 }
@@ -90,29 +87,11 @@ impl Shared {
     }
 }
 
-/// Sends the batches of this process and of those that it has taken over.
-struct Sender {
-    own: Outbox,
-    adopted: Vec<Adopted>,
-    /// Folders that could not be taken over when it was last tried.
-    stuck: usize,
-    /// Those of which that was said.
-    told: HashSet<PathBuf>,
-    looked_at: Option<Instant>,
-    is_failing: bool,
-}
-
-/// What an earlier process has left.
-struct Adopted {
-    outbox: Outbox,
-    /// Whether all that was counted there is in batches.
-    is_whole: bool,
-}
-
 impl UsageCounter {
     /// Seals and sends for as long as the runtime lives.
     pub async fn run<S: KeyStore>(self, keys: Arc<CachedKeys<S>>, by: Arc<Sending>) {
-        tokio::join!(self.keep_sealing(&by), self.keep_sending(keys.store(), &by));
+        let sending = self.keep_sending(keys.store(), &by);
+        tokio::join!(self.keep_sealing(&by), sending, self.keep_room());
     }
 
     /// How it goes.
@@ -197,6 +176,14 @@ impl UsageCounter {
         tokio::task::spawn_blocking(move || counter.seal(now)).await.map_err(io::Error::other)?
     }
 
+    /// Makes room for new keys when they ask for it: they may come faster than it is sealed.
+    pub(super) async fn keep_room(&self) {
+        loop {
+            self.0.flow.wants_room.notified().await;
+            self.make_room_now().await;
+        }
+    }
+
     /// What fails here fails again when it is sealed, and is said then.
     async fn make_room_now(&self) {
         let counter = self.clone();
@@ -224,126 +211,16 @@ impl UsageCounter {
         if shared.is_held.load(Acquire) {
             return;
         }
-        let sender = sender.get_or_insert_with(|| Sender {
-            own: Outbox::new(Arc::clone(&self.0.folder), Arc::clone(&self.0.files)),
-            adopted: Vec::new(),
-            stuck: 0,
-            told: HashSet::new(),
-            looked_at: None,
-            is_failing: false,
+        let sender = sender.get_or_insert_with(|| {
+            Sender::new(Outbox::new(Arc::clone(&self.0.folder), Arc::clone(&self.0.files)))
         });
-        let nameless = sender.adopt(&self.0.root).await;
-        self.0.dropped.fetch_add(nameless, Relaxed);
+        let adopted = sender.adopt(&self.0.root, store, &shared.sent).await;
+        self.0.dropped.fetch_add(sender.take_nameless(), Relaxed);
         let done = sender.send(store, by, &shared.sent).await;
-        sender.tell(done);
-        let backlog: usize = sender.outboxes().map(|outbox| outbox.unsent()).sum();
-        let oldest = sender.outboxes().filter_map(|outbox| outbox.oldest_unsent()).min();
-        shared.unsent.store(sender.own.unsent() as u64, Relaxed);
-        shared.backlog.store(backlog as u64, Relaxed);
-        shared.oldest_unsent.store(oldest.unwrap_or_default(), Relaxed);
-        shared.stuck.store(sender.stuck() as u64, Relaxed);
+        sender.tell(adopted.and(done));
+        shared.unsent.store(sender.own_unsent(), Relaxed);
+        shared.backlog.store(sender.backlog(), Relaxed);
+        shared.oldest_unsent.store(sender.oldest_unsent().unwrap_or_default(), Relaxed);
+        shared.stuck.store(sender.stuck(), Relaxed);
     }
-}
-
-impl Sender {
-    fn outboxes(&self) -> impl Iterator<Item = &Outbox> {
-        self.adopted.iter().map(|adopted| &adopted.outbox).chain([&self.own])
-    }
-
-    /// Folders of which not all could be taken over.
-    fn stuck(&self) -> usize {
-        self.stuck + self.adopted.iter().filter(|adopted| !adopted.is_whole).count()
-    }
-
-    /// Takes over what nobody owns. The uses are told that had to be given up.
-    async fn adopt(&mut self, root: &Path) -> u64 {
-        if self.looked_at.is_some_and(|at| at.elapsed() < ADOPT_EVERY) {
-            return 0;
-        }
-        self.looked_at = Some(Instant::now());
-        let root = root.to_owned();
-        let recovered = tokio::task::spawn_blocking(move || recover::adopt(&root)).await;
-        let (recovered, stuck) = recovered.unwrap_or_else(|error| {
-            tracing::error!(%error, "what earlier processes counted was not read");
-            (Vec::new(), Vec::new())
-        });
-        self.stuck = stuck.len();
-        stuck.into_iter().for_each(|one| self.tell_stuck(one));
-        let mut dropped = 0;
-        for Recovered { outbox, nameless, unsealed } in recovered {
-            dropped += nameless;
-            let is_whole = unsealed.is_none();
-            match unsealed {
-                Some(one) => self.tell_stuck(one),
-                None => drop(self.told.remove(outbox.folder.path())),
-            }
-            self.adopted.push(Adopted { outbox, is_whole });
-        }
-        dropped
-    }
-
-    /// Says once of each folder what is wrong with it.
-    fn tell_stuck(&mut self, Stuck { path, error }: Stuck) {
-        if !self.told.contains(&path) {
-            tracing::error!(
-                %error, path = %path.display(),
-                "what an earlier process has counted cannot all be read: it stays there, and is tried \
-                 again; this user must be able to read and write it"
-            );
-            self.told.insert(path);
-        }
-    }
-
-    /// What was left behind first: it is older. What fails holds up nothing else; the first error is told.
-    async fn send(
-        &mut self,
-        store: &impl Sink,
-        by: &Sending,
-        sent: &Sent,
-    ) -> Result<(), SendError> {
-        let keep = (by.settings)().keep;
-        let mut done = Ok(());
-        for Adopted { outbox, .. } in &mut self.adopted {
-            done = done.and(outbox.send(store, keep, by.settled_after, sent).await);
-        }
-        let emptied: Vec<_> = self.adopted.extract_if(.., |one| one.outbox.is_empty()).collect();
-        for Adopted { outbox, is_whole } in emptied {
-            // What is not whole is left to be taken over again.
-            self.stuck += usize::from(!is_whole);
-            if is_whole && let Some(folder) = Arc::into_inner(outbox.folder) {
-                let removed = folder.remove().map_err(SendError::from);
-                done = done.and(removed);
-            }
-        }
-        done.and(self.own.send(store, keep, by.settled_after, sent).await)
-    }
-
-    fn tell(&mut self, done: Result<(), SendError>) {
-        match done {
-            Ok(()) if self.is_failing => {
-                tracing::info!("the store takes what keys use again");
-                self.is_failing = false;
-            }
-            Err(error) if !self.is_failing => {
-                tracing::warn!(
-                    error = format!("{:#}", chain(&error)),
-                    "the store does not take what keys use: it is kept"
-                );
-                self.is_failing = true;
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &SendError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use super::records::SourceId;
 
@@ -104,6 +105,12 @@ impl Folder {
     pub(super) fn batch(&self, number: u64) -> PathBuf {
         // In order wherever they are listed.
         self.path.join(format!("{BATCH}{number:020}"))
+    }
+
+    /// When a batch was sealed, in seconds, if it is there.
+    pub(super) fn sealed_at(&self, number: u64) -> Option<u64> {
+        let at = self.batch(number).metadata().ok()?.modified().ok()?;
+        Some(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
     }
 
     /// Where a batch goes that cannot be read: it outlives the folder.

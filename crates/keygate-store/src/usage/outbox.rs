@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -50,6 +50,7 @@ impl<S: KeyStore> Sink for S {
 pub(super) struct Sent {
     pub(super) stored: AtomicU64,
     pub(super) again: AtomicU64,
+    /// Tries of which the store did not take a batch, or did not say how many it has.
     pub(super) failed: AtomicU64,
 }
 
@@ -146,9 +147,7 @@ impl Outbox {
 
     /// When the oldest batch was sealed that the store is not known to have, in seconds.
     pub(super) fn oldest_unsent(&self) -> Option<u64> {
-        let number = self.files.next(self.next.unwrap_or_default())?;
-        let at = self.folder.batch(number).metadata().ok()?.modified().ok()?;
-        Some(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+        self.folder.sealed_at(self.files.next(self.next.unwrap_or_default())?)
     }
 
     /// Whether the store surely has all.
@@ -166,7 +165,7 @@ impl Outbox {
     ) -> Result<(), SendError> {
         let mut conflicts = 0;
         loop {
-            self.ask_if_due(store, keep_for).await?;
+            self.ask_if_due(store, keep_for, sent).await?;
             let Some(number) = self.next.and_then(|next| self.files.next(next)) else { break };
             match self.send_one(store, number, keep).await {
                 Ok(Done::SetAside) => {
@@ -238,13 +237,21 @@ impl Outbox {
 
     /// Asks the store how far it is, if that is not known, or if batches that it has acknowledged are
     /// still here.
-    async fn ask_if_due(&mut self, store: &impl Sink, keep_for: Duration) -> Result<(), SendError> {
+    async fn ask_if_due(
+        &mut self,
+        store: &impl Sink,
+        keep_for: Duration,
+        sent: &Sent,
+    ) -> Result<(), SendError> {
         let is_recent = self.asked_at.is_some_and(|at| at.elapsed() < ASK_EVERY);
         let is_doubtful = !keep_for.is_zero() && !self.acknowledged.is_empty() && !is_recent;
         if self.next.is_some() && !is_doubtful {
             return Ok(());
         }
-        let has = store.number(self.folder.source).await?;
+        let has = store.number(self.folder.source).await.inspect_err(|_| {
+            // There may be nothing that waits for the answer.
+            sent.failed.fetch_add(u64::from(!self.is_empty()), Relaxed);
+        })?;
         self.asked_at = Some(Instant::now());
         let known = self.acknowledged.last().map_or(0, |&(number, _)| number);
         if has < known {

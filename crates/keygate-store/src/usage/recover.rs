@@ -23,16 +23,38 @@ pub(super) struct Recovered {
     pub(super) unsealed: Option<Stuck>,
 }
 
-/// Takes one folder over. May be broken off at any point, and done again. Blocks.
-///
-/// # Errors
-/// When it cannot be taken over now: it stays as it is.
-pub(super) fn recover(folder: Folder) -> Result<Recovered, Stuck> {
-    let path = folder.path().to_owned();
-    recover_all(folder).map_err(|error| Stuck { path, error })
+/// A folder that nobody owned, and that is ours now.
+pub(super) struct Taken {
+    pub(super) folder: Folder,
+    /// How many batches are there.
+    pub(super) batches: u64,
+    /// When the oldest of them was sealed, in seconds.
+    pub(super) oldest: Option<u64>,
 }
 
-fn recover_all(folder: Folder) -> io::Result<Recovered> {
+/// Takes all that nobody owns, and says what could not be taken. Blocks.
+pub(super) fn take(root: &Path) -> (Vec<Taken>, Vec<Stuck>) {
+    let (folders, stuck) = Folder::adopt(root);
+    let taken = |folder: Folder| {
+        // What fails here fails again when it is read, and is said then.
+        let numbers = folder.batches().unwrap_or_default();
+        let oldest = numbers.first().and_then(|&number| folder.sealed_at(number));
+        Taken { folder, batches: numbers.len() as u64, oldest }
+    };
+    (folders.into_iter().map(taken).collect(), stuck)
+}
+
+/// Reads one folder, of whose batches the store has so many. May be broken off at any point, and done
+/// again. Blocks.
+///
+/// # Errors
+/// When it cannot be read now: it stays as it is.
+pub(super) fn recover(folder: Folder, has: u64) -> Result<Recovered, Stuck> {
+    let path = folder.path().to_owned();
+    recover_all(folder, has).map_err(|error| Stuck { path, error })
+}
+
+fn recover_all(folder: Folder, has: u64) -> io::Result<Recovered> {
     let mut tallies = Vec::new();
     for generation in folder.tallies()? {
         tallies.extend(Tally::open(&folder.tally(generation), generation)?);
@@ -48,7 +70,9 @@ fn recover_all(folder: Folder) -> io::Result<Recovered> {
             Err(Unreadable::Damaged) => {}
         }
     }
-    let last = tallies.iter().map(|tally| tally.number()).chain(batches).max().unwrap_or_default();
+    // A disk that lost what it was told last may know of fewer batches than the store has, which would take
+    // none of those numbers again.
+    let last = tallies.iter().map(|tally| tally.number()).chain(batches).fold(has, u64::max);
     let mut made = Made::default();
     let sealed = seal_rest(&folder, &tallies, last, &mut made);
     let unsealed = sealed.err().map(|error| Stuck { path: folder.path().to_owned(), error });
@@ -70,17 +94,4 @@ fn seal_rest(folder: &Folder, tallies: &[&Tally], last: u64, made: &mut Made) ->
         std::fs::remove_file(folder.tally(generation))?;
     }
     Ok(())
-}
-
-/// Takes over all that nobody owns, and says what could not be.
-pub(super) fn adopt(root: &Path) -> (Vec<Recovered>, Vec<Stuck>) {
-    let (folders, mut stuck) = Folder::adopt(root);
-    let mut all = Vec::new();
-    for folder in folders {
-        match recover(folder) {
-            Ok(recovered) => all.push(recovered),
-            Err(one) => stuck.push(one),
-        }
-    }
-    (all, stuck)
 }

@@ -49,6 +49,10 @@ pub(super) struct Tally {
     /// How many slots were given away.
     used: AtomicU32,
     giving: Mutex<()>,
+    /// Not the same, so that nobody who is given a slot waits for the disk.
+    growing: Mutex<()>,
+    /// How often a request had to make the file grow.
+    grown_late: AtomicU32,
     /// Whether the disk had no room, so that not every new key asks it.
     is_full: AtomicBool,
 }
@@ -98,6 +102,8 @@ impl Tally {
             segments: std::iter::repeat_with(OnceLock::new).take(SEGMENTS_MAX).collect(),
             used: AtomicU32::new(0),
             giving: Mutex::default(),
+            growing: Mutex::default(),
+            grown_late: AtomicU32::new(0),
             is_full: AtomicBool::new(false),
         })
     }
@@ -131,10 +137,7 @@ impl Tally {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the file is at its bound"));
         }
         if self.slot(number).is_none() {
-            if self.is_full.load(Relaxed) {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk has no room"));
-            }
-            self.add_segment(segment).inspect_err(|_| self.is_full.store(true, Relaxed))?;
+            self.grow_late(segment)?;
         }
         if let Some(slot) = self.slot(number) {
             slot.write(key, tag);
@@ -143,25 +146,53 @@ impl Tally {
         Ok(number)
     }
 
-    /// Sees to it that new keys find room for a while, so that no request has to wait for the disk. To be
-    /// called again and again.
-    pub(super) fn make_room(&self) -> io::Result<()> {
-        self.is_full.store(false, Relaxed);
-        let next = (self.used() as usize + SEGMENT_SLOTS / 2) / SEGMENT_SLOTS;
-        if next < SEGMENTS_MAX && self.segments.get(next).is_some_and(|next| next.get().is_none()) {
-            let _one_at_a_time = self.giving.lock().unwrap_or_else(PoisonError::into_inner);
-            self.add_segment(next)?;
+    /// For a request that found no room, which nobody had made ahead.
+    #[cold]
+    fn grow_late(&self, segment: usize) -> io::Result<()> {
+        if self.is_full.load(Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk has no room"));
+        }
+        if self.add_segment(segment).inspect_err(|_| self.is_full.store(true, Relaxed))? {
+            let times = self.grown_late.fetch_add(1, Relaxed) + 1;
+            tracing::warn!(times, "a request had to wait until there was room to count its key");
         }
         Ok(())
     }
 
-    /// To be called by one at a time. Segments that are there stay.
-    fn add_segment(&self, segment: usize) -> io::Result<()> {
+    /// Whether new keys soon find no room, and more could be made.
+    pub(super) fn wants_room(&self) -> bool {
+        let next = self.segments.get(self.ahead());
+        next.is_some_and(|next| next.get().is_none()) && !self.is_full.load(Relaxed)
+    }
+
+    /// Sees to it that new keys find room for a while, so that no request has to wait for the disk. To be
+    /// called again and again.
+    pub(super) fn make_room(&self) -> io::Result<()> {
+        let ahead = self.ahead();
+        let made = if ahead < SEGMENTS_MAX { self.add_segment(ahead) } else { Ok(false) };
+        self.is_full.store(made.is_err(), Relaxed);
+        made.map(drop)
+    }
+
+    /// The segment that has to be there: the next one, once half of the newest is given away.
+    fn ahead(&self) -> usize {
+        (self.used() as usize + SEGMENT_SLOTS / 2) / SEGMENT_SLOTS
+    }
+
+    /// Adds a segment unless it is there. Whether it did is said.
+    fn add_segment(&self, segment: usize) -> io::Result<bool> {
+        let _one_at_a_time = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.segments.get(segment).is_some_and(|segment| segment.get().is_some()) {
-            return Ok(());
+            return Ok(false);
         }
         allocate(&self.file, HEADER_BYTES + segment * SEGMENT_BYTES, SEGMENT_BYTES)?;
-        self.map_segment(segment)
+        self.map_segment(segment)?;
+        Ok(true)
+    }
+
+    #[cfg(test)]
+    pub(super) fn grown_late(&self) -> u32 {
+        self.grown_late.load(Relaxed)
     }
 
     fn map_segment(&self, segment: usize) -> io::Result<()> {

@@ -77,13 +77,69 @@ fn a_source_that_the_store_does_not_take_holds_up_no_other() {
 }
 
 #[test]
+fn what_the_store_says_it_has_already_is_no_number_for_what_is_left() {
+    let root = tempfile::tempdir().unwrap();
+    let (counter, outbox, routes) = begin(root.path());
+    let key = record(1);
+    let ledger = Ledger::default();
+    let admit = |times| {
+        for _ in 0..times {
+            counter.admitted(&key, routes[0], 1, UnixMillis(1), CLIENT).unwrap();
+        }
+    };
+    for times in [1, 10] {
+        admit(times);
+        counter.seal(UnixMillis(1)).unwrap();
+        block_on(counter.send(&ledger, &sending()));
+    }
+    admit(100);
+    let (tally, batches) = (counter.0.folder.tally(0), counter.0.folder.batches().unwrap());
+    assert_eq!((requests(&ledger), batches), (11, vec![]));
+    drop((counter, outbox));
+    // The disk has lost that there were any batches.
+    let mut bytes = std::fs::read(&tally).unwrap();
+    bytes[24..32].fill(0);
+    std::fs::write(&tally, bytes).unwrap();
+    let (counter, ..) = begin(root.path());
+    block_on(counter.send(&ledger, &sending()));
+    assert_eq!(requests(&ledger), 111);
+}
+
+#[test]
+fn what_was_left_behind_waits_for_a_store_that_is_away_and_is_told_meanwhile() {
+    let root = tempfile::tempdir().unwrap();
+    let (counter, outbox, routes) = begin(root.path());
+    let (key, ledger) = (record(1), Ledger::default());
+    for at in 1..=3 {
+        counter.admitted(&key, routes[0], 1, UnixMillis(at), CLIENT).unwrap();
+        if at < 3 {
+            counter.seal(UnixMillis(at)).unwrap();
+        }
+    }
+    ledger.be(ledger::Mood::Away);
+    block_on(counter.send(&ledger, &sending()));
+    assert_eq!(counter.flow().failed, 1, "the store did not say what it has");
+    drop((counter, outbox));
+    left_behind(root.path(), 5);
+    let (counter, ..) = begin(root.path());
+    block_on(counter.send(&ledger, &sending()));
+    let flow = counter.flow();
+    assert_eq!((flow.backlog, flow.failed, flow.stuck), (2, 1, 0));
+    assert!(flow.oldest_unsent > 0);
+    ledger.be(ledger::Mood::Fine);
+    block_on(counter.send(&ledger, &sending()));
+    assert_eq!(requests(&ledger), 3 + 5);
+    assert_eq!((counter.flow().backlog, counter.flow().oldest_unsent), (0, 0));
+}
+
+#[test]
 fn a_source_without_names_has_nothing_to_say_and_is_removed() {
     let root = tempfile::tempdir().unwrap();
     let (counter, ..) = begin(root.path());
     let routes = counter.0.folder.routes();
     drop(counter);
     std::fs::remove_file(routes).unwrap();
-    let (recovered, stuck) = recover::adopt(root.path());
+    let (recovered, stuck) = take_over(root.path(), 0);
     assert_eq!((recovered.len(), stuck.len()), (1, 0));
     assert!(recovered[0].outbox.is_empty() && recovered[0].unsealed.is_none());
 }
@@ -164,7 +220,7 @@ fn a_damaged_batch_is_failed_and_not_stored_and_a_newer_one_is_left_alone() {
         assert!(sent.failed.load(Relaxed) > 0);
         assert_eq!(requests(&ledger), u64::from(!is_newer));
         drop((counter, outbox));
-        let (recovered, stuck) = recover::adopt(root.path());
+        let (recovered, stuck) = take_over(root.path(), 0);
         assert_eq!((recovered.len(), stuck.len()), if is_newer { (0, 1) } else { (1, 0) });
         for one in recovered {
             Arc::into_inner(one.outbox.folder).unwrap().remove().unwrap();
