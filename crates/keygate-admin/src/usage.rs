@@ -40,7 +40,7 @@ struct Answer {
     last_used_at: Option<String>,
     /// The client's address then, if it was noted.
     last_used_from: Option<String>,
-    /// The route then, by its name.
+    /// The route then, by its name; one of them, if there were several within one millisecond.
     last_used_route: Option<String>,
     /// Since then, in whole seconds.
     idle_s: Option<u64>,

@@ -62,7 +62,8 @@ async fn export(config: &Config, out: &Path) -> Result<(), Failure> {
     };
     let pepper = config.keys.pepper_file.display();
     eprintln!(
-        "exported {}\nThe pepper is not in it: copy {pepper} too, or no key in it will ever work.",
+        "exported {}\nThe pepper is not in it: copy {pepper} too, or no key in it will ever work.\n\
+         What keys used and the audit log are not in it.",
         shown(counts)
     );
     Ok(())

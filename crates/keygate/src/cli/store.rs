@@ -19,6 +19,7 @@ pub(crate) struct Store {
 pub(crate) enum StoreCommand {
     /// Write the store as JSON lines: digests, never keys, and not the pepper
     ///
+    /// What keys used, and the audit log, are not in it.
     /// Copy the pepper too: without it no key in the backup works. Stop the gateway first if its
     /// store is embedded. A store in Redis may be in use: what changes meanwhile is in the backup as
     /// it was or as it is then.
