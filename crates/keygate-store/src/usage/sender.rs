@@ -108,6 +108,10 @@ impl Sender {
                 }
             }
         }
+        if is_away {
+            // The next time another one is first.
+            self.waiting.rotate_left(1);
+        }
         done
     }
 
