@@ -9,7 +9,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::{CONNECTION, UPGRADE};
@@ -24,6 +23,8 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::upstreams::WAIT_MIN;
 
 /// Has the upstream connected to in this module's way, over HTTP/1.1, on a connection of its own: one
 /// that was used before would read at once, and one that is virtual does not belong in a pool.
@@ -40,7 +41,7 @@ pub(crate) fn prepare(peer: &mut HttpPeer, request: &RequestHeader) -> pingora::
     }
     peer.options.set_http_version(1, 1);
     peer.options.custom_l4 = Some(Arc::new(Dial));
-    peer.options.idle_timeout = Some(Duration::ZERO);
+    peer.options.idle_timeout = Some(WAIT_MIN);
     peer.group_key = fastrand::u64(1..);
     Ok(())
 }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Setup;
 use super::names::wait;
+use super::peer::WAIT_MIN;
 use super::state::{Endpoint, TargetState, UpstreamState};
 use super::upkeep::jittered;
 
@@ -117,7 +118,7 @@ async fn ask(
     peer.options.total_connection_timeout = Some(check.timeout);
     // Each time on a connection that nobody has used, and nobody will.
     peer.options.max_h2_streams = 1;
-    peer.options.idle_timeout = Some(Duration::ZERO);
+    peer.options.idle_timeout = Some(WAIT_MIN);
     let asked = timeout(check.timeout, async {
         let (mut session, _) = connector.get_http_session(&peer).await?;
         let Some(path) = &check.path else { return Ok(None) };

@@ -26,6 +26,7 @@ pub(crate) mod trust;
 mod upkeep;
 
 use peer::PeerTemplate;
+pub(crate) use peer::WAIT_MIN;
 use pool::Pool;
 pub(crate) use retry::Tries;
 use state::{Busy, Endpoint, TargetState, UpstreamState, lock, nanos};

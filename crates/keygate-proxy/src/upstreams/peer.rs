@@ -5,6 +5,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keygate_config::{Identity, Protocol, Target, Upstream, UpstreamTls};
 use pingora::upstreams::peer::HttpPeer;
@@ -15,6 +16,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::trust;
 use crate::server::ProxyError;
+
+/// The shortest wait that Pingora can be asked for: its timer counts milliseconds from when it was first
+/// used, and rounds what ends within the first of them to before that.
+pub(crate) const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// What all connections to an upstream have in common.
 pub(crate) struct PeerTemplate {
@@ -115,4 +120,19 @@ fn group(upstream: &Upstream) -> u64 {
         identity.as_ref().map(|identity| &identity.certificate).hash(&mut hasher);
     }
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::time::timer::TimerManager;
+
+    use super::*;
+
+    /// A shorter wait panics in a debug build and ends at a wrong time in a release.
+    #[test]
+    fn the_shortest_wait_can_be_asked_for_as_soon_as_there_is_a_timer() {
+        for _ in 0..100 {
+            drop(TimerManager::new().register_timer(WAIT_MIN));
+        }
+    }
 }

@@ -14,7 +14,7 @@ use pingora::{Error, ErrorSource, ErrorType, RetryType};
 use quanta::Instant;
 
 use super::state::{Busy, Endpoint};
-use super::{Caller, UpstreamPeers};
+use super::{Caller, UpstreamPeers, WAIT_MIN};
 use crate::context::Context;
 use crate::line;
 
@@ -79,7 +79,7 @@ impl Tries {
     /// Nothing of this attempt may take longer than what is left.
     pub(crate) fn bound(&self, peer: &mut HttpPeer, now: Instant) {
         let Some(deadline) = self.deadline else { return };
-        let left = deadline.saturating_duration_since(now);
+        let left = deadline.saturating_duration_since(now).max(WAIT_MIN);
         let options = &mut peer.options;
         let timeouts = [
             &mut options.connection_timeout,
