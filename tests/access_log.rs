@@ -223,23 +223,42 @@ fn each_kind_of_request_has_one_line_that_says_what_happened() {
 }
 
 #[test]
+fn what_is_read_of_a_refused_upload_is_counted() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).tables(&table("")).start();
+    // The connection goes on, or is closed.
+    for (wire, length) in [(Wire::H1, 5), (Wire::H2c, 5), (Wire::H1, 200_000)] {
+        let line = line_of(&gateway, || {
+            let answer = gateway.send_over(wire, &post("/v1/orders", vec![b'x'; length]));
+            assert_eq!(answer.status, 401);
+        });
+        assert_eq!(line["bytes_in"], length, "{line}");
+    }
+}
+
+#[test]
 fn a_head_that_is_refused_has_a_line_with_the_address_behind_the_balancer() {
     let upstream = Upstream::start();
     let setup = Setup::in_front_of(&upstream).tables(&table(""));
     let gateway = setup.server("proxy_protocol_from = [\"127.0.0.0/8\"]").start();
-    let mut answer = None;
-    let line = line_of(&gateway, || {
-        let header = b"PROXY TCP4 192.0.2.7 10.0.0.1 5000 443\r\n";
-        let head = b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
-        answer = gateway.send_raw(&[&header[..], head].concat()).ok();
-    });
-    let answer = answer.unwrap();
-    let expected = json!({
-        "log": "access", "request_id": answer.request_id(), "route": null, "method": null,
-        "host": null, "path": null, "status": 400, "decision": "bad_request",
-        "client": "192.0.2.7", "bytes_in": 0, "bytes_out": answer.body.len(),
-    });
-    assert_eq!(checked(line), expected);
+    for (header, known) in [
+        ("TCP4 192.0.2.7 10.0.0.1 5000 443", json!({ "client": "192.0.2.7" })),
+        // The balancer did not say.
+        ("UNKNOWN", json!({})),
+    ] {
+        let mut answer = None;
+        let line = line_of(&gateway, || {
+            let head = "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+            answer = gateway.send_raw(format!("PROXY {header}\r\n{head}").as_bytes()).ok();
+        });
+        let answer = answer.unwrap();
+        let expected = json!({
+            "log": "access", "request_id": answer.request_id(), "route": null, "method": null,
+            "host": null, "path": null, "status": 400, "decision": "bad_request",
+            "bytes_in": 0, "bytes_out": answer.body.len(),
+        });
+        assert_eq!(checked(line), with(expected, known));
+    }
 }
 
 #[test]

@@ -80,6 +80,7 @@ mod spelling;
 mod streaming;
 mod tls_clients;
 mod top;
+mod trace_page;
 mod traces;
 mod upgrade;
 mod upstream_tls;

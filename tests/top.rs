@@ -163,6 +163,18 @@ fn a_head_that_nobody_can_read_counts_for_its_address() {
     assert_eq!(top["clients"][0]["refusals"], 3);
 }
 
+/// The balancer is not to blame for what it passes on.
+#[test]
+fn a_head_that_nobody_can_read_counts_for_no_balancer() {
+    let upstream = Upstream::start();
+    let setup = Setup::in_front_of(&upstream);
+    let gateway = setup.server("trusted_proxies = [\"127.0.0.0/8\"]").start();
+    let head = b"GET /v1/orders HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+    assert_eq!(gateway.send_raw(head).unwrap().status, 400);
+    let top = top(&gateway, "by=refusals", 1);
+    assert_eq!((&top["clients"], &top["totals"]["refusals"]), (&json!([]), &json!(1)));
+}
+
 #[test]
 fn without_a_terminal_one_table_is_printed() {
     let crowd = Crowd::new();

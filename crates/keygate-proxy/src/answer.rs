@@ -67,7 +67,7 @@ pub(crate) async fn tell(
     }
     let unread = UnreadBody::prepare(session);
     write_grpc(session, &problem, &request_id)?;
-    unread.discard(session).await;
+    unread.discard(session, ctx).await;
     Ok(())
 }
 
@@ -118,7 +118,7 @@ pub(crate) async fn send(
         report::moved(ctx, 0, body.len());
         session.write_response_body(Some(body), true).await?;
     }
-    unread.discard(session).await;
+    unread.discard(session, ctx).await;
     Ok(())
 }
 
@@ -143,9 +143,9 @@ impl UnreadBody {
     }
 
     /// To be called after it.
-    async fn discard(self, session: &mut Session) {
+    async fn discard(self, session: &mut Session, ctx: &mut Context) {
         if self != Self::None {
-            discard_body(session).await;
+            discard_body(session, ctx).await;
         }
     }
 
@@ -169,11 +169,12 @@ impl UnreadBody {
     }
 }
 
-async fn discard_body(session: &mut Session) {
+async fn discard_body(session: &mut Session, ctx: &mut Context) {
     let read = async {
         let mut bytes = 0;
         while let Ok(Some(piece)) = session.as_downstream_mut().read_request_body().await {
             bytes += piece.len();
+            report::discarded(ctx, piece.len());
             if bytes > DISCARD_BYTES_MAX {
                 return false;
             }

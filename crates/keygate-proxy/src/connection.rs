@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use crate::client::establish::{Established, Speaks, establish};
 use crate::client::places::{Place, Places};
 use crate::client::{Client, ClientStream};
+use crate::facts::client_of_head;
 use crate::gateway::Gateway;
 use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadScan, Progress, inspect};
 use crate::line::Lines;
@@ -167,7 +168,10 @@ impl<S: KeyStore> Inner<S> {
                     let problem = Problem::of_denial(&denial, None);
                     let (answer, body_bytes) = raw_http1(&problem, &request_id);
                     let refused = report::RefusedHead {
-                        client: address(&stream).unwrap_or_else(|| peer.ip()),
+                        client: client_of_head(
+                            address(&stream).unwrap_or_else(|| peer.ip()),
+                            &current.config.server,
+                        ),
                         is_tls: client.tls().is_some(),
                         denial: &denial,
                         request_id: &request_id,

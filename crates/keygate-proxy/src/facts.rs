@@ -143,6 +143,13 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, server: &Server)
     client
 }
 
+/// Whose a head was that cannot be read: nobody's that is known if one of our proxies has sent it.
+pub(crate) fn client_of_head(peer: IpAddr, server: &Server) -> Option<IpAddr> {
+    let peer = peer.to_canonical();
+    let proxies = [&server.trusted_proxies, &server.proxy_protocol_from];
+    (!proxies.iter().any(|proxies| proxies.contains(peer))).then_some(peer)
+}
+
 /// A hop as proxies write it: an address, or one with a port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);

@@ -148,6 +148,13 @@ pub(crate) fn moved(ctx: &mut Context, bytes_in: usize, bytes_out: usize) {
     }
 }
 
+/// So many bytes more have come from the client, and go nowhere.
+pub(crate) fn discarded(ctx: &mut Context, bytes_in: usize) {
+    // They come after all that came before, however much of that the last attempt has had.
+    ctx.story.resent = ctx.story.bytes_in;
+    moved(ctx, bytes_in, 0);
+}
+
 /// The last word on a request that had a head. `status` is that of its answer.
 pub(crate) fn ended(ctx: &mut Context, status: Option<u16>, end: End) {
     let took = ctx.started.elapsed();
@@ -171,7 +178,8 @@ fn log_line(ctx: &mut Context, status: Option<u16>, end: End, took: Duration) {
 
 /// A head that was refused before it was parsed.
 pub(crate) struct RefusedHead<'a> {
-    pub client: IpAddr,
+    /// Nobody knows whom a proxy sent it for.
+    pub client: Option<IpAddr>,
     pub is_tls: bool,
     pub denial: &'a Denial,
     pub request_id: &'a HeaderValue,

@@ -160,6 +160,7 @@ impl AccessLog {
             target: story.target,
             attempts,
             trace: Some(story.trace.trace_id()).filter(|trace| *trace != TraceId::default()),
+            span: story.trace.span(),
         }
     }
 
@@ -180,7 +181,9 @@ impl AccessLog {
             query: settings.query,
             protocol: Protocol::Unknown,
             is_tls: refused.is_tls,
-            client: shown_address(refused.client, settings.client_address),
+            client: refused
+                .client
+                .and_then(|address| shown_address(address, settings.client_address)),
             decision: Decision::Refused(code),
             failure: None,
             cut: None,
@@ -191,6 +194,7 @@ impl AccessLog {
             target: None,
             attempts: 0,
             trace: None,
+            span: None,
         });
     }
 

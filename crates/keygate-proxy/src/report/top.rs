@@ -86,9 +86,9 @@ impl TopKeys {
         counting.count(Ended { key, client: story.client, refused, bytes });
     }
 
-    pub(super) fn head_refused(&self, client: IpAddr, code: Code) {
+    pub(super) fn head_refused(&self, client: Option<IpAddr>, code: Code) {
         let Some(counting) = &self.0 else { return };
-        counting.count(Ended { key: None, client: Some(client), refused: Some(code), bytes: 0 });
+        counting.count(Ended { key: None, client, refused: Some(code), bytes: 0 });
     }
 }
 

@@ -67,6 +67,11 @@ impl Noted {
         self.parent.trace
     }
 
+    /// That of the request itself, if it is traced.
+    pub(super) fn span(&self) -> Option<SpanId> {
+        self.recording.as_ref().map(|recording| recording.span)
+    }
+
     /// Whether the client sent none that could be gone on with.
     pub(crate) fn is_new(&self) -> bool {
         self.is_new

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use keygate_core::{TraceId, UnixMillis};
+use keygate_core::{SpanId, TraceId, UnixMillis};
 use serde::{Serialize, Serializer};
 
 use super::query;
@@ -119,7 +119,9 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<Trace>,
+    trace_id: Option<Id<TraceId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_id: Option<Id<SpanId>>,
 }
 
 type Shown<'a> = Option<Cow<'a, str>>;
@@ -167,7 +169,8 @@ impl<'a> Line<'a> {
             upstream: text(Text::Upstream),
             target: record.target,
             attempts: (record.attempts > 0).then_some(record.attempts),
-            trace_id: record.trace.map(Trace),
+            trace_id: record.trace.map(Id),
+            span_id: record.span.map(Id),
         }
     }
 
@@ -191,13 +194,18 @@ fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1_000.0
 }
 
-/// A trace's name, as it is written everywhere.
-struct Trace(TraceId);
+/// A trace or a span by its name, as it is written everywhere.
+struct Id<T>(T);
 
-impl Serialize for Trace {
+impl Serialize for Id<TraceId> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = self.0.text();
-        serializer.serialize_str(str::from_utf8(&text).unwrap_or_default())
+        serializer.serialize_str(str::from_utf8(&self.0.text()).unwrap_or_default())
+    }
+}
+
+impl Serialize for Id<SpanId> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
     }
 }
 
@@ -214,6 +222,16 @@ impl Decision {
 }
 
 impl CutShort {
+    pub const ALL: [Self; Self::Aborted as usize + 1] = [
+        Self::Revoked,
+        Self::Expired,
+        Self::SlowClient,
+        Self::TotalTimeout,
+        Self::ClientLeft,
+        Self::Aborted,
+    ];
+
+    /// In the access log and in traces.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use keygate_config::{ClientAddress, QueryShown};
-use keygate_core::{Code, TraceId, UnixMillis};
+use keygate_core::{Code, SpanId, TraceId, UnixMillis};
 
 /// One request, once it has ended.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Record {
     pub target: Option<SocketAddr>,
     pub attempts: usize,
     pub trace: Option<TraceId>,
+    /// That of the request itself, if it is traced.
+    pub span: Option<SpanId>,
 }
 
 /// How long its phases took.

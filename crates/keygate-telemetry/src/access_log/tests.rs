@@ -61,6 +61,7 @@ impl Bench {
                 target: None,
                 attempts: 0,
                 trace: None,
+                span: None,
             });
         }
     }

@@ -45,6 +45,7 @@ fn record(texts: &[(Text, &str)]) -> Record {
         target: None,
         attempts: 0,
         trace: None,
+        span: None,
     }
 }
 
@@ -69,6 +70,7 @@ fn full() -> Record {
     (full.bytes_in, full.bytes_out, full.attempts) = (3, 4, 2);
     full.target = "127.0.0.1:9000".parse().ok();
     full.trace = Some(TraceId(0xabc));
+    full.span = Some(SpanId(0xdef));
     let micros = |micros| Some(Duration::from_micros(micros));
     full.times = Times {
         total: Duration::from_micros(12_345),
@@ -91,7 +93,7 @@ fn a_line_says_all_that_is_known_of_a_request() {
         "user_agent": "curl/8", "bytes_in": 3, "bytes_out": 4, "total_ms": 12.345,
         "decision_ms": 0.007, "lookup_ms": 0.003, "connect_ms": 1.0, "first_byte_ms": 9000.001,
         "upstream": "main", "target": "127.0.0.1:9000", "attempts": 2,
-        "trace_id": "00000000000000000000000000000abc",
+        "trace_id": "00000000000000000000000000000abc", "span_id": "0000000000000def",
     });
     assert_eq!(parsed(&full()), expected);
 }
@@ -111,6 +113,19 @@ fn every_field_is_documented() {
         assert!(sample.contains_key(*field) || ["reason", "cut"].contains(&&***field), "{field}");
     }
     assert!(sample.keys().all(|field| fields.contains(&field)), "{sample:?}");
+}
+
+/// The access log and traces call it the same, and both pages say so.
+#[test]
+fn every_end_before_its_time_is_documented_by_its_name() {
+    for page in [
+        include_str!("../../../../../deploy/access_log.md"),
+        include_str!("../../../../../deploy/tracing.md"),
+    ] {
+        for cut in CutShort::ALL {
+            assert!(page.contains(&format!("`{}`", cut.name())), "{cut:?}");
+        }
+    }
 }
 
 #[test]
