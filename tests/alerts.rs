@@ -60,6 +60,7 @@ const CASES: [Case; 10] = [
             "KeygateConfigReloadFailing",
             "KeygateCertificateExpiresSoon",
             "KeygateCertificateExpiresNow",
+            "KeygateUsageStuck",
         ],
         allowed: &[],
         verdict: Some(("Us", 2)),
@@ -390,7 +391,7 @@ impl Lab {
         assert_eq!(gateway.reload().status, 200);
     }
 
-    /// Certificates that are about to end, and then a file that is no configuration.
+    /// Certificates that are about to end, what cannot be read, and then a file that is no configuration.
     fn spoil_the_configuration(&mut self) {
         for (place, days) in [(0, 1), (1, 10)] {
             let soon = self.authority.sign_for(&["one.test"], days * DAY);
@@ -398,6 +399,8 @@ impl Lab {
             fs::copy(&soon.key, &self.served[place].key).unwrap();
         }
         let gateway = self.gateway("misconfigured");
+        // Named as a folder of counts is, and none.
+        fs::write(gateway.path("data/usage").join("f".repeat(32)), "").unwrap();
         assert_eq!(gateway.reload().status, 200);
         gateway.write("[server");
         assert_ne!(gateway.reload().status, 200);

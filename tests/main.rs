@@ -17,6 +17,7 @@ mod harness;
 
 mod access_log;
 mod access_log_sinks;
+mod alert_tests;
 mod alerts;
 mod audit_log;
 mod backup;
