@@ -9,13 +9,13 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # Tests run in folders of their own, where a relative path would name nothing.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
-.PHONY: help setup setup-tests run test lint bench soak fuzz-api
+.PHONY: help setup setup-tests setup-bench run test instructions lint bench soak fuzz-api
 
 help:
 	@echo "make run     run the gateway with a sample service behind it, and show three calls to try"
 	@echo "make test    run all tests, the end-to-end tests against the release binary"
 	@echo "make lint    check format, lints and the shipped configuration"
-	@echo "make bench   measure decisions and look-ups, and the whole gateway against bare Pingora"
+	@echo "make bench   measure everything, against bare Pingora, nginx and HAProxy (benches/README.md)"
 	@echo "make soak    run the long tests"
 	@echo "make fuzz-api  fuzz the admin API by its own description (needs Python, and PyPI once)"
 	@echo "make setup   install what the build needs, setup-tests what the tests need besides (all of the"
@@ -28,14 +28,20 @@ setup: TOOLS = cmake:cmake redis-server:redis-server
 # of their own. Where systemd runs, Debian starts nginx, Redis and Prometheus as services too: nobody here
 # uses those, and the tests care for none of their ports.
 setup-tests: TOOLS = nginx:nginx-light h2load:nghttp2-client curl:curl openssl:openssl \
-	prometheus:prometheus promtool:prometheus tmux:tmux
+	prometheus:prometheus promtool:prometheus tmux:tmux valgrind:valgrind
 setup-tests: setup
-setup setup-tests:
+# Who the gateway is measured against. HAProxy is a service where systemd runs, and in nobody's way either.
+setup-bench: TOOLS = haproxy:haproxy
+setup-bench: FILES = /usr/lib/nginx/modules/ngx_http_lua_module.so:libnginx-mod-http-lua
+setup-bench: setup-tests
+setup setup-tests: FILES =
+setup setup-tests setup-bench:
 	@command -v $(CARGO) >/dev/null || { echo "error: install Rust first: https://rustup.rs" >&2; exit 1; }
 	@missing=; \
 	for tool in $(TOOLS); do \
 		command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; \
 	done; \
+	for file in $(FILES); do test -e "$${file%%:*}" || missing="$$missing $${file##*:}"; done; \
 	test -n "$$missing" || exit 0; \
 	if ! command -v apt-get >/dev/null; then \
 		echo "error: with your package manager, install$$missing, then try again" >&2; exit 1; \
@@ -56,6 +62,12 @@ run: setup
 test: setup-tests
 	$(CARGO) build --release -p keygate
 	KEYGATE_BIN=$(TARGET)/release/keygate $(CARGO) test --workspace
+	$(MAKE) instructions
+
+# A count that does not move with the machine's noise. RENEW=1 writes down what there is now.
+instructions:
+	$(CARGO) bench -q -p keygate-proxy --profile counted --bench instructions -- \
+		$(if $(RENEW),renew,check)
 
 lint: setup
 	$(CARGO) fmt --all --check
@@ -81,8 +93,25 @@ lint: setup
 		echo "cargo-deny is not installed: licences, advisories and crate edges go unchecked"; \
 	fi
 
-bench: setup-tests
-	$(CARGO) bench -p keygate
+# A folder of its own for each run. Everything is built before the first is measured.
+bench: RUN := $(shell run=benches/runs/$$(date +%F); ! test -e $$run || run=$$run-$$(date +%H%M%S); echo $$run)
+bench: BENCH = $(CARGO) bench -q -p keygate --bench
+bench: INSTRUCTIONS = $(CARGO) bench -q -p keygate-proxy --profile counted --bench instructions
+bench: setup-bench
+	$(CARGO) bench -p keygate --no-run
+	$(INSTRUCTIONS) --no-run
+	@$(BENCH) report -- machine $(RUN)
+	@set -e; for bench in decide lookup limits cold; do \
+		echo "== $$bench"; $(BENCH) $$bench > $(RUN)/$$bench.txt; cat $(RUN)/$$bench.txt; \
+	done
+	@set -e; for bench in end_to_end scale revocation fleet_limits access_log tls; do \
+		echo "== $$bench"; $(BENCH) $$bench -- out=$(CURDIR)/$(RUN) > $(RUN)/$$bench.txt; \
+		cat $(RUN)/$$bench.txt; \
+	done
+	@echo "== instructions"; $(INSTRUCTIONS) -- out=$(CURDIR)/$(RUN) > $(RUN)/instructions.txt; \
+		cat $(RUN)/instructions.txt
+	@$(BENCH) report -- pictures $(RUN)
+	@$(BENCH) report -- readme $(RUN)
 
 # One test at a time: what is measured is not to be disturbed.
 soak: export KEYGATE_BIN = $(TARGET)/release/keygate

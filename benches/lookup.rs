@@ -17,6 +17,7 @@ use std::sync::Arc;
 use divan::{AllocProfiler, Bencher, black_box};
 use fixture::{KeyRing, config, enough, warm_cache};
 use keygate_core::KeyDigest;
+use keygate_store::cached::Cached;
 use mimalloc::MiMalloc;
 
 #[global_allocator]
@@ -33,13 +34,36 @@ fn hit(bencher: Bencher<'_, '_>, keys: usize) {
     let digests: Arc<[KeyDigest]> = ring.digests.clone().into();
     let cache = warm_cache(ring, &config().cache);
     bencher.with_inputs(|| digests[fastrand::usize(..digests.len())]).bench_refs(|digest| {
-        assert!(cache.cached(black_box(digest)).is_some());
+        assert!(matches!(cache.cached(black_box(digest)), Some(Cached::Known(_))));
     });
 }
 
-#[divan::bench]
-fn miss(bencher: Bencher<'_, '_>) {
-    let cache = warm_cache(KeyRing::new(1_000), &config().cache);
-    let absent = KeyDigest::from_bytes([9; 32]);
-    bencher.bench_local(|| cache.cached(black_box(&absent)).is_none());
+/// Keys that the cache has never heard of, beside so many that it holds.
+#[divan::bench(args = [1_000, 100_000, 1_000_000], threads = [1, 2], sample_count = 1_000)]
+fn miss(bencher: Bencher<'_, '_>, keys: usize) {
+    let cache = warm_cache(KeyRing::new(enough(keys)), &config().cache);
+    bencher.with_inputs(absent).bench_refs(|digest| {
+        assert!(cache.cached(black_box(digest)).is_none());
+    });
+}
+
+/// Keys that the store is known not to have, beside so many that it has.
+#[divan::bench(args = [1_000, 100_000, 1_000_000], threads = [1, 2], sample_count = 1_000)]
+fn negative(bencher: Bencher<'_, '_>, keys: usize) {
+    let cache = warm_cache(KeyRing::new(enough(keys)), &config().cache);
+    let unknown: Arc<[KeyDigest]> = (0..enough(1_000)).map(|_| absent()).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for digest in &*unknown {
+            assert!(cache.load(*digest).await.unwrap().is_none());
+        }
+    });
+    bencher.with_inputs(|| unknown[fastrand::usize(..unknown.len())]).bench_refs(|digest| {
+        // A bench may take longer than an absence is believed.
+        assert!(!matches!(cache.cached(black_box(digest)), Some(Cached::Known(_))));
+    });
+}
+
+fn absent() -> KeyDigest {
+    KeyDigest::from_bytes(std::array::from_fn(|_| fastrand::u8(..)))
 }

@@ -1,6 +1,6 @@
 //! TLS: the gateway, enforcement on, against nginx that ends TLS in front of the same service, in turn
 //! in one run: handshakes/s, and requests/s and bytes/s on connections that are kept; ratios.
-//! `cargo bench --bench tls -- rounds=5 milliseconds=2000`; it says so where there is no nginx. Linux: reads
+//! `cargo bench --bench tls -- rounds=5 seconds=2`; it says so where there is no nginx. Linux: reads
 //! /proc, and pins with `taskset` where it exists.
 
 #![allow(
@@ -12,11 +12,10 @@
     reason = "a bench that cannot go on stops, and prints what it found"
 )]
 
-#[path = "running.rs"]
-mod running;
+#[path = "common/mod.rs"]
+mod common;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,10 +34,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use running::{PEERS_CORE, PROXY_CORE, Running, free_port, gateway_with_keys, pin_self};
+use common::gateway::OURS;
+use common::keys::{Keys, TIER, put_pepper, seed};
+use common::options::Options;
+use common::process::{PEERS_CORE, PROXY_CORE, Running, free_port, has, pin_self};
 
 const ROUNDS_DEFAULT: usize = 5;
-const ROUND: Duration = Duration::from_secs(2);
+const SECONDS: f64 = 2.0;
 const SMALL: usize = 12;
 const LARGE: usize = 1 << 20;
 
@@ -47,8 +49,7 @@ fn main() {
     if args.get(1).map(String::as_str) == Some("service") {
         return service(args[2].parse().expect("a port"));
     }
-    let found = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
-    if !found.is_ok_and(|status| status.success()) {
+    if !has("nginx") {
         println!("skipped: nginx is not installed (make setup-tests installs it)");
         return;
     }
@@ -56,7 +57,7 @@ fn main() {
     if args.iter().any(|arg| arg == "--test") {
         return;
     }
-    compare(&args);
+    compare(&Options::read());
 }
 
 /// What is done to a proxy for a while.
@@ -81,10 +82,10 @@ const LOADS: &[(&str, Load)] = &[
     ("HTTP/2, 1 MiB", Load::Streams { connections: 2, streams: 2, path: "/v1/large" }),
 ];
 
-fn compare(args: &[String]) {
-    let told = |name: &str| args.iter().find_map(|arg| arg.strip_prefix(name)?.parse().ok());
-    let rounds = told("rounds=").unwrap_or(ROUNDS_DEFAULT);
-    let round = told("milliseconds=").map_or(ROUND, |ms| Duration::from_millis(ms as u64));
+fn compare(options: &Options) {
+    let rounds = options.get("rounds", ROUNDS_DEFAULT);
+    let round = Duration::from_secs_f64(options.get("seconds", SECONDS));
+    let mut table = options.table("tls", "load,round,contestant,per_second,cpu_us");
     let folder = tempfile::tempdir().unwrap();
     // Both show the same certificate: ECDSA on P-256.
     let key = KeyPair::generate().unwrap();
@@ -100,9 +101,10 @@ fn compare(args: &[String]) {
     let program = program.to_str().unwrap();
     let _service = Running::start(PEERS_CORE, program, &arguments, folder.path(), behind);
     let nginx = nginx(folder.path(), theirs, behind);
-    let (gateway, keys) = gateway_with_keys(folder.path(), &config(ours, behind), ours, 1);
+    let gateway = gateway(folder.path(), ours, behind, options.text("gateway").unwrap_or(OURS));
     pin_self(PEERS_CORE);
-    let clients = |port| Client::new(port, &certificate, &keys[0]);
+    let keys = Keys::mint(1);
+    let clients = |port| Client::new(port, &certificate, &keys.texts()[0]);
     let (ours, theirs) = (clients(ours), clients(theirs));
 
     println!("{rounds} rounds of {round:?}, one worker and one core for each proxy");
@@ -114,9 +116,18 @@ fn compare(args: &[String]) {
         ours.measure(&gateway, load, round / 4);
         theirs.measure(&nginx, load, round / 4);
         let mut sums = [0.0; 4];
-        for _ in 0..rounds {
+        for number in 0..rounds {
             let theirs = theirs.measure(&nginx, load, round);
             let ours = ours.measure(&gateway, load, round);
+            for (who, measured) in [("nginx", &theirs), ("ours", &ours)] {
+                table.row(&[
+                    name.replace(',', ""),
+                    number.to_string(),
+                    who.to_owned(),
+                    format!("{:.1}", measured.per_second),
+                    format!("{:.2}", measured.cpu_us),
+                ]);
+            }
             for (who, share) in [("nginx", theirs.not_resumed), ("ours", ours.not_resumed)] {
                 if share > 0.01 {
                     println!("{name}: {who} did not resume {:.0} %", share * 100.0);
@@ -140,16 +151,23 @@ fn compare(args: &[String]) {
     }
 }
 
-fn config(port: u16, behind: u16) -> String {
-    format!(
-        "[server]\nlisten = [\"127.0.0.1:{}\"]\nthreads = 1\n\
+fn gateway(folder: &Path, port: u16, behind: u16, program: &str) -> Running {
+    let text = format!(
+        "[log]\nlevel = \"warn\"\n[tiers.{TIER}]\nrate = \"1000000/s\"\n\
+         [admin]\nlisten = \"127.0.0.1:{}\"\n[server]\nlisten = [\"127.0.0.1:{}\"]\nthreads = 1\n\
          [[server.tls]]\nlisten = [\"127.0.0.1:{port}\"]\n\
          certificates = [{{ cert_file = \"cert.pem\", key_file = \"key.pem\" }}]\n\
          [upstreams.orders]\ntargets = [\"127.0.0.1:{behind}\"]\n\
          [[routes]]\nname = \"orders\"\npath = \"/v1\"\nupstream = \"orders\"\n\
          auth = \"key\"\nscopes = [\"read:orders\"]\n",
+        free_port(),
         free_port()
-    )
+    );
+    std::fs::write(folder.join("gateway.toml"), text).unwrap();
+    std::fs::create_dir_all(folder.join("data")).unwrap();
+    put_pepper(folder);
+    seed(program, folder, 1);
+    Running::start(PROXY_CORE, program, &["run"], folder, port)
 }
 
 fn nginx(folder: &Path, port: u16, behind: u16) -> Running {
@@ -255,7 +273,7 @@ impl Client {
                 done += client.unwrap();
             }
             assert!(count > 0 && done > 0, "nothing was done");
-            (done, start.elapsed(), proxy.cpu() - cpu_before)
+            (done, start.elapsed(), (proxy.cpu() - cpu_before).total())
         });
         let (done, elapsed, cpu) = done;
         Measured {
