@@ -110,6 +110,7 @@ level = "warn"
 {store}
 [cache]
 ttl = "1h"
+stale_max = "1h"
 keys_max = {keys_max}
 [tiers.{TIER}]
 {tier}

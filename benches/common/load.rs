@@ -20,6 +20,9 @@ const BUFFER: usize = 256 << 10;
 /// How long answers may take after the last request.
 const LAST_MAX: Duration = Duration::from_secs(20);
 
+/// How long it may take to use each connection once.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+
 /// What is asked, of whom, how often.
 #[derive(Clone, Copy)]
 pub(crate) struct Load<'a> {
@@ -93,6 +96,7 @@ impl Measured {
 /// Runs a load, and looks at what the proxy uses meanwhile.
 pub(crate) fn measure(proxy: &Running, load: Load<'_>) -> Measured {
     let mut clients = Clients::connect(load);
+    clients.settle();
     let before = proxy.cpu();
     let outcome = clients.run();
     let Cpu { user, system } = proxy.cpu() - before;
@@ -123,7 +127,8 @@ pub(crate) struct Clients<'a> {
     connections: Vec<Connection>,
     idle: VecDeque<usize>,
     random: fastrand::Rng,
-    next_once: usize,
+    /// Requests that are still to be asked, if only so many are.
+    left: Option<usize>,
     body: Vec<u8>,
     outcome: Outcome,
 }
@@ -137,7 +142,7 @@ impl<'a> Clients<'a> {
             connections: Vec::with_capacity(load.connections),
             idle: (0..load.connections).collect(),
             random: fastrand::Rng::with_seed(8),
-            next_once: 0,
+            left: None,
             body: if load.ask == Ask::Upload { vec![b'x'; super::service::LARGE] } else { vec![] },
             outcome: Outcome::new(),
             load,
@@ -165,7 +170,24 @@ impl<'a> Clients<'a> {
         stream
     }
 
+    /// Uses each connection once, so that what a first request needs is not counted.
+    fn settle(&mut self) {
+        let load = self.load;
+        if load.order != Order::Once {
+            self.load = Load { rate: None, time: SETTLE_MAX, ..load };
+            self.left = Some(load.connections);
+            self.answer_all();
+        }
+        self.load = load;
+        self.left = None;
+    }
+
     pub(crate) fn run(&mut self) -> Outcome {
+        self.left = (self.load.order == Order::Once).then(|| self.load.keys.len());
+        self.answer_all()
+    }
+
+    fn answer_all(&mut self) -> Outcome {
         let mut events = Vec::with_capacity(1024);
         let mut buffer = vec![0; BUFFER];
         let began = Instant::now();
@@ -183,7 +205,13 @@ impl<'a> Clients<'a> {
                 self.outcome.failed += under_way as u64;
                 break;
             }
-            let wake = if over { until + LAST_MAX } else { due.next().unwrap_or(until).min(until) };
+            // With no connection free, an answer is what is waited for.
+            let is_full = self.idle.is_empty() || under_way >= self.load.at_once;
+            let wake = match due.next() {
+                _ if over => until + LAST_MAX,
+                Some(next) if !is_full => next.min(until),
+                Some(_) | None => until,
+            };
             let wait = wake.saturating_duration_since(now);
             let wait =
                 Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
@@ -206,7 +234,7 @@ impl<'a> Clients<'a> {
     }
 
     fn all_asked(&self) -> bool {
-        self.load.order == Order::Once && self.next_once >= self.load.keys.len()
+        self.left == Some(0)
     }
 
     fn ask_all(&mut self, now: Instant, due: &mut Due) {
@@ -224,11 +252,9 @@ impl<'a> Clients<'a> {
             Order::Uniform => self.random.usize(..keys),
             // The inverse of a distribution whose density falls as 1/k.
             Order::Zipf => ((keys as f64).powf(self.random.f64()) as usize).min(keys) - 1,
-            Order::Once => {
-                self.next_once += 1;
-                self.next_once - 1
-            }
+            Order::Once => self.left.map_or(0, |left| keys - left),
         };
+        self.left = self.left.map(|left| left - 1);
         let connection = &mut self.connections[at];
         self.load.keys.put(&mut connection.request, key);
         connection.sent = 0;
