@@ -135,7 +135,7 @@ fn compare(counts: &BTreeMap<String, f64>) -> bool {
         let off = before.map_or(f64::INFINITY, |before| now / before - 1.0);
         let is_off = off.abs() > TOLERANCE;
         let verdict = if is_off { "  OFF" } else { "" };
-        let before = before.map_or("–".to_owned(), |before| format!("{before:.0}"));
+        let before = before.map_or_else(|| "–".to_owned(), |before| format!("{before:.0}"));
         println!("{name:28} {before:>9} {now:>9.0} {:>+7.1} %{verdict}", 100.0 * off);
         fits &= !is_off;
     }

@@ -92,7 +92,7 @@ pub(crate) fn timings(folder: &Path, name: &str) -> Vec<Timing> {
             allocates = false;
             continue;
         }
-        let named = |what: &str| cells.iter().any(|cell| *cell == what);
+        let named = |what: &str| cells.contains(&what);
         if named("alloc:") {
             allocates = true;
         } else if named("dealloc:") {

@@ -85,7 +85,8 @@ fn rivals(folder: &Path) -> Option<Line> {
     let figures = Figures::read(folder, "end_to_end")?;
     let names = ["ours", "ours-rate", "nginx-lua", "haproxy-keys"];
     let of = |keys: &str| {
-        let each = names.map(|name| cpu(&figures, keys, name).map_or("–".to_owned(), short));
+        let each =
+            names.map(|name| cpu(&figures, keys, name).map_or_else(|| "–".to_owned(), short));
         each.join(" / ")
     };
     let all: Vec<String> = figures.each("keys").iter().map(|keys| of(keys)).collect();
@@ -102,8 +103,9 @@ fn growth(folder: &Path) -> Option<Line> {
         |case: &str| figures.numbers("requests_per_second", &[("group", "keys"), ("case", case)]);
     let ratio = median_ratio(&of("1000000 keys Uniform"), &of("1000 keys Uniform"))?;
     let memory = Figures::read(folder, "memory")?;
-    let each =
-        |what: &str| memory.median("bytes_each", &[("what", what)]).map_or("–".into(), short);
+    let each = |what: &str| {
+        memory.median("bytes_each", &[("what", what)]).map_or_else(|| "–".to_owned(), short)
+    };
     let what =
         "requests/s with 1 000 000 keys against 1 000; memory of a key in use, of a connection";
     let measured = format!("× {ratio:.2}; {} B, {} B", each("key in use"), each("connection"));
