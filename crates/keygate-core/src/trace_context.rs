@@ -68,6 +68,16 @@ impl TraceId {
     }
 }
 
+impl SpanId {
+    /// As it is written everywhere.
+    #[must_use]
+    pub fn text(self) -> [u8; 16] {
+        let mut text = [0; 16];
+        write_hex(&mut text, &self.0.to_be_bytes());
+        text
+    }
+}
+
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)

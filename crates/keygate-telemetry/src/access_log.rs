@@ -9,19 +9,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crossbeam_queue::ArrayQueue;
 use keygate_config::{AccessLogSettings, AccessLogSink};
 
 mod line;
 mod metrics;
 mod query;
 mod record;
+mod shelf;
 mod sink;
 mod writer;
 
 pub use metrics::AccessLogMetrics;
 pub use record::{CutShort, Decision, Protocol, Record, Text, Texts, Times, shown_address};
 
+use shelf::Shelves;
 use writer::Writer;
 
 /// How long the end of the process waits for lines that are still to be written.
@@ -44,7 +45,7 @@ struct Shared {
 }
 
 struct Running {
-    queue: ArrayQueue<Record>,
+    shelves: Shelves,
     thread: Thread,
     /// Whether the thread has to be woken.
     is_idle: AtomicBool,
@@ -56,8 +57,6 @@ struct Orders {
     /// Counts changes.
     number: u64,
     sink: AccessLogSink,
-    /// The parameters that may hold a key.
-    key_params: Vec<Box<str>>,
     /// How often the sink was to be opened again.
     reopened: u64,
     stop_by: Option<Instant>,
@@ -77,11 +76,12 @@ impl AccessLog {
         })))
     }
 
-    /// Queues a request to be written. Never waits: when the queue is full, its line is dropped.
-    pub fn write(&self, record: Record) {
+    /// Makes a request's line and leaves it to be written. Waits for no sink: when too many lines wait,
+    /// this one is dropped.
+    pub fn write(&self, record: &Record) {
         let Some(shared) = &self.0 else { return };
         let Some(running) = shared.running.get() else { return };
-        if running.queue.push(record).is_err() {
+        if !running.shelves.add(record) {
             return shared.metrics.dropped();
         }
         if running.is_idle.load(Relaxed) && running.is_idle.swap(false, Relaxed) {
@@ -94,12 +94,17 @@ impl AccessLog {
     pub fn change(&self, settings: &AccessLogSettings, key_params: Vec<Box<str>>) {
         let Some(shared) = &self.0 else { return };
         let needs_thread = settings.sink != AccessLogSink::Off;
-        shared.order(|orders| {
-            orders.sink = settings.sink.clone();
-            orders.key_params = key_params;
-        });
+        let hides = |shared: &Shared| {
+            // Before a request can go by the settings that name them.
+            if let Some(running) = shared.running.get() {
+                running.shelves.hide(&key_params);
+            }
+        };
+        hides(shared);
+        shared.order(|orders| orders.sink = settings.sink.clone());
         if needs_thread {
             Shared::begin(shared);
+            hides(shared);
         }
     }
 
@@ -136,6 +141,13 @@ impl Shared {
         }
     }
 
+    /// So many lines are written or lost.
+    fn done(&self, lines: u64) {
+        if let Some(running) = self.running.get() {
+            running.shelves.done(lines);
+        }
+    }
+
     /// The orders, if they have changed since those of this number.
     fn orders_after(&self, number: u64) -> Option<Orders> {
         let orders = lock(&self.orders);
@@ -160,8 +172,8 @@ impl Shared {
         match thread::Builder::new().name("access-log".into()).spawn(write) {
             Ok(handle) => {
                 let thread = handle.thread().clone();
-                let queue = ArrayQueue::new(shared.queue_max.max(1));
-                let running = Running { queue, thread, is_idle: AtomicBool::new(false) };
+                let shelves = Shelves::new(shared.queue_max.max(1));
+                let running = Running { shelves, thread, is_idle: AtomicBool::new(false) };
                 shared.running.get_or_init(|| running).thread.unpark();
             }
             Err(error) => {

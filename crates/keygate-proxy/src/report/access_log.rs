@@ -112,7 +112,7 @@ impl AccessLog {
         let Noted(Some(kept)) = noted else { return };
         let cut = cut_short(end, ctx);
         if sample(ctx, status, cut).takes(kept.random) {
-            self.log.write(self.record(kept, ctx, status, cut, took));
+            self.log.write(&self.record(kept, ctx, status, cut, took));
         }
     }
 
@@ -175,7 +175,7 @@ impl AccessLog {
         let mut texts = Texts::with_room(0);
         texts.set_bytes(Text::RequestId, refused.request_id.as_bytes());
         let code = refused.denial.code();
-        self.log.write(Record {
+        self.log.write(&Record {
             began: self.moment(Duration::ZERO),
             texts,
             query: settings.query,
@@ -291,6 +291,7 @@ fn set_identity(texts: &mut Texts, identity: &Identity) {
     texts.set_bytes(Text::KeyId, key);
     texts.set_bytes(Text::AppId, app);
     texts.set_bytes(Text::AccountId, account);
+    // Last, since all before it is searched for keys in one go.
     texts.set_bytes(Text::Hint, hint);
 }
 

@@ -2,17 +2,16 @@
 //! through the mask.
 
 use std::borrow::Cow;
-use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
+use fields::{Fields, Shown};
 use jiff::Timestamp;
-use keygate_core::{SpanId, TraceId, UnixMillis};
-use serde::{Serialize, Serializer};
+use keygate_core::UnixMillis;
 
 use super::query;
 use super::record::{CutShort, Decision, Protocol, Record, Text};
-use crate::mask::{mask_encoded, may_hold_secret};
+use crate::mask::mask_encoded;
+
+mod fields;
 
 /// The longest line. What a pipe takes at once, so that whoever else writes to it does so before or
 /// after the line.
@@ -24,23 +23,30 @@ const SHORT_TEXT_BYTES_MAX: usize = 128;
 #[derive(Default)]
 pub(super) struct Lines {
     /// The parameters that may hold a key.
-    pub(super) key_params: Vec<Box<str>>,
+    key_params: Vec<Box<str>>,
     seconds: Seconds,
 }
 
 impl Lines {
+    /// These hold keys, too.
+    pub(super) fn hide(&mut self, key_params: &[Box<str>]) {
+        let known = &mut self.key_params;
+        let new = key_params.iter().filter(|param| !known.contains(param)).cloned();
+        let new: Vec<_> = new.collect();
+        known.extend(new);
+    }
+
     /// Adds the line of a record, with its end.
     pub(super) fn add(&mut self, record: &Record, out: &mut Vec<u8>) {
         let begin = out.len();
         let Self { key_params, seconds } = self;
         let mut line = Line::new(record, seconds.text(record.began), key_params);
         line.write(out);
-        if out.len() - begin >= LINE_BYTES_MAX {
+        if out.len() - begin > LINE_BYTES_MAX {
             out.truncate(begin);
-            line.shorten();
+            line.texts_max = SHORT_TEXT_BYTES_MAX;
             line.write(out);
         }
-        out.push(b'\n');
     }
 }
 
@@ -48,164 +54,121 @@ impl Lines {
 #[derive(Default)]
 struct Seconds {
     second: u64,
+    /// As in `2026-01-01T00:00:00`.
     text: String,
 }
 
 impl Seconds {
     fn text(&mut self, time: UnixMillis) -> &str {
-        let (second, millis) = (time.0 / 1_000, time.0 % 1_000);
+        let second = time.0 / 1_000;
         if second != self.second || self.text.is_empty() {
             let time = i64::try_from(second).ok().and_then(|s| Timestamp::from_second(s).ok());
             self.text = time.unwrap_or_default().to_string();
+            self.text.truncate("2026-01-01T00:00:00".len());
             self.second = second;
         }
-        self.text.truncate("2026-01-01T00:00:00".len());
-        // Writing to a `String` does not fail.
-        write!(self.text, ".{millis:03}Z").unwrap_or_default();
         &self.text
     }
 }
 
-/// The fields, in the order in which they are written. `deploy/access_log.md` says what they mean.
-#[derive(Serialize)]
+/// One line that is being written. `deploy/access_log.md` says what its fields mean.
 struct Line<'a> {
-    /// Tells the line from those of the program's log and of the audit log.
-    log: &'static str,
-    time: &'a str,
-    request_id: Shown<'a>,
-    route: Shown<'a>,
-    method: Shown<'a>,
-    host: Shown<'a>,
-    path: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    query: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protocol: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<bool>,
-    status: Option<u16>,
-    decision: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cut: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_id: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    app_id: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    account_id: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_agent: Shown<'a>,
-    bytes_in: u64,
-    bytes_out: u64,
-    total_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decision_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lookup_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_byte_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream: Shown<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<SocketAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempts: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<Id<TraceId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    span_id: Option<Id<SpanId>>,
+    record: &'a Record,
+    /// When it began, but for the milliseconds.
+    second: &'a str,
+    query: Option<String>,
+    /// Whether a text may hold something to hide.
+    has_secret: bool,
+    /// The most bytes that are shown of a text that a client may make long.
+    texts_max: usize,
 }
-
-type Shown<'a> = Option<Cow<'a, str>>;
 
 impl<'a> Line<'a> {
-    fn new(record: &'a Record, time: &'a str, key_params: &[Box<str>]) -> Self {
+    fn new(record: &'a Record, second: &'a str, key_params: &[Box<str>]) -> Self {
         let texts = &record.texts;
-        // One search for all of them: hardly ever is there anything to hide.
-        let has_secret = may_hold_secret(texts.all());
-        let text = |which| {
-            let text = texts.of(which)?;
-            Some(if has_secret { mask_encoded(text) } else { Cow::Borrowed(text) })
-        };
         let query = texts.of(Text::Query);
         let query = query.and_then(|text| query::shown(text, record.query, key_params));
-        let times = &record.times;
-        Self {
-            log: "access",
-            time,
-            request_id: text(Text::RequestId),
-            route: text(Text::Route),
-            method: text(Text::Method),
-            host: text(Text::Host),
-            path: text(Text::Path),
-            query: query.map(Cow::Owned),
-            protocol: record.protocol.name(),
-            tls: record.is_tls.then_some(true),
-            status: record.status,
-            decision: record.decision.name(),
-            reason: record.failure.map(|code| code.as_str()),
-            cut: record.cut.map(CutShort::name),
-            key_id: text(Text::KeyId),
-            hint: text(Text::Hint),
-            app_id: text(Text::AppId),
-            account_id: text(Text::AccountId),
-            client: record.client,
-            user_agent: text(Text::UserAgent),
-            bytes_in: record.bytes_in,
-            bytes_out: record.bytes_out,
-            total_ms: millis(times.total),
-            decision_ms: times.decision.map(millis),
-            lookup_ms: times.lookup.map(millis),
-            connect_ms: times.connect.map(millis),
-            first_byte_ms: times.first_byte.map(millis),
-            upstream: text(Text::Upstream),
-            target: record.target,
-            attempts: (record.attempts > 0).then_some(record.attempts),
-            trace_id: record.trace.map(Id),
-            span_id: record.span.map(Id),
-        }
+        // One search for all of them: hardly ever is there anything to hide.
+        Self { record, second, query, has_secret: texts.may_hold_secret(), texts_max: usize::MAX }
     }
 
-    /// Cuts what a client can make as long as it likes.
-    fn shorten(&mut self) {
-        let texts = [&mut self.host, &mut self.path, &mut self.query, &mut self.user_agent];
-        for text in texts.into_iter().flatten() {
-            let end = text.floor_char_boundary(SHORT_TEXT_BYTES_MAX);
-            *text = Cow::Owned(text.get(..end).unwrap_or_default().to_owned());
-        }
-    }
-
+    /// All fields in their order. What is always there is `null` if it is not known.
     fn write(&self, out: &mut Vec<u8>) {
-        // Neither texts nor numbers can fail to become JSON, nor can memory fail to be written.
-        serde_json::to_writer(out, self).unwrap_or_default();
+        let Record { times, .. } = self.record;
+        let mut fields = Fields::begin(out, "log", "access");
+        fields.moment("time", self.second, self.record.began);
+        fields.text_or_null("request_id", self.text(Text::RequestId));
+        fields.text_or_null("route", self.text(Text::Route));
+        fields.text_or_null("method", self.text(Text::Method));
+        fields.text_or_null("host", self.bounded(Text::Host));
+        fields.text_or_null("path", self.bounded(Text::Path));
+        fields.text("query", self.query.as_deref().map(|query| Cow::Borrowed(self.cut(query))));
+        self.write_outcome(&mut fields);
+        fields.text("key_id", self.text(Text::KeyId));
+        fields.text("hint", self.text(Text::Hint));
+        fields.text("app_id", self.text(Text::AppId));
+        fields.text("account_id", self.text(Text::AccountId));
+        fields.address("client", self.record.client);
+        fields.text("user_agent", self.bounded(Text::UserAgent));
+        fields.number("bytes_in", self.record.bytes_in);
+        fields.number("bytes_out", self.record.bytes_out);
+        fields.millis("total_ms", Some(times.total));
+        fields.millis("decision_ms", times.decision);
+        fields.millis("lookup_ms", times.lookup);
+        fields.millis("connect_ms", times.connect);
+        fields.millis("first_byte_ms", times.first_byte);
+        self.write_sending(&mut fields);
+        fields.end();
     }
-}
 
-/// As exact as microseconds are.
-fn millis(time: Duration) -> f64 {
-    time.as_micros() as f64 / 1_000.0
-}
-
-/// A trace or a span by its name, as it is written everywhere.
-struct Id<T>(T);
-
-impl Serialize for Id<TraceId> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(str::from_utf8(&self.0.text()).unwrap_or_default())
+    /// By which protocol it came, and what came of it.
+    fn write_outcome(&self, fields: &mut Fields<'_>) {
+        let record = self.record;
+        fields.word("protocol", record.protocol.name());
+        if record.is_tls {
+            fields.raw("tls", b"true");
+        }
+        match record.status {
+            Some(status) => fields.number("status", status.into()),
+            None => fields.raw("status", b"null"),
+        }
+        fields.word("decision", Some(record.decision.name()));
+        fields.word("reason", record.failure.map(|code| code.as_str()));
+        fields.word("cut", record.cut.map(CutShort::name));
     }
-}
 
-impl Serialize for Id<SpanId> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+    /// Whom it was sent to, and as what.
+    fn write_sending(&self, fields: &mut Fields<'_>) {
+        let record = self.record;
+        fields.text("upstream", self.text(Text::Upstream));
+        fields.socket("target", record.target);
+        if record.attempts > 0 {
+            fields.number("attempts", record.attempts as u64);
+        }
+        if let Some(trace) = record.trace {
+            fields.quoted("trace_id", &trace.text());
+        }
+        if let Some(span) = record.span {
+            fields.quoted("span_id", &span.text());
+        }
+    }
+
+    fn text(&self, which: Text) -> Shown<'a> {
+        let text = self.record.texts.of(which)?;
+        Some(if self.has_secret { mask_encoded(text) } else { Cow::Borrowed(text) })
+    }
+
+    /// One that a client may make long.
+    fn bounded(&self, which: Text) -> Shown<'a> {
+        let text = self.text(which)?;
+        Some(match text {
+            Cow::Borrowed(text) => Cow::Borrowed(self.cut(text)),
+            Cow::Owned(text) => Cow::Owned(self.cut(&text).to_owned()),
+        })
+    }
+
+    fn cut<'t>(&self, text: &'t str) -> &'t str {
+        text.get(..text.floor_char_boundary(self.texts_max)).unwrap_or_default()
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use keygate_config::{ClientAddress, QueryShown};
 use keygate_core::{Code, SpanId, TraceId, UnixMillis};
 
+use crate::mask::may_hold_secret;
+
 /// One request, once it has ended.
 #[derive(Debug)]
 pub struct Record {
@@ -156,9 +158,18 @@ impl Texts {
         self.set(which, &String::from_utf8_lossy(kept));
     }
 
-    /// All of them, with something between any two that is part of no key.
-    pub(super) fn all(&self) -> &str {
-        &self.text
+    /// Whether any of them may hold a key or a token. One search for all that stands before the hint,
+    /// which looks like the beginning of a key, and is one of ours if it is no longer than that.
+    pub(super) fn may_hold_secret(&self) -> bool {
+        let hint = self.of(Text::Hint).unwrap_or_default();
+        let all = &*self.text;
+        if !is_hint_of_ours(hint) {
+            return may_hold_secret(all);
+        }
+        let (begin, end) = self.spans.get(Text::Hint as usize).copied().unwrap_or_default();
+        let before = all.get(..begin.into()).unwrap_or(all);
+        let after = all.get(end.into()..).unwrap_or_default();
+        may_hold_secret(before) || may_hold_secret(after)
     }
 
     /// One of them, unless it is empty.
@@ -166,6 +177,12 @@ impl Texts {
         let &(begin, end) = self.spans.get(which as usize)?;
         self.text.get(begin.into()..end.into()).filter(|text| !text.is_empty())
     }
+}
+
+/// A key's kind, its environment and four characters of it, as in `sk_live_abcd`: too short to hold more.
+fn is_hint_of_ours(hint: &str) -> bool {
+    let begins_as_ours = |word: &str| hint.get(1..).is_some_and(|rest| rest.starts_with(word));
+    hint.len() == "sk_live_abcd".len() && (begins_as_ours("k_live_") || begins_as_ours("k_test_"))
 }
 
 /// As much of an address as is to be shown.

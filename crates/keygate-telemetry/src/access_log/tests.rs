@@ -44,7 +44,7 @@ impl Bench {
         for _ in 0..count {
             let mut texts = Texts::with_room(10);
             texts.set(Text::Path, "/v1/orders");
-            self.log.write(Record {
+            self.log.write(&Record {
                 began: UnixMillis(1_790_000_000_007),
                 texts,
                 query: QueryShown::Names,

@@ -1,5 +1,5 @@
-//! The thread that writes: takes records out of the queue, makes lines of them, and never gives up on a
-//! sink. It looks for records now and then instead of being woken by each.
+//! The thread that writes: takes what waits to a sink, and never gives up on one. It looks for lines now
+//! and then instead of being woken by each.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use keygate_config::AccessLogSink;
 
-use super::line::Lines;
 use super::sink::{Sink, Written};
 use super::{Orders, Shared};
 
@@ -32,7 +31,6 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     orders: Orders,
     sink: Option<Sink>,
-    lines: Lines,
     /// Lines that are yet to be written.
     waiting: Vec<u8>,
     /// In which file the first of them was begun, if it was.
@@ -60,7 +58,6 @@ impl Writer {
             shared,
             orders: Orders::default(),
             sink: None,
-            lines: Lines::default(),
             waiting: Vec::with_capacity(2 * PIECE_BYTES),
             torn_in: None,
             trouble: None,
@@ -95,11 +92,6 @@ impl Writer {
             let until = Instant::now() + SETTLE_MAX;
             while self.write_some() == Next::GoOn && Instant::now() < until {}
         }
-        // What held keys until now still does, in the requests that began before.
-        let known = &mut self.lines.key_params;
-        let new = orders.key_params.iter().filter(|param| !known.contains(param)).cloned();
-        let new: Vec<_> = new.collect();
-        known.extend(new);
         self.orders = orders;
         if is_other || is_again {
             self.trouble = None;
@@ -130,25 +122,18 @@ impl Writer {
         }
     }
 
-    /// Makes lines of records, as many as are written at once. Says whether that was all.
+    /// Takes as many lines as are written at once. Says whether that was all.
     fn fill(&mut self) -> bool {
         let Some(running) = self.shared.running.get() else { return true };
-        let is_off = self.orders.sink == AccessLogSink::Off;
-        let mut has_any = false;
-        while self.waiting.len() < PIECE_BYTES {
-            let Some(record) = running.queue.pop() else {
-                if has_any {
-                    self.busy_at = Instant::now();
-                }
-                return true;
-            };
-            has_any = true;
-            if !is_off {
-                self.lines.add(&record, &mut self.waiting);
-            }
+        let before = self.waiting.len();
+        let has_more = running.shelves.take(&mut self.waiting, PIECE_BYTES);
+        if self.waiting.len() > before {
+            self.busy_at = Instant::now();
         }
-        self.busy_at = Instant::now();
-        false
+        if self.orders.sink == AccessLogSink::Off {
+            self.forget();
+        }
+        !has_more
     }
 
     fn write(&mut self, now: Instant) -> io::Result<Written> {
@@ -156,13 +141,15 @@ impl Writer {
             self.open()?;
         }
         let Some(sink) = &mut self.sink else {
-            self.waiting.clear();
+            self.forget();
             return Ok(Written::All);
         };
         let mut done = 0;
         let written = sink.write(&self.waiting, &mut done, READER_PATIENCE);
         let (whole, rest) = self.waiting.split_at(done);
-        self.shared.metrics.written(count_lines(whole));
+        let lines = count_lines(whole);
+        self.shared.metrics.written(lines);
+        self.shared.done(lines);
         match whole.last() {
             Some(b'\n') => self.torn_in = None,
             Some(_) if !rest.is_empty() => self.torn_in = sink.identity(),
@@ -195,7 +182,15 @@ impl Writer {
 
     fn lose(&mut self, first: usize) {
         let lost = self.waiting.drain(..first.min(self.waiting.len()));
-        self.shared.metrics.failed(count_lines(lost.as_slice()));
+        let lines = count_lines(lost.as_slice());
+        self.shared.metrics.failed(lines);
+        self.shared.done(lines);
+    }
+
+    /// What waits is for nobody.
+    fn forget(&mut self) {
+        self.shared.done(count_lines(&self.waiting));
+        self.waiting.clear();
     }
 
     /// What could not be written is lost, but for the rest of a line that was begun: it must not pile up,
@@ -226,7 +221,7 @@ impl Writer {
             return thread::park_timeout(LOOK_EVERY);
         }
         running.is_idle.store(true, Relaxed);
-        if running.queue.is_empty() {
+        if running.shelves.is_empty() {
             thread::park_timeout(LOOK_EVERY_IDLE);
         }
         running.is_idle.store(false, Relaxed);

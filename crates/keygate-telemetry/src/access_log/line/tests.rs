@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use keygate_config::QueryShown;
-use keygate_core::Code;
+use keygate_core::{Code, SpanId, TraceId};
 use serde_json::{Value, json};
 
 use super::super::record::{Texts, Times};

@@ -1,0 +1,109 @@
+//! Lines that wait to be written. Each thread that serves requests has a shelf of its own, on which it makes
+//! its lines behind a lock that it nearly always has to itself; the thread that writes clears them.
+//! Knows no sink.
+
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::line::Lines;
+use super::lock;
+use super::record::Record;
+
+/// More threads than this share shelves.
+const SHELVES_MAX: usize = 64;
+/// What an empty shelf may hold on to.
+const SPARE_BYTES_MAX: usize = 128 << 10;
+
+pub(super) struct Shelves {
+    shelves: Box<[Shelf]>,
+    /// Lines that are neither written nor lost.
+    waiting: AtomicUsize,
+    most: usize,
+}
+
+/// Apart from its neighbours in the processor's caches.
+#[repr(align(128))]
+#[derive(Default)]
+struct Shelf(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    lines: Lines,
+    text: Vec<u8>,
+}
+
+impl Shelves {
+    /// Room for so many lines in all, from when they are made to when they are written.
+    pub(super) fn new(most: usize) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let shelves = (0..threads.saturating_mul(2).min(SHELVES_MAX)).map(|_| Shelf::default());
+        Self { shelves: shelves.collect(), waiting: AtomicUsize::new(0), most }
+    }
+
+    /// Makes a line and puts it on this thread's shelf; false if there is no room.
+    pub(super) fn add(&self, record: &Record) -> bool {
+        let Some(shelf) = self.shelves.get(place() % self.shelves.len()) else { return false };
+        if self.waiting.fetch_add(1, Relaxed) >= self.most {
+            self.waiting.fetch_sub(1, Relaxed);
+            return false;
+        }
+        let mut shelf = lock(&shelf.0);
+        let Waiting { lines, text } = &mut *shelf;
+        lines.add(record, text);
+        true
+    }
+
+    /// From now on these query parameters hold keys too. What held keys until now still does, in the
+    /// requests that began before.
+    pub(super) fn hide(&self, key_params: &[Box<str>]) {
+        for shelf in &self.shelves {
+            lock(&shelf.0).lines.hide(key_params);
+        }
+    }
+
+    /// Moves lines to `out` until it has so many bytes, if there are as many; false if there were less.
+    pub(super) fn take(&self, out: &mut Vec<u8>, enough: usize) -> bool {
+        for shelf in &self.shelves {
+            if out.len() >= enough {
+                return true;
+            }
+            let mut shelf = lock(&shelf.0);
+            let text = &mut shelf.text;
+            if out.is_empty() {
+                // The shelf has the other's room from now on.
+                std::mem::swap(out, text);
+            } else {
+                out.append(text);
+            }
+            text.shrink_to(SPARE_BYTES_MAX);
+        }
+        out.len() >= enough
+    }
+
+    /// So many of the lines that were taken are written or lost: there is room for others.
+    pub(super) fn done(&self, lines: u64) {
+        self.waiting.fetch_sub(usize::try_from(lines).unwrap_or(usize::MAX), Relaxed);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.load(Relaxed) == 0
+    }
+}
+
+/// This thread's number, given to it when it first asks.
+#[inline]
+fn place() -> usize {
+    const NONE: usize = usize::MAX;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static PLACE: Cell<usize> = const { Cell::new(NONE) };
+    }
+    PLACE.with(|place| {
+        if place.get() == NONE {
+            place.set(NEXT.fetch_add(1, Relaxed));
+        }
+        place.get()
+    })
+}
