@@ -62,6 +62,7 @@ run: setup
 test: setup-tests
 	$(CARGO) build --release -p keygate
 	KEYGATE_BIN=$(TARGET)/release/keygate $(CARGO) test --workspace
+	$(MAKE) instructions
 
 # A count that does not move with the machine's noise. RENEW=1 writes down what there is now.
 instructions:
