@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use fields::{Fields, Shown};
+use fields::{Fields, Shown, name};
 use jiff::Timestamp;
 use keygate_core::UnixMillis;
 
@@ -96,27 +96,30 @@ impl<'a> Line<'a> {
     fn write(&self, out: &mut Vec<u8>) {
         let Record { times, .. } = self.record;
         let mut fields = Fields::begin(out, "log", "access");
-        fields.moment("time", self.second, self.record.began);
-        fields.text_or_null("request_id", self.text(Text::RequestId));
-        fields.text_or_null("route", self.text(Text::Route));
-        fields.text_or_null("method", self.text(Text::Method));
-        fields.text_or_null("host", self.bounded(Text::Host));
-        fields.text_or_null("path", self.bounded(Text::Path));
-        fields.text("query", self.query.as_deref().map(|query| Cow::Borrowed(self.cut(query))));
+        fields.moment(name!("time"), self.second, self.record.began);
+        fields.text_or_null(name!("request_id"), self.text(Text::RequestId));
+        fields.text_or_null(name!("route"), self.text(Text::Route));
+        fields.text_or_null(name!("method"), self.text(Text::Method));
+        fields.text_or_null(name!("host"), self.bounded(Text::Host));
+        fields.text_or_null(name!("path"), self.bounded(Text::Path));
+        fields.text(
+            name!("query"),
+            self.query.as_deref().map(|query| Cow::Borrowed(self.cut(query))),
+        );
         self.write_outcome(&mut fields);
-        fields.text("key_id", self.text(Text::KeyId));
-        fields.text("hint", self.text(Text::Hint));
-        fields.text("app_id", self.text(Text::AppId));
-        fields.text("account_id", self.text(Text::AccountId));
-        fields.address("client", self.record.client);
-        fields.text("user_agent", self.bounded(Text::UserAgent));
-        fields.number("bytes_in", self.record.bytes_in);
-        fields.number("bytes_out", self.record.bytes_out);
-        fields.millis("total_ms", Some(times.total));
-        fields.millis("decision_ms", times.decision);
-        fields.millis("lookup_ms", times.lookup);
-        fields.millis("connect_ms", times.connect);
-        fields.millis("first_byte_ms", times.first_byte);
+        fields.text(name!("key_id"), self.text(Text::KeyId));
+        fields.text(name!("hint"), self.text(Text::Hint));
+        fields.text(name!("app_id"), self.text(Text::AppId));
+        fields.text(name!("account_id"), self.text(Text::AccountId));
+        fields.address(name!("client"), self.record.client);
+        fields.text(name!("user_agent"), self.bounded(Text::UserAgent));
+        fields.number(name!("bytes_in"), self.record.bytes_in);
+        fields.number(name!("bytes_out"), self.record.bytes_out);
+        fields.millis(name!("total_ms"), Some(times.total));
+        fields.millis(name!("decision_ms"), times.decision);
+        fields.millis(name!("lookup_ms"), times.lookup);
+        fields.millis(name!("connect_ms"), times.connect);
+        fields.millis(name!("first_byte_ms"), times.first_byte);
         self.write_sending(&mut fields);
         fields.end();
     }
@@ -124,32 +127,32 @@ impl<'a> Line<'a> {
     /// By which protocol it came, and what came of it.
     fn write_outcome(&self, fields: &mut Fields<'_>) {
         let record = self.record;
-        fields.word("protocol", record.protocol.name());
+        fields.word(name!("protocol"), record.protocol.name());
         if record.is_tls {
-            fields.raw("tls", b"true");
+            fields.raw(name!("tls"), b"true");
         }
         match record.status {
-            Some(status) => fields.number("status", status.into()),
-            None => fields.raw("status", b"null"),
+            Some(status) => fields.number(name!("status"), status.into()),
+            None => fields.raw(name!("status"), b"null"),
         }
-        fields.word("decision", Some(record.decision.name()));
-        fields.word("reason", record.failure.map(|code| code.as_str()));
-        fields.word("cut", record.cut.map(CutShort::name));
+        fields.word(name!("decision"), Some(record.decision.name()));
+        fields.word(name!("reason"), record.failure.map(|code| code.as_str()));
+        fields.word(name!("cut"), record.cut.map(CutShort::name));
     }
 
     /// Whom it was sent to, and as what.
     fn write_sending(&self, fields: &mut Fields<'_>) {
         let record = self.record;
-        fields.text("upstream", self.text(Text::Upstream));
-        fields.socket("target", record.target);
+        fields.text(name!("upstream"), self.text(Text::Upstream));
+        fields.socket(name!("target"), record.target);
         if record.attempts > 0 {
-            fields.number("attempts", record.attempts as u64);
+            fields.number(name!("attempts"), record.attempts as u64);
         }
         if let Some(trace) = record.trace {
-            fields.quoted("trace_id", &trace.text());
+            fields.quoted(name!("trace_id"), &trace.text());
         }
         if let Some(span) = record.span {
-            fields.quoted("span_id", &span.text());
+            fields.quoted(name!("span_id"), &span.text());
         }
     }
 

@@ -169,7 +169,7 @@ impl Texts {
         let (begin, end) = self.spans.get(Text::Hint as usize).copied().unwrap_or_default();
         let before = all.get(..begin.into()).unwrap_or(all);
         let after = all.get(end.into()..).unwrap_or_default();
-        may_hold_secret(before) || may_hold_secret(after)
+        may_hold_secret(before) || (after.len() > 1 && may_hold_secret(after))
     }
 
     /// One of them, unless it is empty.
