@@ -13,8 +13,9 @@ use super::record::Record;
 
 /// More threads than this share shelves.
 const SHELVES_MAX: usize = 64;
-/// What an empty shelf may hold on to.
-const SPARE_BYTES_MAX: usize = 128 << 10;
+/// What an empty shelf may hold on to: some ten times what a busy thread writes between two looks. With
+/// less, the kernel would be asked for memory again and again, which costs more than all else does.
+const SPARE_BYTES_MAX: usize = 2 << 20;
 
 pub(super) struct Shelves {
     shelves: Box<[Shelf]>,
