@@ -87,6 +87,7 @@ macro_rules! contract {
             a_batch_of_use_waits_for_the_one_before_it
             a_loss_that_the_source_knows_of_passes
             sources_of_use_do_not_know_each_other
+            use_is_read_in_whole_batches_while_it_is_added
             use_lies_in_the_minute_the_hour_and_the_day
             use_is_found_by_its_route_however_that_is_called
             big_batches_of_use_are_added_whole

@@ -12,6 +12,9 @@ use crate::usage::records::{
     UsagePoint, UsageQuery, UsageRow,
 };
 
+mod reading;
+pub(crate) use self::reading::*;
+
 /// A day in the year 2100: a store may forget what has been over for long.
 const DAY: u64 = 4_102_444_800_000;
 const MINUTE: u64 = 60_000;

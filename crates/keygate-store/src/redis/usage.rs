@@ -1,5 +1,7 @@
 //! What keys have used. A hash for each key and run of windows, of a line for each window and route: one
-//! is a few dozen bytes, and Redis itself forgets the hash when it is old. A batch is one script.
+//! is a few dozen bytes, and Redis itself forgets the hash when it is old. A batch is one script, and who reads
+//! a hash finds all of a batch in it or nothing. Several hashes are not read at one moment: that would hold
+//! up everybody else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -7,8 +9,8 @@ use std::sync::{Arc, LazyLock};
 use redis::{Script, Value};
 
 use super::layout::{Chunk, Names, place};
-use super::primary::{Primary, Written};
-use super::reply::{self, Malformed, unreadable};
+use super::primary::{Primary, Written, unavailable};
+use super::reply::{self, Dangling, Malformed, unreadable};
 use super::script::Call;
 use crate::codec::usage::{decode_counts, encode_counts, encode_last};
 use crate::keys::StoreError;
@@ -22,6 +24,12 @@ static ADD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("add_us
 const PART: usize = 200;
 /// In a field: a route's number times this, and the place of a window among its run's.
 const PLACES: u64 = 64;
+/// How often one route is read: once more for each primary that takes over meanwhile.
+const TRIES: usize = 3;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the numbers of routes change again and again")]
+struct Renumbered;
 
 pub(super) async fn add(
     primary: &Primary,
@@ -66,32 +74,12 @@ pub(super) async fn read(
     names: &Names,
     query: &UsageQuery,
 ) -> Result<Vec<UsagePoint>, StoreError> {
-    let routes = routes(primary, names, query.route.as_deref()).await?;
-    let hashes = hashes(query);
-    if routes.is_empty() || hashes.is_empty() {
-        return Ok(Vec::new());
-    }
-    // Of one route only its own fields, or those of all others would be read to be thrown away.
-    let of_route = query.route.as_ref().and_then(|_| routes.keys().next().copied());
     let mut points = Vec::new();
-    for part in hashes.chunks(PART) {
-        let mut ask = redis::pipe();
-        for (of, chunk, places) in part {
-            let name = names.usage(*of, *chunk);
-            match of_route {
-                None => ask.cmd("HGETALL").arg(name),
-                Some(route) => {
-                    let fields: Vec<_> = places.iter().map(|at| route * PLACES + at).collect();
-                    ask.cmd("HMGET").arg(name).arg(fields)
-                }
-            };
-        }
-        let answers = primary.read(async |to| ask.query_async(to).await).await?;
-        for ((of, chunk, places), answer) in part.iter().zip(reply::items(answers)?) {
-            let lines = lines(answer, of_route, places)?;
-            let chunk = ChunkOf { of: *of, chunk: *chunk, places };
-            chunk.points(&lines, &routes, &mut points)?;
-        }
+    for part in chunks(query).chunks(PART) {
+        points.extend(match &query.route {
+            None => of_all_routes(primary, names, part).await?,
+            Some(route) => of_route(primary, names, part, route).await?,
+        });
     }
     let turns: HashMap<Spender, usize> =
         query.of.iter().enumerate().map(|(turn, of)| (*of, turn)).collect();
@@ -99,6 +87,88 @@ pub(super) async fn read(
         let order = |point: &UsagePoint| (turns.get(&point.of).copied(), point.start);
         order(a).cmp(&order(b)).then_with(|| a.route.cmp(&b.route))
     });
+    Ok(points)
+}
+
+/// The names of routes are asked for after the hashes, and with them: a batch that comes in meanwhile may
+/// bring a route, and another primary may give a number to another one.
+async fn of_all_routes(
+    primary: &Primary,
+    names: &Names,
+    part: &[ChunkOf],
+) -> Result<Vec<UsagePoint>, StoreError> {
+    let mut ask = redis::pipe();
+    for chunk in part {
+        ask.cmd("HGETALL").arg(names.usage(chunk.of, chunk.chunk));
+    }
+    ask.cmd("HGETALL").arg(names.usage_routes());
+    let mut answers = reply::items(primary.read(async |to| ask.query_async(to).await).await?)?;
+    let mut routes: HashMap<u64, Arc<str>> = HashMap::new();
+    for (name, number) in reply::pairs(answers.pop().ok_or_else(|| unreadable(Malformed))?)? {
+        routes.insert(reply::number(&number)?, reply::text(&name)?.into());
+    }
+    let mut points = Vec::new();
+    for (chunk, answer) in part.iter().zip(answers) {
+        for (field, line) in reply::pairs(answer)? {
+            let field: u64 = reply::number(&field)?;
+            let (number, place) = (field / PLACES, field % PLACES);
+            // They come in order.
+            if chunk.places.binary_search(&place).is_ok() {
+                let route = routes.get(&number).ok_or_else(|| unreadable(Dangling("route")))?;
+                points.push(chunk.point(place, route, &line)?);
+            }
+        }
+    }
+    Ok(points)
+}
+
+/// Only the route's own fields, or those of all others would be read to be thrown away. Its number is
+/// asked for again with them: if it has changed, another primary took over, where those fields may be
+/// another route's.
+async fn of_route(
+    primary: &Primary,
+    names: &Names,
+    part: &[ChunkOf],
+    route: &str,
+) -> Result<Vec<UsagePoint>, StoreError> {
+    let mut ask = redis::cmd("HGET");
+    ask.arg(names.usage_routes()).arg(route);
+    let mut number: Value = primary.read(async |to| ask.query_async(to).await).await?;
+    let route: Arc<str> = route.into();
+    for _ in 0..TRIES {
+        if number == Value::Nil {
+            return Ok(Vec::new());
+        }
+        let first = PLACES * reply::number::<u64>(&number)?;
+        let mut ask = redis::pipe();
+        for chunk in part {
+            let fields: Vec<_> = chunk.places.iter().map(|place| first + place).collect();
+            ask.cmd("HMGET").arg(names.usage(chunk.of, chunk.chunk)).arg(fields);
+        }
+        ask.cmd("HGET").arg(names.usage_routes()).arg(&*route);
+        let mut answers = reply::items(primary.read(async |to| ask.query_async(to).await).await?)?;
+        let after = answers.pop().ok_or_else(|| unreadable(Malformed))?;
+        if number == after {
+            return points_of(part, answers, &route);
+        }
+        number = after;
+    }
+    Err(unavailable(Renumbered))
+}
+
+fn points_of(
+    part: &[ChunkOf],
+    answers: Vec<Value>,
+    route: &Arc<str>,
+) -> Result<Vec<UsagePoint>, StoreError> {
+    let mut points = Vec::new();
+    for (chunk, answer) in part.iter().zip(answers) {
+        for (place, line) in chunk.places.iter().zip(reply::items(answer)?) {
+            if line != Value::Nil {
+                points.push(chunk.point(*place, route, &line)?);
+            }
+        }
+    }
     Ok(points)
 }
 
@@ -150,26 +220,23 @@ fn rows(batch: &UsageBatch) -> BTreeMap<(Vec<u8>, &str), UsageCounts> {
     rows
 }
 
-/// The names of routes by their numbers: of one, or of all.
-async fn routes(
-    primary: &Primary,
-    names: &Names,
-    wanted: Option<&str>,
-) -> Result<HashMap<u64, Arc<str>>, StoreError> {
-    let mut ask = redis::cmd(if wanted.is_some() { "HGET" } else { "HGETALL" });
-    ask.arg(names.usage_routes()).arg(wanted);
-    let answer = primary.read(async |to| ask.query_async(to).await).await?;
-    if let Some(route) = wanted {
-        let is_known = answer != Value::Nil;
-        let number = is_known.then(|| reply::number(&answer)).transpose()?;
-        return Ok(number.map(|number| (number, route.into())).into_iter().collect());
-    }
-    let pairs = reply::pairs(answer)?.into_iter();
-    pairs.map(|(name, number)| Ok((reply::number(&number)?, reply::text(&name)?.into()))).collect()
+/// Windows that are asked for and whose use lies in one hash.
+struct ChunkOf {
+    of: Spender,
+    chunk: Chunk,
+    /// The windows' places, in order.
+    places: Arc<[u64]>,
 }
 
-/// The hashes that hold what is asked for, each with the places of the windows in it.
-fn hashes(query: &UsageQuery) -> Vec<(Spender, Chunk, Vec<u64>)> {
+impl ChunkOf {
+    fn point(&self, place: u64, route: &Arc<str>, line: &Value) -> Result<UsagePoint, StoreError> {
+        let counts = decode_counts(reply::bytes(line)?).map_err(unreadable)?;
+        let (start, route) = (self.chunk.start(place), Arc::clone(route));
+        Ok(UsagePoint { of: self.of, start, route, counts })
+    }
+}
+
+fn chunks(query: &UsageQuery) -> Vec<ChunkOf> {
     let mut chunks: Vec<(Chunk, Vec<u64>)> = Vec::new();
     for start in query.windows() {
         let (chunk, place) = Chunk::of(query.step, start);
@@ -178,55 +245,11 @@ fn hashes(query: &UsageQuery) -> Vec<(Spender, Chunk, Vec<u64>)> {
             None => chunks.push((chunk, vec![place])),
         }
     }
-    let of_all = query
-        .of
-        .iter()
-        .flat_map(|of| chunks.iter().map(|(chunk, places)| (*of, *chunk, places.clone())));
-    of_all.collect()
-}
-
-/// What a hash answered: its fields with their lines.
-fn lines(
-    answer: Value,
-    of_route: Option<u64>,
-    places: &[u64],
-) -> Result<Vec<(u64, Value)>, StoreError> {
-    if let Some(route) = of_route {
-        let fields = places.iter().map(|at| route * PLACES + at).zip(reply::items(answer)?);
-        return Ok(fields.filter(|(_, line)| *line != Value::Nil).collect());
-    }
-    let pairs = reply::pairs(answer)?.into_iter();
-    pairs.map(|(field, line)| Ok((reply::number(&field)?, line))).collect()
-}
-
-struct ChunkOf<'a> {
-    of: Spender,
-    chunk: Chunk,
-    /// Those asked for.
-    places: &'a [u64],
-}
-
-impl ChunkOf<'_> {
-    fn points(
-        &self,
-        lines: &[(u64, Value)],
-        routes: &HashMap<u64, Arc<str>>,
-        points: &mut Vec<UsagePoint>,
-    ) -> Result<(), StoreError> {
-        for (field, line) in lines {
-            let place = field % PLACES;
-            // They come in order.
-            if self.places.binary_search(&place).is_err() {
-                continue;
-            }
-            let route = routes.get(&(field / PLACES)).ok_or_else(|| unreadable(Malformed))?;
-            points.push(UsagePoint {
-                of: self.of,
-                start: self.chunk.start(place),
-                route: Arc::clone(route),
-                counts: decode_counts(reply::bytes(line)?).map_err(unreadable)?,
-            });
-        }
-        Ok(())
-    }
+    let chunks: Vec<(Chunk, Arc<[u64]>)> =
+        chunks.into_iter().map(|(chunk, places)| (chunk, places.into())).collect();
+    let of = |of: Spender| {
+        let all = chunks.iter();
+        all.map(move |(chunk, places)| ChunkOf { of, chunk: *chunk, places: Arc::clone(places) })
+    };
+    query.of.iter().flat_map(|spender| of(*spender)).collect()
 }

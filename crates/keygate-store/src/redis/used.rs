@@ -42,7 +42,7 @@ fn last_use(time: &Value, line: Value) -> Result<Option<LastUse>, StoreError> {
     }
     let at = UnixMillis(reply::number(time)?);
     let found = reply::into_bytes(line)?.and_then(|line| decode_last(&line).ok());
-    // An older gateway notes the time alone.
-    let found = found.filter(|found| found.at == at);
+    // An older gateway notes the time alone. A batch may come in after the times were read.
+    let found = found.filter(|found| found.at >= at);
     Ok(Some(found.unwrap_or(LastUse { at, address: None, route: None })))
 }

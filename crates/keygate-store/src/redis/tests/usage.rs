@@ -1,15 +1,18 @@
-//! What lies in Redis of what was used: it is forgotten in time, and damage ends with the next batch.
+//! What lies in Redis of what was used: it is forgotten in time, damage ends with the next batch, and who
+//! reads is not misled by what changes meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keygate_core::UnixMillis;
 
-use super::{Fixture, RedisStore};
+use super::{Fixture, RedisStore, connect};
+use crate::codec::usage::encode_last;
 use crate::contract::run;
-use crate::keys::KeyStore;
+use crate::keys::{KeyStore, StoreError};
 use crate::testing::key_id;
 use crate::usage::records::{
-    Retention, SourceId, Spender, Step, UsageBatch, UsageCounts, UsageQuery, UsageRow,
+    LastUse, Retention, SourceId, Spender, Step, UsageBatch, UsageCounts, UsageQuery, UsageRow,
 };
 
 /// Noon on the first day of 2100.
@@ -94,5 +97,66 @@ fn a_line_that_is_damaged_begins_anew_and_holds_nothing_up() {
         add(&store, 2).await;
         assert_eq!(store.usage(query).await.unwrap()[0].counts.requests, 1);
         assert_eq!(store.usage_number(SourceId(7)).await.unwrap(), 2);
+    });
+}
+
+/// As when another primary, which lacks some of the routes, takes over between two commands: a number then
+/// stands for another route.
+#[test]
+fn use_of_a_route_is_never_told_as_that_of_another() {
+    run(async {
+        let fixture = Fixture::new();
+        let store = fixture.store().await;
+        let (all, routes) = (name(&fixture, b"uh:", NOON / DAY, &[]), fixture.name(b"ur"));
+        let swapping = tokio::spawn({
+            let mut connection = connect(fixture.port).await;
+            async move {
+                for [a, b] in [[1, 2], [2, 1]].into_iter().cycle().take(400) {
+                    let mut swap = redis::pipe();
+                    swap.atomic().hset_multiple(&routes, &[("a", a), ("b", b)]);
+                    let fields = [(a * 64 + 12, "1 0 0 0"), (b * 64 + 12, "2 0 0 0")];
+                    swap.hset_multiple(&all, &fields);
+                    swap.exec_async(&mut connection).await.unwrap();
+                    // Else somebody who reads might never find two answers alike.
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                }
+            }
+        });
+        let query = |route: Option<&str>| UsageQuery {
+            of: vec![Spender::Everybody],
+            route: route.map(Into::into),
+            step: Step::Hour,
+            from: UnixMillis(NOON),
+            to: UnixMillis(NOON + 1),
+        };
+        let mut told = 0;
+        while !swapping.is_finished() {
+            for (route, requests) in [("a", 1), ("b", 2)] {
+                match store.usage(query(Some(route))).await {
+                    Ok(points) => {
+                        assert!(points.iter().all(|at| at.counts.requests == requests));
+                        told += points.len();
+                    }
+                    Err(error) => assert!(matches!(error, StoreError::Unavailable(_)), "{error}"),
+                }
+            }
+        }
+        assert!(told > 0);
+        swapping.await.unwrap();
+    });
+}
+
+/// As when a batch comes in between the two.
+#[test]
+fn a_last_use_that_is_later_than_its_time_is_told_whole() {
+    run(async {
+        let fixture = Fixture::new();
+        let store = fixture.store().await;
+        let last = LastUse { at: UnixMillis(NOON), address: None, route: Some("a".into()) };
+        let id = key_id(1).as_u128().to_be_bytes();
+        let line = encode_last(&last);
+        fixture.ask::<()>(&[b"HSET", &fixture.name(b"uses"), &id, line.as_bytes()]).await;
+        fixture.ask::<()>(&[b"HSET", &fixture.name(b"used"), &id, b"7"]).await;
+        assert_eq!(store.last_used(vec![key_id(1)]).await.unwrap(), [Some(last)]);
     });
 }
