@@ -38,10 +38,12 @@ pub fn normalize(path: &str) -> Result<Cow<'_, str>, PathError> {
     }
     // One pass tells nearly every path that there is nothing to do.
     let bytes = path.as_bytes();
-    let classes = bytes.iter().fold(0, |classes, &byte| classes | class(byte));
-    let has_pair = bytes.iter().zip(bytes.iter().skip(1)).fold(false, |found, (&byte, &next)| {
-        found | ((byte == b'/') & ((next == b'/') | (next == b'.')))
-    });
+    let (mut classes, mut has_pair, mut before) = (PLAIN, false, 0);
+    for &byte in bytes {
+        classes |= class(byte);
+        has_pair |= (before == b'/') & ((byte == b'/') | (byte == b'.'));
+        before = byte;
+    }
     if classes == PLAIN && !has_pair {
         return Ok(Cow::Borrowed(path));
     }
@@ -207,6 +209,11 @@ pub(crate) fn hex(byte: u8) -> Option<u8> {
 /// [`Denial::BadRequest`] when it is not a host (RFC 3986 section 3.2.2).
 pub fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     const WRONG: Denial = Denial::BadRequest("the host is malformed");
+    // One pass tells nearly every host that it is canonical.
+    let is_plain = authority.bytes().fold(true, |all, byte| all & is_plain_in_host(byte));
+    if is_plain && !authority.is_empty() && !authority.ends_with('.') {
+        return Ok(Cow::Borrowed(authority));
+    }
     let (host, port) = match authority.strip_prefix('[') {
         Some(v6) => {
             let (inside, after) = v6.split_once(']').ok_or(WRONG)?;
@@ -239,6 +246,22 @@ pub fn canonical_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     } else {
         Ok(Cow::Borrowed(host))
     }
+}
+
+/// Whether a byte stands for itself in a canonical name.
+fn is_plain_in_host(byte: u8) -> bool {
+    #[expect(clippy::indexing_slicing, reason = "a wrong index fails the build")]
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let plain = b"abcdefghijklmnopqrstuvwxyz0123456789-._";
+        let mut at = 0;
+        while at < plain.len() {
+            table[plain[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    TABLE.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
 #[cfg(test)]
