@@ -1,6 +1,7 @@
 //! What is known about a key when a request is decided: the key, its app and its account, joined
 //! and boiled down when it is loaded, so that a request neither computes nor allocates.
 
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -27,38 +28,50 @@ pub enum Standing {
     AccountSuspended,
 }
 
-/// One key as the decision sees it.
+/// One key as the decision sees it. Its fields are in the order in which they are stored: what every
+/// decision reads is together and comes first, since each line of memory that is not in the
+/// processor's cache costs as much as a hash.
 #[derive(Debug)]
+#[repr(C)]
 pub struct KeyRecord {
     pub id: KeyId,
     pub app: AppId,
     pub account: AccountId,
+    /// The number of the newest change that this record is known to reflect.
+    pub read_at: u64,
     pub kind: KeyKind,
     pub environment: Environment,
     pub standing: Standing,
+    /// Whether another system made it.
+    pub is_imported: bool,
     pub expires_at: Option<UnixMillis>,
     /// What the key and its app both allow.
     pub scopes: ScopeSet,
     pub key_networks: Networks,
     pub app_networks: Networks,
-    /// Serialised origins, lower case (RFC 6454 section 6.2). Empty allows any.
-    pub origins: Box<[Box<str>]>,
-    /// The key's tier, or its app's.
-    pub tier: Option<Box<str>>,
     /// What the key has instead of its tier's limits.
     pub overrides: Option<Box<Overrides>>,
-    /// Whether another system made it.
-    pub is_imported: bool,
+    /// The key's tier, or its app's.
+    pub tier: Option<Arc<str>>,
     /// The counters of whoever is limited, once they were looked for: they outlive this record.
     pub meter: OnceLock<Arc<Meter>>,
     pub slots: SlotHints,
-    /// The number of the newest change that this record is known to reflect.
-    pub read_at: u64,
+    /// Serialised origins, lower case (RFC 6454 section 6.2). Empty allows any.
+    pub origins: Box<[Box<str>]>,
     /// Who is calling, as text, ready to be put into headers.
     pub identity: Identity,
 }
 
 impl KeyRecord {
+    /// Has the processor fetch the counters that the request's charge is going to need, so that they
+    /// come while it is decided. Waits for nothing.
+    #[inline]
+    pub fn fetch_ahead(&self) {
+        if let Some(meter) = self.meter.get() {
+            black_box(meter.party().share());
+        }
+    }
+
     /// Whether the networks of key and app both hold this address.
     #[inline]
     #[must_use]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The longest scope, in bytes.
 pub const SCOPE_LENGTH_MAX: usize = 64;
@@ -80,7 +81,7 @@ impl fmt::Debug for Scope {
 ///
 /// One text, because that is what the upstream is sent, and because a million cached keys hold one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScopeSet(Box<str>);
+pub struct ScopeSet(Arc<str>);
 
 impl ScopeSet {
     /// The set of `scopes` and all that they imply.
@@ -89,7 +90,7 @@ impl ScopeSet {
         all.sort();
         all.dedup();
         let texts: Vec<&str> = all.iter().map(Scope::as_str).collect();
-        Self(texts.join(" ").into_boxed_str())
+        Self(texts.join(" ").into())
     }
 
     /// What both sets allow.
@@ -100,7 +101,14 @@ impl ScopeSet {
         let mut both: Vec<&str> = ours.chain(theirs).collect();
         both.sort_unstable();
         both.dedup();
-        Self(both.join(" ").into_boxed_str())
+        Self(both.join(" ").into())
+    }
+
+    /// The same set, with its text as somebody keeps it for all who have the same.
+    #[must_use]
+    pub fn shared(self, keep: impl FnOnce(Arc<str>) -> Arc<str>) -> Self {
+        let text = keep(Arc::clone(&self.0));
+        if *text == *self.0 { Self(text) } else { self }
     }
 
     /// Whether the set holds `scope` or its action on every resource.

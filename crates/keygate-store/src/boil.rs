@@ -1,6 +1,9 @@
 //! Boils a key, its app and its account down to what a decision needs, once per load, so that a
 //! request neither computes nor allocates.
 
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
 use keygate_core::network::Networks;
 use keygate_core::record::Identity;
 use keygate_core::{KeyRecord, ScopeSet, Standing};
@@ -21,7 +24,7 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
         environment: key.environment,
         standing,
         expires_at: key.expires_at,
-        scopes,
+        scopes: scopes.shared(shared),
         key_networks: Networks::new(key.allowed_cidrs),
         app_networks: Networks::new(app.allowed_cidrs),
         origins: key
@@ -29,7 +32,7 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
             .into_iter()
             .map(|origin| origin.to_ascii_lowercase().into_boxed_str())
             .collect(),
-        tier: key.tier.or(app.tier).map(String::into_boxed_str),
+        tier: key.tier.or(app.tier).map(|tier| shared(tier.into())),
         overrides: key.limits,
         is_imported: key.pepper.is_none(),
         meter: Default::default(),
@@ -37,6 +40,25 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
         read_at,
         identity,
     }
+}
+
+/// The most texts that keys have in common and that are kept for the next of them.
+const SHARED_MAX: usize = 4_096;
+
+/// A text as another key has it already, if one does: of the tiers' names and the sets of scopes that
+/// a million keys have there are few, so that a request finds them in the processor's cache.
+fn shared(text: Arc<str>) -> Arc<str> {
+    static KEPT: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = kept.get(&*text) {
+        return Arc::clone(text);
+    }
+    if kept.len() >= SHARED_MAX {
+        // Those that are in use live on with their keys.
+        kept.clear();
+    }
+    kept.insert(Arc::clone(&text));
+    text
 }
 
 /// The key's own state is named first: it is the one that its owner can do something about.
@@ -69,5 +91,29 @@ mod tests {
         let own = Key { tier: Some("own".to_owned()), limits: limits(), ..key(1, &app) };
         let own = boiled(own);
         assert_eq!((own.tier.as_deref(), own.overrides), (Some("own"), limits()));
+    }
+
+    #[test]
+    fn keys_share_the_texts_that_they_have_alike() {
+        let account = account(1);
+        let app = app(1, &account);
+        let boiled = |n| {
+            let key = Key { tier: Some("gold".to_owned()), ..key(n, &app) };
+            boil(OwnedKey { key, app: app.clone(), account: account.clone() }, 1)
+        };
+        let (first, second) = (boiled(1), boiled(2));
+        assert!(std::ptr::eq(first.scopes.as_str(), second.scopes.as_str()));
+        assert!(Arc::ptr_eq(&first.tier.unwrap(), &second.tier.unwrap()));
+    }
+
+    #[test]
+    fn no_more_than_so_many_texts_are_kept() {
+        let text = |n| shared(format!("text {n}").into());
+        let first = text(0);
+        for n in 0..=SHARED_MAX {
+            assert_eq!(*text(n), format!("text {n}"));
+        }
+        assert_eq!((*first).to_owned(), "text 0");
+        assert_eq!(Arc::strong_count(&first), 1, "it was let go");
     }
 }
