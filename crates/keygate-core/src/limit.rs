@@ -160,6 +160,15 @@ impl Gcra {
         self.tolerance_ns / self.interval_ns
     }
 
+    /// Whether so many units are more than a full bucket holds.
+    #[must_use]
+    pub const fn never_holds(self, cost: u64) -> bool {
+        match self.interval_ns.checked_mul(cost) {
+            Some(span_ns) => span_ns > self.tolerance_ns,
+            None => true,
+        }
+    }
+
     /// How many units could be taken at `now_ns`.
     #[must_use]
     pub fn available(self, state_ns: u64, now_ns: u64) -> u64 {

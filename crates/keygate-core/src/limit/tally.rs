@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::calendar::window_end;
 use super::policy::{Few, Over, Policy, RetryAfter, Use, add};
 use super::terms::{RateLimit, Terms};
@@ -16,7 +18,8 @@ pub(super) const SLOT_RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Tally {
     pub(super) bucket: Bucket,
-    pub(super) quotas: Vec<QuotaUse>,
+    /// In place for as many as most have: a charge follows no further pointer.
+    pub(super) quotas: SmallVec<[QuotaUse; 2]>,
     running: u32,
     /// Those among them that took one of a limited number of slots.
     slots_taken: u32,
@@ -40,22 +43,22 @@ pub(super) struct FromBucket {
     pub(super) back_at_ns: u64,
 }
 
-/// The windows that were charged, each known by its end.
+/// The windows that were charged, each known by its end; none ends in 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Windows([Option<UnixMillis>; Unit::ALL.len()]);
+pub(super) struct Windows([UnixMillis; Unit::ALL.len()]);
 
 impl Windows {
     #[cfg(test)]
-    pub(super) const NONE: Self = Self([None; Unit::ALL.len()]);
+    pub(super) const NONE: Self = Self([UnixMillis(0); Unit::ALL.len()]);
 
     pub(super) fn add(&mut self, unit: Unit, ends_at: UnixMillis) {
         if let Some(window) = self.0.get_mut(unit as usize) {
-            *window = Some(ends_at);
+            *window = ends_at;
         }
     }
 
     pub(super) fn holds(&self, unit: Unit, ends_at: UnixMillis) -> bool {
-        self.0.get(unit as usize).is_some_and(|window| *window == Some(ends_at))
+        self.0.get(unit as usize).is_some_and(|window| *window == ends_at)
     }
 }
 
@@ -272,7 +275,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn take(&mut self, gcra: Gcra, cost: u64, now_ns: u64) -> Result<(), RetryAfter> {
-        if cost > gcra.burst() {
+        if gcra.never_holds(cost) {
             return Err(RetryAfter::Never);
         }
         let mut bucket = self.rescaled(gcra, now_ns);
