@@ -93,9 +93,9 @@ impl<S: KeyStore> Gateway<S> {
             }
             Access::Key(access) => access,
         };
-        let (is_imported, story) = (&mut ctx.has_imported_key, &mut ctx.story);
-        let decided =
-            self.authenticate_and_decide(access, &request, snapshot, is_imported, story).await; // 401, 403, 503
+        let noted = (&mut ctx.has_imported_key, &mut ctx.story);
+        let came = ctx.started;
+        let decided = self.authenticate_and_decide(access, &request, snapshot, came, noted).await; // 401, 403, 503
         let decided = decided.map_err(|denial| self.attempts.weigh(denial, request.client));
         let Decided { permit, strip, digest, at } = decided?; // 429
         let now = self.limits.moment(ctx.started, at);
@@ -121,8 +121,8 @@ impl<S: KeyStore> Gateway<S> {
         access: &KeyAccess,
         request: &RequestFacts<'_>,
         snapshot: &Snapshot,
-        is_imported: &mut bool,
-        story: &mut Story,
+        came: Instant,
+        (is_imported, story): (&mut bool, &mut Story),
     ) -> Result<Decided, Denial> {
         let credentials = &snapshot.config.keys.credentials;
         let places = Places {
@@ -133,7 +133,7 @@ impl<S: KeyStore> Gateway<S> {
         };
         let Credential { key, place, drops_authorization } = credentials.extract(places)?; // 400, 401
         let digest = key.digest(&snapshot.peppers).ok_or(Denial::KeyMalformed)?; // 401
-        let (client, waited) = (request.client, &mut story.lookup);
+        let (client, waited) = ((request.client, came), &mut story.lookup);
         let key = self.lookup.find(digest, client, &self.attempts, waited).await?; // 401, 429, 503
         *is_imported = key.is_imported;
         // Only publishable keys are bound to origins.
@@ -158,6 +158,8 @@ impl<S: KeyStore> Gateway<S> {
     /// Why the request would be refused.
     pub async fn rehearse(&self, head: &RequestHeader, peer: IpAddr) -> Result<(), Denial> {
         let mut ctx = self.new_ctx();
+        // Nobody is told of it.
+        ctx.is_logged = true;
         let decided = self.admit(head, peer, &mut ctx).await;
         self.count(&mut ctx, &decided);
         ctx.admitted = Some(decided?);

@@ -75,16 +75,17 @@ impl<S: KeyStore> Lookup<S> {
     pub(crate) async fn find(
         &self,
         digest: KeyDigest,
-        client: IpAddr,
+        (client, came): (IpAddr, Instant),
         attempts: &Attempts,
         waited: &mut Option<Waited>,
     ) -> Result<Arc<KeyRecord>, Denial> {
-        match self.keys.cached(&digest) {
+        match self.keys.cached_at(&digest, came) {
             Some(Cached::Known(key)) => Ok(key),
             Some(Cached::Unknown) => Err(Denial::KeyUnknown),
             None => {
                 attempts.check(client)?;
-                self.load(digest, waited).await
+                // Boxed, so that requests that need not wait carry no room for it.
+                Box::pin(self.load(digest, waited)).await
             }
         }
     }
@@ -104,7 +105,7 @@ impl<S: KeyStore> Lookup<S> {
         if self.keys.still_holds(&digest, key) {
             return decide_key(key, now());
         }
-        let key = self.load(digest, waited).await?;
+        let key = Box::pin(self.load(digest, waited)).await?;
         decide_key(&key, now())
     }
 

@@ -10,6 +10,7 @@ use keygate_config::Cache as CacheSettings;
 use keygate_core::{KeyDigest, KeyRecord};
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
+use quanta::Instant;
 use tokio::sync::Semaphore;
 
 use crate::boil::boil;
@@ -142,12 +143,19 @@ impl<S: KeyStore> CachedKeys<S> {
     /// What is known about a key without asking the store; nothing if that has to be asked.
     #[must_use]
     pub fn cached(&self, digest: &KeyDigest) -> Option<Cached> {
+        self.cached_at(digest, Instant::now())
+    }
+
+    /// The same for a request that came just now, whose clock was read then.
+    #[must_use]
+    pub fn cached_at(&self, digest: &KeyDigest, now: Instant) -> Option<Cached> {
         let Shared { coherence, known, counters, .. } = &*self.shared;
-        let now = coherence.now();
+        let now = coherence.at(now);
         let holds = |key: &KeyRecord| {
             coherence.may_use(now) && coherence.holds(digest, key.app, key.account, key.read_at)
         };
-        if let Some(found) = known.get(digest, now).filter(|found| holds(&found.key)) {
+        if let Some(found) = known.get(digest, now, holds) {
+            found.key.fetch_ahead();
             counters.hits.fetch_add(1, Relaxed);
             known.used(digest);
             if found.is_due {
@@ -348,7 +356,7 @@ impl<S: KeyStore> Shared<S> {
         if !self.coherence.may_use(now) {
             return None;
         }
-        let known = self.known.get(digest, now).map(|found| Answer::Known(found.key));
+        let known = self.known.get(digest, now, |_| true).map(|found| Answer::Known(found.key));
         let unknown = || self.unknown.get(digest).map(|read_at| Answer::Unknown { read_at });
         let unknown = || unknown().filter(|_| self.coherence.may_keep(now));
         known.or_else(unknown).filter(|answer| self.holds(digest, answer))

@@ -99,7 +99,12 @@ impl Coherence {
 
     /// Nanoseconds on this cache's own clock.
     pub(crate) fn now(&self) -> u64 {
-        nanos(self.began.elapsed())
+        self.at(Instant::now())
+    }
+
+    /// A moment that was read already, as all times here are counted.
+    pub(crate) fn at(&self, moment: Instant) -> u64 {
+        nanos(moment.saturating_duration_since(self.began))
     }
 
     pub(crate) fn may_use(&self, now: u64) -> bool {

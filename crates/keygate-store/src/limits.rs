@@ -153,7 +153,8 @@ impl Limiter {
         let has_waited = charged.is_none();
         let charged = match charged {
             Some(charged) => charged,
-            None => leases::charge(&self.0, &meter, terms, cost).await?,
+            // Boxed, so that requests that need not ask carry no room for it.
+            None => Box::pin(leases::charge(&self.0, &meter, terms, cost)).await?,
         };
         Ok(Charge::new(self.0.clock, meter, charged, has_waited))
     }

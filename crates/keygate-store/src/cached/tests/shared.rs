@@ -15,11 +15,11 @@ async fn shared() -> (CachedKeys<Gated>, Arc<Coherence>, Key) {
 async fn nothing_is_kept_while_the_changes_of_others_go_unheard() {
     let (keys, coherence, key) = shared().await;
     for digest in [key.digest, digest(2)] {
-        coherence.confirm(quanta::Instant::now());
+        coherence.confirm(Instant::now());
         coherence.let_silence_begin();
         keys.load(digest).await.unwrap();
         assert!(keys.cached(&digest).is_none());
-        coherence.confirm(quanta::Instant::now());
+        coherence.confirm(Instant::now());
         keys.load(digest).await.unwrap();
         assert!(keys.cached(&digest).is_some());
     }
@@ -28,7 +28,7 @@ async fn nothing_is_kept_while_the_changes_of_others_go_unheard() {
 #[tokio::test]
 async fn a_store_that_cannot_be_followed_leaves_known_keys_and_calls_no_key_unknown() {
     let (keys, coherence, key) = shared().await;
-    coherence.confirm(quanta::Instant::now());
+    coherence.confirm(Instant::now());
     keys.load(key.digest).await.unwrap();
     keys.load(digest(2)).await.unwrap();
     coherence.let_silence_begin();
@@ -43,14 +43,14 @@ async fn a_store_that_cannot_be_followed_leaves_known_keys_and_calls_no_key_unkn
     assert!(keys.cached(&key.digest).is_none());
     assert!(keys.load(digest(2)).await.is_err());
     assert!(keys.load(key.digest).await.is_err());
-    coherence.confirm(quanta::Instant::now());
+    coherence.confirm(Instant::now());
     assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))), "nothing was missed");
 }
 
 #[tokio::test]
 async fn a_change_that_fails_in_an_outage_costs_known_keys_nothing() {
     let (keys, coherence, key) = shared().await;
-    coherence.confirm(quanta::Instant::now());
+    coherence.confirm(Instant::now());
     keys.load(key.digest).await.unwrap();
     keys.store().mood.commit_fails.store(true, Ordering::SeqCst);
     keys.store().mood.find_fails.store(true, Ordering::SeqCst);
