@@ -334,6 +334,34 @@ fn an_upstream_that_says_nothing_is_a_timeout() {
     }
 }
 
+/// What follows a 101 is passed on as it comes: nobody asked for that here.
+#[test]
+fn an_upstream_that_switches_protocols_unasked_is_an_upstream_error() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.read_body()?;
+        exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n")?;
+        exchange.write(b"Connection: upgrade\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    });
+    let gateway = Setup::in_front_of(&upstream).start();
+    for asked in [get("/public"), post("/public", "hello")] {
+        assert_refused(&gateway.send(&asked), 502, "upstream_error");
+    }
+    // One that asks for something else does not get the tunnel either.
+    let h2c = get("/public").header("Connection", "Upgrade").header("Upgrade", "h2c");
+    assert_refused(&gateway.send(&h2c), 502, "upstream_error");
+}
+
+/// Tests run with the log at `trace`, at which Pingora would have panicked.
+#[test]
+fn an_answer_whose_headers_are_no_text_is_passed_on() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.read_body()?;
+        exchange.write(b"HTTP/1.1 200 OK\r\nX-Name: \xc3\xa9\xff\r\nContent-Length: 2\r\n\r\nok")
+    });
+    let gateway = Setup::in_front_of(&upstream).start();
+    assert_eq!(gateway.send(&get("/public")).status, 200);
+}
+
 #[test]
 fn an_upstream_that_breaks_off_or_talks_nonsense_is_an_upstream_error() {
     for nonsense in ["", "HTTP/1.1 2", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nA\0: b\r\n\r\n"] {

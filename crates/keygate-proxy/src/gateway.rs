@@ -335,6 +335,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
+        upgrade::check_answer(session, response)?;
         forward::remove_nominated(response);
         if let Some(id) = &ctx.request_id {
             response.insert_header(X_REQUEST_ID, id.clone())?;

@@ -135,8 +135,7 @@ fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
         threads,
         // Counts attempts, the first included. Each upstream has its own bound below this.
         max_retries: Upstream::RETRIES_MAX + 1,
-        // Each thread has its own pool.
-        upstream_keepalive_pool_size: (config.server.upstream_idle_max / threads).max(1),
+        upstream_keepalive_pool_size: config.server.upstream_idle_max.max(1),
         ca_file: trusted.map(|path| path.to_string_lossy().into_owned()),
         // Pingora sleeps this long after a stop, whatever there is left to do; whoever stopped us
         // watches `open_connections`, and ends the process sooner.

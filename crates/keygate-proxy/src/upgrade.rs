@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora::connectors::l4::Connect;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
@@ -74,6 +74,18 @@ pub(crate) fn forward(session: &Session, request: &mut RequestHeader) -> pingora
 /// Whether the upstream is asked to switch protocols: what follows may have no end.
 pub(crate) fn is_forwarded(session: &Session) -> bool {
     forwarded(session).is_some() || (session.is_upgrade_req() && is_websocket(session.req_header()))
+}
+
+/// Pingora passes on what follows a 101 as it comes, even if nobody asked for one.
+///
+/// # Errors
+/// The one that makes a 502.
+pub(crate) fn check_answer(session: &Session, response: &ResponseHeader) -> pingora::Result<()> {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS && !is_forwarded(session) {
+        let reason = "an upstream switched protocols unasked";
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, reason).into_up());
+    }
+    Ok(())
 }
 
 /// What the upstream is asked to switch to.

@@ -40,6 +40,9 @@ pub fn init(level: LogLevel) -> Result<Log, LogError> {
     let (lines, mut log) = lossy(File::from(out), WAITING_LINES_MAX);
     let (subscriber, level) = subscriber(level, lines);
     subscriber.try_init().map_err(|_| LogError::AlreadyStarted)?;
+    // Nobody else is listened to below this, at no level: and Pingora panics when it is about to trace an
+    // answer with a header that is not UTF-8.
+    log::set_max_level(log::LevelFilter::Warn);
     log.level = level;
     Ok(log)
 }
