@@ -33,6 +33,8 @@ const ENTRIES_MAX: usize = 200;
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long the end of the process waits for what is still to be written.
 const STOP_MAX: Duration = Duration::from_secs(2);
+/// How long the start waits to hear where the log is.
+const FIRST_LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// The task that writes. Ends when it is told, or dropped.
 pub(crate) struct Sink {
@@ -71,7 +73,7 @@ impl<S: KeyStore> AuditCopy<S> {
     ///
     /// # Errors
     /// The file cannot be used: it is not one of ours, somebody else writes to it, or it cannot be opened.
-    pub(crate) fn begin(&self) -> anyhow::Result<Option<Sink>> {
+    pub(crate) async fn begin(&self) -> anyhow::Result<Option<Sink>> {
         let (target, follower) = match &self.sink {
             AuditSink::Off => return Ok(None),
             AuditSink::Stdout => (Target::Log(self.lines.clone()), Follower::from_the_newest()),
@@ -82,7 +84,12 @@ impl<S: KeyStore> AuditCopy<S> {
         };
         let (stop, stopped) = watch::channel(false);
         let (registry, written) = (self.registry.clone(), Arc::clone(&self.written));
-        let copier = Copier { registry, target, follower, written, trouble: None };
+        let mut copier = Copier { registry, target, follower, written, trouble: None };
+        if copier.follower.place().is_none() {
+            // Now, and not when its task has its first turn: what an operator changes first is copied.
+            // A store that does not answer is asked again by the task.
+            drop(timeout(FIRST_LOOK_MAX, copier.copy()).await);
+        }
         Ok(Some(Sink { stop, task: tokio::spawn(copier.run(stopped)) }))
     }
 }

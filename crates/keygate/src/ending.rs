@@ -170,7 +170,7 @@ impl Serving {
             }
             (Err(_), Some(signal)) => Some(End::Told(signal)),
             (Err(error), None) => {
-                self.audit_sink = self.audit_copy.begin().unwrap_or_else(|error| {
+                self.audit_sink = self.audit_copy.begin().await.unwrap_or_else(|error| {
                     tracing::error!(error = format!("{error:#}"), "the audit log is not copied");
                     None
                 });

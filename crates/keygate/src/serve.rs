@@ -200,7 +200,7 @@ pub(crate) async fn start(
     });
     drop(tokio::spawn(registry.clone().count_keys_for_ever(metrics.clone())));
     let audit_copy = AuditCopy::new(&config.audit, &registry, log, &metrics);
-    let audit_sink = audit_copy.begin()?;
+    let audit_sink = audit_copy.begin().await?;
     let wrong_tokens = FailureLimiter::new(WRONG_TOKENS, WRONG_TOKEN_ADDRESSES_MAX);
     let source = Arc::<Files>::clone(&files);
     let reloader = Reloader::new(registry.clone(), source, metrics.reload());
