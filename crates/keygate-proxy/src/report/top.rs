@@ -1,23 +1,20 @@
 //! Who calls most. A request counts into a slot of its thread, behind a lock that nobody else wants; once a
 //! second all slots are emptied into the windows. What is told is of this process, and in memory only.
 
-use std::cell::Cell;
 use std::hash::RandomState;
 use std::mem::swap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keygate_core::top::{Ended, Slot, TopList, TopQuery, Windows};
 use keygate_core::{Code, UnixMillis};
+use keygate_telemetry::{thread_number, thread_places};
 use quanta::Instant;
 use tokio::time::sleep;
 
 use crate::context::Context;
 
-/// More threads than this share slots.
-const SLOTS_MAX: usize = 64;
 const A_SECOND: Duration = Duration::from_secs(1);
 
 /// Counts who calls most, in bounded memory; or nothing, as by default. Cheap to clone; all clones are the
@@ -42,9 +39,8 @@ impl TopKeys {
     #[must_use]
     pub fn counting() -> Self {
         let hasher = RandomState::new();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let slot = || ThreadSlot(Mutex::new(Slot::new(&hasher)));
-        let slots = (0..threads.saturating_mul(2).min(SLOTS_MAX)).map(|_| slot()).collect();
+        let slots = (0..thread_places()).map(|_| slot()).collect();
         let windows = Mutex::new(Windows::new(hasher.clone()));
         Self(Some(Arc::new(Counting { slots, windows, began: Instant::now(), hasher })))
     }
@@ -95,7 +91,7 @@ impl TopKeys {
 impl Counting {
     #[inline]
     fn count(&self, request: Ended<'_>) {
-        if let Some(slot) = self.slots.get(place() % self.slots.len()) {
+        if let Some(slot) = self.slots.get(thread_number() % self.slots.len()) {
             slot.lock().count(request);
         }
     }
@@ -110,20 +106,4 @@ impl ThreadSlot {
     fn lock(&self) -> MutexGuard<'_, Slot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// This thread's number, given to it when it first asks.
-#[inline]
-fn place() -> usize {
-    const NONE: usize = usize::MAX;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static PLACE: Cell<usize> = const { Cell::new(NONE) };
-    }
-    PLACE.with(|place| {
-        if place.get() == NONE {
-            place.set(NEXT.fetch_add(1, Relaxed));
-        }
-        place.get()
-    })
 }

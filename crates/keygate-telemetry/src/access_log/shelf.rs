@@ -2,7 +2,6 @@
 //! its lines behind a lock that it nearly always has to itself; the thread that writes clears them.
 //! Knows no sink.
 
-use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,9 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::line::Lines;
 use super::lock;
 use super::record::Record;
+use crate::threads::{thread_number, thread_places};
 
-/// More threads than this share shelves.
-const SHELVES_MAX: usize = 64;
 /// What an empty shelf may hold on to: some ten times what a busy thread writes between two looks. With
 /// less, the kernel would be asked for memory again and again, which costs more than all else does.
 const SPARE_BYTES_MAX: usize = 2 << 20;
@@ -38,14 +36,15 @@ struct Waiting {
 impl Shelves {
     /// Room for so many lines in all, from when they are made to when they are written.
     pub(super) fn new(most: usize) -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let shelves = (0..threads.saturating_mul(2).min(SHELVES_MAX)).map(|_| Shelf::default());
+        let shelves = (0..thread_places()).map(|_| Shelf::default());
         Self { shelves: shelves.collect(), waiting: AtomicUsize::new(0), most }
     }
 
     /// Makes a line and puts it on this thread's shelf; false if there is no room.
     pub(super) fn add(&self, record: &Record) -> bool {
-        let Some(shelf) = self.shelves.get(place() % self.shelves.len()) else { return false };
+        let Some(shelf) = self.shelves.get(thread_number() % self.shelves.len()) else {
+            return false;
+        };
         if self.waiting.fetch_add(1, Relaxed) >= self.most {
             self.waiting.fetch_sub(1, Relaxed);
             return false;
@@ -91,20 +90,4 @@ impl Shelves {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.load(Relaxed) == 0
     }
-}
-
-/// This thread's number, given to it when it first asks.
-#[inline]
-fn place() -> usize {
-    const NONE: usize = usize::MAX;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static PLACE: Cell<usize> = const { Cell::new(NONE) };
-    }
-    PLACE.with(|place| {
-        if place.get() == NONE {
-            place.set(NEXT.fetch_add(1, Relaxed));
-        }
-        place.get()
-    })
 }
