@@ -142,7 +142,7 @@ impl AccessLog {
             set_identity(&mut texts, &key.identity);
         }
         Record {
-            began: self.moment(took),
+            began: began(story).unwrap_or_else(|| self.moment(took)),
             texts,
             query: settings.query,
             protocol,
@@ -203,6 +203,11 @@ impl AccessLog {
         let now = self.clock.map_or(UnixMillis(0), |clock| clock());
         UnixMillis(now.0.saturating_sub(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
     }
+}
+
+/// When a request began, by the clock that was read to decide it, if that took less than a millisecond.
+fn began(story: &Story) -> Option<UnixMillis> {
+    story.decided_at.filter(|_| story.decision.is_some_and(|took| took.as_millis() == 0))
 }
 
 /// How many of the requests that end like this one get a line.

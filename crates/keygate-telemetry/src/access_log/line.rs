@@ -1,9 +1,7 @@
 //! A record as its line: one JSON object. Nothing that a client or an operator wrote gets into it but
 //! through the mask.
 
-use std::borrow::Cow;
-
-use fields::{Fields, Shown, name};
+use fields::{Fields, name};
 use jiff::Timestamp;
 use keygate_core::UnixMillis;
 
@@ -40,12 +38,11 @@ impl Lines {
     pub(super) fn add(&mut self, record: &Record, out: &mut Vec<u8>) {
         let begin = out.len();
         let Self { key_params, seconds } = self;
-        let mut line = Line::new(record, seconds.text(record.began), key_params);
+        let line = Line::new(record, seconds.text(record.began), key_params);
         line.write(out);
         if out.len() - begin > LINE_BYTES_MAX {
             out.truncate(begin);
-            line.texts_max = SHORT_TEXT_BYTES_MAX;
-            line.write(out);
+            line.shortened().write(out);
         }
     }
 }
@@ -79,7 +76,9 @@ struct Line<'a> {
     query: Option<String>,
     /// Whether a text may hold something to hide.
     has_secret: bool,
-    /// The most bytes that are shown of a text that a client may make long.
+    /// Whether all texts are shown as they are.
+    is_plain: bool,
+    /// The most bytes that are shown of a text.
     texts_max: usize,
 }
 
@@ -88,8 +87,15 @@ impl<'a> Line<'a> {
         let texts = &record.texts;
         let query = texts.of(Text::Query);
         let query = query.and_then(|text| query::shown(text, record.query, key_params));
-        // One search for all of them: hardly ever is there anything to hide.
-        Self { record, second, query, has_secret: texts.may_hold_secret(), texts_max: usize::MAX }
+        // One search for all of them: hardly ever is there anything to hide or to escape.
+        let has_secret = texts.may_hold_secret();
+        let is_plain = !has_secret && texts.are_plain();
+        Self { record, second, query, has_secret, is_plain, texts_max: usize::MAX }
+    }
+
+    /// The same with less of each text.
+    fn shortened(self) -> Self {
+        Self { is_plain: false, texts_max: SHORT_TEXT_BYTES_MAX, ..self }
     }
 
     /// All fields in their order. What is always there is `null` if it is not known.
@@ -97,22 +103,21 @@ impl<'a> Line<'a> {
         let Record { times, .. } = self.record;
         let mut fields = Fields::begin(out, "log", "access");
         fields.moment(name!("time"), self.second, self.record.began);
-        fields.text_or_null(name!("request_id"), self.text(Text::RequestId));
-        fields.text_or_null(name!("route"), self.text(Text::Route));
-        fields.text_or_null(name!("method"), self.text(Text::Method));
-        fields.text_or_null(name!("host"), self.bounded(Text::Host));
-        fields.text_or_null(name!("path"), self.bounded(Text::Path));
-        fields.text(
-            name!("query"),
-            self.query.as_deref().map(|query| Cow::Borrowed(self.cut(query))),
-        );
+        self.text_or_null(&mut fields, name!("request_id"), Text::RequestId);
+        self.text_or_null(&mut fields, name!("route"), Text::Route);
+        self.text_or_null(&mut fields, name!("method"), Text::Method);
+        self.text_or_null(&mut fields, name!("host"), Text::Host);
+        self.text_or_null(&mut fields, name!("path"), Text::Path);
+        if let Some(query) = &self.query {
+            fields.text(name!("query"), self.cut(query));
+        }
         self.write_outcome(&mut fields);
-        fields.text(name!("key_id"), self.text(Text::KeyId));
-        fields.text(name!("hint"), self.text(Text::Hint));
-        fields.text(name!("app_id"), self.text(Text::AppId));
-        fields.text(name!("account_id"), self.text(Text::AccountId));
+        self.text(&mut fields, name!("key_id"), Text::KeyId);
+        self.text(&mut fields, name!("hint"), Text::Hint);
+        self.text(&mut fields, name!("app_id"), Text::AppId);
+        self.text(&mut fields, name!("account_id"), Text::AccountId);
         fields.address(name!("client"), self.record.client);
-        fields.text(name!("user_agent"), self.bounded(Text::UserAgent));
+        self.text(&mut fields, name!("user_agent"), Text::UserAgent);
         fields.number(name!("bytes_in"), self.record.bytes_in);
         fields.number(name!("bytes_out"), self.record.bytes_out);
         fields.millis(name!("total_ms"), Some(times.total));
@@ -143,7 +148,7 @@ impl<'a> Line<'a> {
     /// Whom it was sent to, and as what.
     fn write_sending(&self, fields: &mut Fields<'_>) {
         let record = self.record;
-        fields.text(name!("upstream"), self.text(Text::Upstream));
+        self.text(fields, name!("upstream"), Text::Upstream);
         fields.socket(name!("target"), record.target);
         if record.attempts > 0 {
             fields.number(name!("attempts"), record.attempts as u64);
@@ -156,18 +161,23 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn text(&self, which: Text) -> Shown<'a> {
-        let text = self.record.texts.of(which)?;
-        Some(if self.has_secret { mask_encoded(text) } else { Cow::Borrowed(text) })
+    fn text_or_null(&self, fields: &mut Fields<'_>, name: &str, which: Text) {
+        if !self.text(fields, name, which) {
+            fields.raw(name, b"null");
+        }
     }
 
-    /// One that a client may make long.
-    fn bounded(&self, which: Text) -> Shown<'a> {
-        let text = self.text(which)?;
-        Some(match text {
-            Cow::Borrowed(text) => Cow::Borrowed(self.cut(text)),
-            Cow::Owned(text) => Cow::Owned(self.cut(&text).to_owned()),
-        })
+    /// False if there is none.
+    fn text(&self, fields: &mut Fields<'_>, name: &str, which: Text) -> bool {
+        let Some(text) = self.record.texts.of(which) else { return false };
+        if self.is_plain {
+            fields.quoted(name, text.as_bytes());
+        } else if self.has_secret {
+            fields.text(name, self.cut(&mask_encoded(text)));
+        } else {
+            fields.text(name, self.cut(text));
+        }
+        true
     }
 
     fn cut<'t>(&self, text: &'t str) -> &'t str {

@@ -116,8 +116,8 @@ impl Text {
     }
 }
 
-/// Stands between two texts, so that no key begins in one and ends in the other.
-const BETWEEN: char = '\n';
+/// Stands between two texts, so that no key begins in one and ends in the other. Needs no escape in JSON.
+const BETWEEN: char = '\u{7f}';
 /// What the texts that are known at a request's end take besides those of its head.
 const FURTHER_BYTES: usize = 192;
 
@@ -172,11 +172,22 @@ impl Texts {
         may_hold_secret(before) || (after.len() > 1 && may_hold_secret(after))
     }
 
+    /// Whether JSON has all of them as they are.
+    pub(super) fn are_plain(&self) -> bool {
+        is_plain(&self.text)
+    }
+
     /// One of them, unless it is empty.
     pub(super) fn of(&self, which: Text) -> Option<&str> {
         let &(begin, end) = self.spans.get(which as usize)?;
         self.text.get(begin.into()..end.into()).filter(|text| !text.is_empty())
     }
+}
+
+/// Whether JSON has a text as it is. Looks to its end in any case, so that many bytes are looked at at once.
+pub(super) fn is_plain(text: &str) -> bool {
+    let is_odd = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    text.bytes().fold(0, |found, byte| found | u8::from(is_odd(byte))) == 0
 }
 
 /// A key's kind, its environment and four characters of it, as in `sk_live_abcd`: too short to hold more.

@@ -13,7 +13,7 @@ use super::sink::{Sink, Written};
 use super::{Orders, Shared};
 
 /// How often the queue is looked at while requests come.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How long none may come before it is looked at less often, and the next one wakes the thread.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// How often it is looked at then, in case that the wake was lost.

@@ -30,7 +30,18 @@ pub fn mask_encoded(text: &str) -> Cow<'_, str> {
 
 /// Whether [`mask_encoded`] has anything to look at more closely.
 pub(crate) fn may_hold_secret(text: &str) -> bool {
-    text.contains('%') || SECRET.is_match(text)
+    may_begin_secret(text.as_bytes()) && (text.contains('%') || SECRET.is_match(text))
+}
+
+/// A key has `k_` in it and a token `kg`, unless they are escaped. Most texts have neither, and are spared
+/// the search; this one has no early end, so that many bytes are looked at at once.
+fn may_begin_secret(text: &[u8]) -> bool {
+    let [first, rest @ ..] = text else { return false };
+    let may_begin =
+        |byte: u8, next: u8| (next == b'%') | ((byte == b'k') & ((next == b'_') | (next == b'g')));
+    let pairs = text.iter().zip(rest);
+    let found = pairs.fold(0, |found, (&byte, &next)| found | u8::from(may_begin(byte, next)));
+    found != 0 || *first == b'%'
 }
 
 /// The text with nothing escaped; nothing if it goes on being escaped.
@@ -143,12 +154,33 @@ mod tests {
     }
 
     #[test]
+    fn whatever_would_be_masked_is_looked_at() {
+        let token = "kga_0123456789";
+        for secret in
+            [KEY, token, "kgat_0123456789", "pk_test_abcdefgh", "rk_live_abcde", "%", "a%"]
+        {
+            for (before, after) in [("", ""), ("/v1/", "/x"), ("k", "k"), ("é", "é"), ("%", "")] {
+                let text = format!("{before}{secret}{after}");
+                assert!(may_hold_secret(&text), "{text}");
+            }
+        }
+        for text in ["", "k", "key_01JD2K8Q", "/v1/orders?page=2", "ask_", "task_list", "kg"] {
+            assert!(!may_hold_secret(text), "{text}");
+        }
+    }
+
+    #[test]
     fn of_what_never_ends_being_encoded_nothing_is_shown() {
         let text = format!("/a/%{}5Fb", "25".repeat(LAYERS_MAX));
         assert_eq!(mask_encoded(&text), "/a/…");
     }
 
     proptest! {
+        #[test]
+        fn what_is_not_looked_at_holds_nothing(text in "[spr]?[kgat]{0,4}(_|%5F)?(live|test)?[_a-z%]{0,8}") {
+            prop_assert!(may_hold_secret(&text) || matches!(mask_encoded(&text), Cow::Borrowed(_)));
+        }
+
         #[test]
         fn a_key_is_hidden_whatever_of_it_is_escaped_and_however_often(
             escapes in proptest::collection::vec(any::<u64>(), 1..4),

@@ -1,14 +1,12 @@
 //! Fields of a JSON object (RFC 8259), written one by one: what is known to need nothing escaped is copied.
 
-use std::borrow::Cow;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use keygate_core::UnixMillis;
 
-/// A text as it is shown, if there is one.
-pub(super) type Shown<'a> = Option<Cow<'a, str>>;
+use crate::access_log::record::is_plain;
 
 /// The name of a field, with all that stands between the value before it and its own.
 macro_rules! name {
@@ -69,20 +67,14 @@ impl Fields<'_> {
         }
     }
 
-    pub(super) fn text(&mut self, name: &str, text: Shown<'_>) {
-        let Some(text) = text else { return };
-        // Without an early end, so that many bytes are looked at at once.
-        let is_odd = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
-        if !text.bytes().fold(false, |found, byte| found | is_odd(byte)) {
+    /// What may need something escaped.
+    pub(super) fn text(&mut self, name: &str, text: &str) {
+        if is_plain(text) {
             return self.quoted(name, text.as_bytes());
         }
         self.name(name);
         // A text cannot fail to become JSON, nor memory to be written.
-        serde_json::to_writer(&mut *self.out, &*text).unwrap_or_default();
-    }
-
-    pub(super) fn text_or_null(&mut self, name: &str, text: Shown<'_>) {
-        if text.is_some() { self.text(name, text) } else { self.raw(name, b"null") }
+        serde_json::to_writer(&mut *self.out, text).unwrap_or_default();
     }
 
     pub(super) fn number(&mut self, name: &str, number: u64) {
