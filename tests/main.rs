@@ -37,6 +37,7 @@ mod downgrade;
 mod drain;
 mod dress;
 mod explained;
+mod express;
 mod failover;
 mod fleet;
 mod fleet_admin;

@@ -243,6 +243,7 @@ impl Setup {
 
     pub fn toml(&self, proxy: SocketAddr, admin: SocketAddr) -> String {
         let Self { target, server, failed_auth, keys, cache, upstream_settings, .. } = self;
+        let lane = express_lane(server);
         let (pepper_file, watch_files) = (&self.pepper_file, self.watch_files);
         let (routes, tables, log_level) = (&self.routes, &self.tables, self.log_level);
         let store = &self.store;
@@ -251,6 +252,7 @@ impl Setup {
 [server]
 listen = ["{proxy}"]
 watch_files = {watch_files}
+{lane}
 {server}
 [server.failed_auth]
 {failed_auth}
@@ -271,5 +273,20 @@ targets = ["{target}"]
 {tables}
 {routes}"#
         )
+    }
+}
+
+/// `KEYGATE_EXPRESS_LANE=1` has every gateway serve plain requests by the lane, and `0` none, unless its
+/// test says which way they take.
+fn express_lane(server: &str) -> &'static str {
+    match std::env::var_os("KEYGATE_EXPRESS_LANE") {
+        Some(lane) if !server.contains("express_lane") => {
+            if lane == "0" {
+                "express_lane = false"
+            } else {
+                "express_lane = true"
+            }
+        }
+        Some(_) | None => "",
     }
 }

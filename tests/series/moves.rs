@@ -33,6 +33,8 @@ type Step = (&'static str, fn(&mut Lab), &'static [(&'static str, Change)]);
 const UNMOVED: &[(&str, &str)] = &[
     ("keygate_build_info", "the version"),
     ("keygate_log_lines_dropped_total", "takes a reader that is slow: tests/operators.rs"),
+    ("keygate_express_idle_connections", "tests/express.rs"),
+    ("keygate_express_idle_closed_total", "takes more of them than may be: tests/express.rs"),
     ("keygate_usage_stuck_sources", "takes a folder that root alone may open"),
     ("keygate_usage_dropped_total", "takes more keys than the file has room for"),
     ("process_max_fds", "the system's bound"),
@@ -50,6 +52,7 @@ const STEPS: &[Step] = &[
             ("keygate_responses_total{class=\"2xx\",route=\"orders.read\"}", By(1.0)),
             ("keygate_request_seconds_count{route=\"orders.read\"}", By(1.0)),
             ("keygate_decision_seconds_count", By(1.0)),
+            ("keygate_requests_served_total", By(1.0)),
             ("keygate_upstream_seconds_count{upstream=\"main\"}", By(1.0)),
             ("keygate_cache_hits_total", By(1.0)),
             ("keygate_access_log_lines_total{result=\"written\"}", By(1.0)),

@@ -149,6 +149,12 @@ pub(crate) mod server {
         "the most idle connections to upstreams that are kept, all together",
     )
     .within(1, 1_000_000);
+    pub(crate) const EXPRESS_LANE: Setting<bool> = Setting::new(
+        "express_lane",
+        Default("false"),
+        "whether plain HTTP/1.1 requests to upstreams that speak HTTP/1 take a shorter way, \
+         which costs less CPU; new, so off by itself",
+    );
     pub(crate) const KEEPALIVE_TIMEOUT: Setting<Duration> = Setting::new(
         "keepalive_timeout",
         Default("\"75s\""),
@@ -194,6 +200,7 @@ pub(crate) mod server {
             &BODY_TIMEOUT,
             &KEEPALIVE_TIMEOUT,
             &UPSTREAM_IDLE_MAX,
+            &EXPRESS_LANE,
             &TRUSTED_PROXIES,
             &WATCH_FILES,
             &SHUTDOWN_DELAY,

@@ -29,6 +29,7 @@ pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
     let body_timeout = section.get(&server::BODY_TIMEOUT);
     let handshake_timeout = section.get(&server::HANDSHAKE_TIMEOUT);
     let upstream_idle_max = section.get(&server::UPSTREAM_IDLE_MAX);
+    let express_lane = section.get(&server::EXPRESS_LANE);
     let threads = section.get(&server::THREADS);
     let headers_max = section.get(&server::HEADERS_MAX);
     let header_bytes_max = section.get(&server::HEADER_BYTES_MAX);
@@ -51,6 +52,7 @@ pub(crate) fn read_server(root: &Section<'_, '_>) -> Option<Server> {
         body_timeout: body_timeout?,
         handshake_timeout: handshake_timeout?,
         upstream_idle_max: usize::try_from(upstream_idle_max?).ok()?,
+        express_lane: express_lane?,
         threads: threads.and_then(|threads| usize::try_from(threads).ok()),
         headers_max: usize::try_from(headers_max?).ok()?,
         header_bytes_max: usize::try_from(header_bytes_max).ok()?,

@@ -167,7 +167,7 @@ mod tests {
         "certificates = [{ … }]",
     ];
     /// Settings that are.
-    const LIVE: [&str; 36] = [
+    const LIVE: [&str; 37] = [
         "[server] proxy_protocol_from",
         "[server] connections_max",
         "[server] connections_per_address_max",
@@ -181,6 +181,7 @@ mod tests {
         "[server] body_bytes_max",
         "[server] header_timeout",
         "[server] keepalive_timeout",
+        "[server] express_lane",
         "[server] trusted_proxies",
         "[server] watch_files",
         "[server] shutdown_delay",

@@ -102,6 +102,8 @@ pub struct Server {
     pub keepalive_timeout: Duration,
     /// The most idle connections to upstreams that are kept, all together.
     pub upstream_idle_max: usize,
+    /// Whether plain requests take the express lane.
+    pub express_lane: bool,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Networks,
     pub failed_auth: FailedAuth,

@@ -8,7 +8,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Version};
 use keygate_core::{Access, Denial};
 use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 
 use crate::context::Context;
 use crate::forward::X_REQUEST_ID;
@@ -113,10 +113,10 @@ pub(crate) async fn send(
 ) -> pingora::Result<()> {
     let unread = UnreadBody::prepare(session);
     let has_body = !body.is_empty() && session.req_header().method != Method::HEAD;
-    session.write_response_header(Box::new(head), !has_body).await?;
+    session.write_response_header(Box::new(head)).await?;
     if has_body {
         report::moved(ctx, 0, body.len());
-        session.write_response_body(Some(body), true).await?;
+        session.write_response_body(body, true).await?;
     }
     unread.discard(session, ctx).await;
     Ok(())
@@ -163,7 +163,7 @@ impl UnreadBody {
             Some(length) if length <= KEEP_BODY_BYTES_MAX && !expects => Self::Small,
             Some(_) => Self::Large,
             None if chunked => Self::Large,
-            None if is_h2 && !session.as_downstream_mut().is_body_done() => Self::Large,
+            None if is_h2 && !session.is_body_done() => Self::Large,
             None => Self::None,
         }
     }
@@ -172,7 +172,7 @@ impl UnreadBody {
 async fn discard_body(session: &mut Session, ctx: &mut Context) {
     let read = async {
         let mut bytes = 0;
-        while let Ok(Some(piece)) = session.as_downstream_mut().read_request_body().await {
+        while let Ok(Some(piece)) = session.read_request_body().await {
             bytes += piece.len();
             report::discarded(ctx, piece.len());
             if bytes > DISCARD_BYTES_MAX {

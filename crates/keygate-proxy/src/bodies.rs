@@ -5,7 +5,7 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 use keygate_core::{Code, Denial};
 use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 
 use crate::context::Context;

@@ -29,9 +29,10 @@ use tokio::net::TcpStream;
 use crate::client::establish::{Established, Speaks, establish};
 use crate::client::places::{Place, Places};
 use crate::client::{Client, ClientStream};
+use crate::express::Lane;
 use crate::facts::client_of_head;
-use crate::gateway::Gateway;
-use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadScan, Progress, inspect};
+use crate::gateway::Shared;
+use crate::head::{H2_PREFACE_HEAD, H2_PREFACE_REST, HeadScan, Progress, Shape, inspect};
 use crate::line::Lines;
 use crate::report;
 use crate::respond::{Problem, raw_http1};
@@ -46,7 +47,6 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection that was just accepted may take to say something while we shut down.
 const FIRST_BYTES_GRACE: Duration = Duration::from_millis(500);
-
 /// The same for a next request: one that was on its way finds us there.
 const NEXT_BYTES_GRACE: Duration = Duration::from_millis(50);
 
@@ -60,7 +60,8 @@ impl<S: KeyStore> Clone for Connections<S> {
 }
 
 struct Inner<S: KeyStore> {
-    proxy: Arc<HttpProxy<Gateway<S>>>,
+    proxy: Arc<HttpProxy<Shared<S>>>,
+    lane: Lane<S>,
     lines: Lines,
     /// For the bounds on a connection, which are asked for before each request.
     snapshots: Snapshots,
@@ -72,7 +73,8 @@ struct Inner<S: KeyStore> {
 
 /// What connections need of a gateway.
 pub(crate) struct ConnectionParts<S: KeyStore> {
-    pub proxy: HttpProxy<Gateway<S>>,
+    pub proxy: HttpProxy<Shared<S>>,
+    pub lane: Lane<S>,
     pub lines: Lines,
     pub snapshots: Snapshots,
     pub unrouted: RouteMetrics,
@@ -91,9 +93,9 @@ pub(crate) struct Accepted {
 
 impl<S: KeyStore> Connections<S> {
     pub(crate) fn new(parts: ConnectionParts<S>) -> Self {
-        let ConnectionParts { proxy, lines, snapshots, unrouted, metrics, open } = parts;
+        let ConnectionParts { proxy, lane, lines, snapshots, unrouted, metrics, open } = parts;
         let (proxy, places) = (Arc::new(proxy), Places::new(metrics.clone()));
-        Self(Arc::new(Inner { proxy, lines, snapshots, unrouted, metrics, places, open }))
+        Self(Arc::new(Inner { proxy, lane, lines, snapshots, unrouted, metrics, places, open }))
     }
 
     /// Serves a connection on a task of its own: what goes wrong there ends no other.
@@ -102,11 +104,15 @@ impl<S: KeyStore> Connections<S> {
         drop(tokio::spawn(async move { inner.serve(accepted, open, &shutdown).await }));
     }
 
+    /// To be called once the runtime is there.
+    pub(crate) fn begin(&self) {
+        self.0.lane.begin();
+    }
+
     pub(crate) fn places(&self) -> &Places {
         &self.0.places
     }
 
-    /// The most connections that there may be.
     pub(crate) fn most(&self) -> usize {
         self.0.snapshots.bounds().connections_max
     }
@@ -143,7 +149,16 @@ impl<S: KeyStore> Inner<S> {
             let wait = Wait { idle: idle.as_mut(), stopped, stopping_grace };
             let head = self.read_head(&mut stream, stopping.as_mut(), wait, &mut bounds).await;
             match head.spoken(speaks) {
-                Head::Http1(bytes) => {
+                Head::Http1(bytes, shape) => {
+                    if let Some(current) = self.lane.enter(&bytes, shape, &bounds) {
+                        match line.run(self.lane.serve(stream, bytes, current, shutdown)).await {
+                            Some(Some(reusable)) => stream = reusable,
+                            Some(None) | None => return,
+                        }
+                        idle.as_mut().restart(bounds.keepalive_timeout);
+                        stopping_grace = NEXT_BYTES_GRACE;
+                        continue;
+                    }
                     let mut session = Http1Session::new(stream);
                     session.set_pipelined_prefix(bytes);
                     let mut session = ServerSession::H1(session);
@@ -216,7 +231,7 @@ impl<S: KeyStore> Inner<S> {
 /// What a connection said.
 enum Head {
     /// A clear head, and what came with it of its body.
-    Http1(BytesMut),
+    Http1(BytesMut, (usize, Shape)),
     /// The beginning of HTTP/2's preface.
     Http2(BytesMut),
     Refused(Denial),
@@ -229,7 +244,7 @@ impl Head {
     fn spoken(self, speaks: Speaks) -> Self {
         match (self, speaks) {
             (Self::Http2(_), Speaks::Http1) => Self::Refused(NO_HTTP1),
-            (Self::Http1(_) | Self::Refused(_), Speaks::Http2) => Self::None,
+            (Self::Http1(..) | Self::Refused(_), Speaks::Http2) => Self::None,
             (head, Speaks::Either | Speaks::Http1 | Speaks::Http2) => head,
         }
     }
@@ -326,7 +341,7 @@ impl<S: KeyStore> Inner<S> {
             }
             Ok(Some(length)) => {
                 match inspect(buffer.get(..length).unwrap_or_default(), bounds.head) {
-                    Ok(()) => Head::Http1(buffer),
+                    Ok(shape) => Head::Http1(buffer, (length, shape)),
                     Err(denial) => Head::Refused(denial),
                 }
             }

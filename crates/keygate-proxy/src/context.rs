@@ -11,7 +11,7 @@ use keygate_core::rewrite::PathRewrite;
 use keygate_core::{Code, Permit, Route};
 use keygate_telemetry::InFlightGuard;
 use pingora::http::RequestHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use quanta::Instant;
 
 use crate::facts::RequestFacts;
@@ -23,7 +23,7 @@ use crate::snapshot::Snapshot;
 use crate::upstreams::{Tries, UpstreamPeers};
 
 /// One request's state. It sees the configuration that was current when it began, and no other.
-pub struct Context {
+pub(crate) struct Context {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) started: Instant,
     /// For those who are told of the request.
@@ -89,7 +89,7 @@ impl Context {
     /// The upstream has said its last word, which the client has yet to get: a client that counts its
     /// own requests must never find us one behind. Not while it still sends, or has a tunnel.
     pub(crate) fn upstream_is_done(&mut self, session: &mut Session) {
-        if !session.was_upgraded() && session.as_downstream_mut().is_body_done() {
+        if !session.was_upgraded() && session.is_body_done() {
             self.end_charge();
         }
     }

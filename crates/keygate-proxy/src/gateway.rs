@@ -2,12 +2,11 @@
 //! `admit`, where every way to be refused is one `?`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use http::Version;
 use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
+use http::{Method, Version};
 use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
 use keygate_core::{Access, Caller, Denial, KeyDigest, KeyKind, Permit, UnixMillis, decide};
@@ -16,8 +15,8 @@ use keygate_telemetry::{
     DecisionTimer, ImportedKeyMetrics, InFlight, Metrics, Outcome, RouteMetrics,
 };
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::modules::http::HttpModules;
-use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::protocols::http::ServerSession as Session;
+use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use quanta::Instant;
@@ -44,6 +43,9 @@ use crate::upstreams::retry::{self, Connection};
 use crate::upstreams::{Tries, Upkeep};
 
 mod parts;
+mod slow;
+
+pub(crate) use slow::Shared;
 
 pub use parts::{GatewayParts, Groundwork};
 
@@ -201,13 +203,15 @@ impl<S: KeyStore> Gateway<S> {
     }
 }
 
-#[async_trait]
-impl<S: KeyStore> ProxyHttp for Gateway<S> {
-    type CTX = Context;
+/// The phases, by the names that Pingora has for them.
+impl<S: KeyStore> Gateway<S> {
+    pub(crate) fn new_ctx(&self) -> Context {
+        self.ctx(self.snapshots.current())
+    }
 
-    fn new_ctx(&self) -> Context {
+    pub(crate) fn ctx(&self, snapshot: Arc<Snapshot>) -> Context {
         Context {
-            snapshot: self.snapshots.current(),
+            snapshot,
             started: Instant::now(),
             story: Story::default(),
             route: None,
@@ -225,11 +229,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         }
     }
 
-    /// No compression, no gRPC-web: nothing that a request would have to pass through.
-    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
-
     /// The decision. Whatever the request is, an upgrade or HTTP/2 or anything, it comes by here.
-    async fn request_filter(
+    pub(crate) async fn request_filter(
         &self,
         session: &mut Session,
         ctx: &mut Context,
@@ -239,7 +240,10 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         let sent_id = session.req_header().headers.get(X_REQUEST_ID);
         ctx.request_id = Some(trace::request_id(sent_id));
         report::begun(session.req_header(), ctx);
-        if cors::answered_preflight(session, ctx).await? {
+        // What is rare is kept apart, so that what is not stays small.
+        if session.req_header().method == Method::OPTIONS
+            && Box::pin(cors::answered_preflight(session, ctx)).await?
+        {
             return Ok(ANSWERED);
         }
         let decided = self.admit(session.req_header(), peer_address(session), ctx).await;
@@ -249,17 +253,20 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
                 ctx.admitted = Some(admitted);
                 pace::expect(session, ctx);
                 // What a route answers itself, no upstream gets.
-                answer::answered_by_route(session, ctx, |ctx| self.told(ctx)).await
+                if ctx.work().is_none_or(|work| !work.answers()) {
+                    return Ok(!ANSWERED);
+                }
+                Box::pin(answer::answered_by_route(session, ctx, |ctx| self.told(ctx))).await
             }
             Err(denial) => {
-                answer::refuse(session, ctx, &denial).await?;
+                Box::pin(answer::refuse(session, ctx, &denial)).await?;
                 Ok(ANSWERED)
             }
         }
     }
 
     /// Chooses the target. Takes the permit: a request that nobody decided has nowhere to go.
-    async fn upstream_peer(
+    pub(crate) fn upstream_peer(
         &self,
         session: &mut Session,
         ctx: &mut Context,
@@ -283,7 +290,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     }
 
     /// The request as the upstream gets it.
-    async fn upstream_request_filter(
+    pub(crate) fn upstream_request_filter(
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
@@ -313,15 +320,14 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     }
 
     /// Holds a body without a declared length to the same bound as one with it.
-    async fn request_body_filter(
+    pub(crate) async fn request_body_filter(
         &self,
         session: &mut Session,
-        body: &mut Option<Bytes>,
+        piece: usize,
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
         ctx.tries.check_time()?;
-        let piece = body.as_ref().map_or(0, Bytes::len);
         report::moved(ctx, piece, 0);
         bodies::count_request(session, ctx, piece)?;
         pace::note(session, ctx, end_of_stream).await;
@@ -329,7 +335,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     }
 
     /// The answer as the client gets it.
-    async fn response_filter(
+    pub(crate) fn response_filter(
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
@@ -374,14 +380,13 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     }
 
     /// Piece by piece, each before its client gets it.
-    fn response_body_filter(
+    pub(crate) fn response_body_filter(
         &self,
         session: &mut Session,
-        body: &mut Option<Bytes>,
+        piece: usize,
         end_of_stream: bool,
         ctx: &mut Context,
-    ) -> pingora::Result<Option<Duration>> {
-        let piece = body.as_ref().map_or(0, Bytes::len);
+    ) -> pingora::Result<()> {
         report::moved(ctx, 0, piece);
         bodies::count_answer(session, ctx, piece)?;
         if end_of_stream {
@@ -389,10 +394,10 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         } else {
             ctx.tries.check_time()?;
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn fail_to_connect(
+    pub(crate) fn fail_to_connect(
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
@@ -404,7 +409,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         error
     }
 
-    fn error_while_proxy(
+    pub(crate) fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
         session: &mut Session,
@@ -418,7 +423,7 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
     }
 
     /// Tells the client what went wrong with an admitted request, if it can still be told.
-    async fn fail_to_proxy(
+    pub(crate) async fn fail_to_proxy(
         &self,
         session: &mut Session,
         error: &Error,
@@ -445,28 +450,8 @@ impl<S: KeyStore> ProxyHttp for Gateway<S> {
         FailToProxy { error_code: code.status(), can_reuse_downstream: false }
     }
 
-    /// Our own events say it, with nothing in them that a client sent.
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
-        true
-    }
-
-    /// Attempts are counted.
-    fn suppress_proxy_warn_log(
-        &self,
-        _session: &Session,
-        _ctx: &Context,
-        _error: &Error,
-        _when: ProxyWarnLogContext,
-    ) -> bool {
-        true
-    }
-
-    fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
-        format!("route {}", ctx.route().map_or("none", |route| &route.name))
-    }
-
     /// The last word on every request that had a head and was not cut off.
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+    pub(crate) fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
         let metrics = self.route_metrics(ctx);
         let status = final_response(session).map(|response| response.status.as_u16());
         if let Some(status) = status {

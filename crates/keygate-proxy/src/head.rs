@@ -88,7 +88,7 @@ impl HeadScan {
 /// # Errors
 /// [`Denial::BadRequest`] with the reason, [`Denial::HeadersTooLarge`] for too many headers, and
 /// [`Denial::MethodNotAllowed`] for `CONNECT`, which no route serves.
-pub(crate) fn inspect(head: &[u8], limits: HeadLimits) -> Result<(), Denial> {
+pub(crate) fn inspect(head: &[u8], limits: HeadLimits) -> Result<Shape, Denial> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_BOUND];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut headers) {
@@ -107,12 +107,38 @@ pub(crate) fn inspect(head: &[u8], limits: HeadLimits) -> Result<(), Denial> {
     }
     let framing = Framing::read(request.headers)?;
     framing.check(request.version)?;
-    check_target(request.path.unwrap_or_default(), framing.host.unwrap_or_default())
+    let target = request.path.unwrap_or_default();
+    check_target(target, framing.host.unwrap_or_default())?;
+    let is_plain = request.version == Some(1) && target.starts_with('/');
+    let length = framing.plain_length.filter(|_| is_plain);
+    Ok(length.map_or(Shape::Other, |length| Shape::Plain { length }))
+}
+
+/// What a head that was inspected is for: its method, target and host.
+pub(crate) fn address(head: &[u8]) -> Option<(&str, &str, &[u8])> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_BOUND];
+    let mut request = httparse::Request::new(&mut []);
+    request.parse_with_uninit_headers(head, &mut headers).ok()?;
+    let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"))?;
+    Some((request.method?, request.path?, host.value))
+}
+
+/// What a request needs of whoever serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// HTTP/1.1 with a body of this length, or 0 for none: no header is between the client and us but
+    /// a `Connection` that says `keep-alive` or `close`, none changes the protocol or how the body is
+    /// sent.
+    Plain {
+        length: usize,
+    },
+    Other,
 }
 
 /// The headers that say where a message ends and whom it is for.
-#[derive(Default)]
 struct Framing<'a> {
+    /// The body's length, as long as nothing is out of the ordinary.
+    plain_length: Option<usize>,
     host: Option<&'a str>,
     content_length: Option<&'a [u8]>,
     transfer_encoding: Option<&'a [u8]>,
@@ -120,7 +146,13 @@ struct Framing<'a> {
 
 impl<'a> Framing<'a> {
     fn read(headers: &[httparse::Header<'a>]) -> Result<Self, Denial> {
-        let mut framing = Self::default();
+        let mut framing = Self {
+            plain_length: Some(0),
+            host: None,
+            content_length: None,
+            transfer_encoding: None,
+        };
+        let mut connections = 0;
         for header in headers {
             // Of the names that matter here, none shares its length with another common one.
             match header.name.len() {
@@ -132,11 +164,26 @@ impl<'a> Framing<'a> {
                 14 if header.name.eq_ignore_ascii_case("content-length") => {
                     let value = header.value;
                     set_once(&mut framing.content_length, value, "more than one `Content-Length`")?;
+                    let text = std::str::from_utf8(value).ok();
+                    let length = text.and_then(|text| text.parse().ok());
+                    framing.plain_length = framing.plain_length.and(length);
                 }
                 17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                     let value = header.value;
                     let twice = "more than one `Transfer-Encoding`";
                     set_once(&mut framing.transfer_encoding, value, twice)?;
+                    framing.plain_length = None;
+                }
+                10 if header.name.eq_ignore_ascii_case("connection") => {
+                    connections += 1;
+                    let is_known = header.value.eq_ignore_ascii_case(b"keep-alive")
+                        || header.value.eq_ignore_ascii_case(b"close");
+                    if connections > 1 || !is_known {
+                        framing.plain_length = None;
+                    }
+                }
+                2 | 6 | 7 | 10 | 14 | 16 | 18 | 19 if is_between_us(header.name) => {
+                    framing.plain_length = None;
                 }
                 _ => {}
             }
@@ -167,6 +214,23 @@ impl<'a> Framing<'a> {
         Ok(())
     }
 }
+
+/// What Pingora takes from a request before it is forwarded, and what it acts on.
+fn is_between_us(name: &str) -> bool {
+    BETWEEN_US.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+const BETWEEN_US: [&str; 9] = [
+    "te",
+    "expect",
+    "upgrade",
+    "trailer",
+    "keep-alive",
+    "http2-settings",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+];
 
 fn set_once<T>(slot: &mut Option<T>, value: T, twice: &'static str) -> Result<(), Denial> {
     match slot.replace(value) {
@@ -224,8 +288,8 @@ mod tests {
     fn check(head: &str, expect: Result<(), &str>) {
         let found = inspect(head.as_bytes(), LIMITS);
         assert_eq!(
-            found.as_ref().map_err(|denial| denial.code().as_str()),
-            expect.as_ref().map(|()| &()).map_err(|code| *code),
+            found.as_ref().map(|_| &()).map_err(|denial| denial.code().as_str()),
+            expect.as_ref().map_err(|code| *code),
             "{head:?}: {found:?}"
         );
     }
@@ -245,6 +309,40 @@ mod tests {
         ok("POST /x HTTP/1.1\r\nhost: a:80\r\nContent-Length: 5\r\n\r\n");
         ok("POST /x HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\n\r\n");
         ok("GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+
+    #[test]
+    fn only_a_request_without_anything_special_is_plain() {
+        let limits = HeadLimits { headers_max: 20, bytes_max: 2000 };
+        let shape = |line: &str, more: &str| {
+            inspect(format!("{line}\r\nHost: a\r\n{more}\r\n").as_bytes(), limits).unwrap()
+        };
+        let get = "GET /x HTTP/1.1";
+        for more in ["", "Connection: Keep-Alive\r\n", "connection: close\r\n", "X-A: b\r\n"] {
+            assert_eq!(shape(get, more), Shape::Plain { length: 0 }, "{more}");
+        }
+        assert_eq!(shape("POST / HTTP/1.1", "Content-Length: 7\r\n"), Shape::Plain { length: 7 });
+        for line in ["GET / HTTP/1.0", "GET http://a/ HTTP/1.1"] {
+            assert_eq!(shape(line, ""), Shape::Other, "{line}");
+        }
+        for more in [
+            "Connection: keep-alive, X-A\r\n",
+            "Connection: close\r\nConnection: close\r\n",
+            "Connection: upgrade\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "TE: trailers\r\n",
+            "EXPECT: 100-continue\r\n",
+            "Upgrade: x\r\n",
+            "Trailer: x\r\n",
+            "Keep-Alive: 5\r\n",
+            "Proxy-Connection: x\r\n",
+            "Proxy-Authenticate: x\r\n",
+            "Proxy-Authorization: x\r\n",
+            "HTTP2-Settings: x\r\n",
+            "Content-Length: 9999999999999999999\r\nTE: x\r\n",
+        ] {
+            assert_eq!(shape(get, more), Shape::Other, "{more}");
+        }
     }
 
     #[test]
@@ -315,6 +413,25 @@ mod tests {
     }
 
     proptest! {
+        /// However it is written, wherever it is, and whatever is beside it.
+        #[test]
+        fn nothing_with_a_header_between_us_is_plain(
+            which in 0..BETWEEN_US.len() + 1,
+            shout in any::<[bool; 24]>(),
+            value in "[a-z0-9, =]{0,20}",
+            before in prop::collection::vec("[a-z-]{1,20}: [a-z]{0,9}\r\n", 0..5),
+            after in prop::collection::vec("[a-z-]{1,20}: [a-z]{0,9}\r\n", 0..5),
+        ) {
+            let name = BETWEEN_US.get(which).copied().unwrap_or("transfer-encoding");
+            let shouted = |(c, up): (char, &bool)| if *up { c.to_ascii_uppercase() } else { c };
+            let name: String = name.chars().zip(&shout).map(shouted).collect();
+            let (before, after) = (before.concat(), after.concat());
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{before}{name}: {value}\r\n{after}\r\n");
+            let limits = HeadLimits { headers_max: 20, bytes_max: 2000 };
+            let is_plain = matches!(inspect(head.as_bytes(), limits), Ok(Shape::Plain { .. }));
+            prop_assert!(!is_plain);
+        }
+
         #[test]
         fn any_bytes_are_refused_or_accepted(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             drop(inspect(&bytes, LIMITS));

@@ -9,6 +9,7 @@ mod connection;
 mod context;
 mod cors;
 mod expiry;
+mod express;
 mod facts;
 mod failure;
 mod forward;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use keygate_telemetry::Metrics;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::context::Context;
@@ -14,7 +14,7 @@ use crate::line;
 pub(crate) fn expect(session: &mut Session, ctx: &Context) {
     let timeout = ctx.snapshot.config.server.body_timeout;
     if session.is_http2() {
-        if !session.as_downstream_mut().is_body_done() {
+        if !session.is_body_done() {
             line::body_due(due(timeout));
         }
     } else {

@@ -11,7 +11,7 @@ use keygate_core::{Denial, KeyRecord, Permit, UnixMillis};
 use keygate_telemetry::access_log::CutShort;
 use pingora::Error;
 use pingora::http::RequestHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use crate::context::Context;

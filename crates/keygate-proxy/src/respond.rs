@@ -12,7 +12,7 @@ use keygate_core::scope::RequiredScopes;
 use keygate_core::{Code, Denial};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 use serde::{Serialize, Serializer};
 
@@ -253,7 +253,7 @@ pub(crate) fn write_grpc(
     response.insert_header(GRPC_STATUS, problem.code.grpc_status().to_string())?;
     response.insert_header(GRPC_MESSAGE, problem.code.as_str())?;
     response.insert_header(X_REQUEST_ID, request_id.clone())?;
-    match session.as_downstream_mut() {
+    match session {
         // Not the session's own writer: that would send an empty DATA frame to end the stream.
         ServerSession::H2(h2) => h2.write_response_header(Box::new(response), true),
         ServerSession::H1(_) | ServerSession::Subrequest(_) | ServerSession::Custom(_) => {

@@ -84,6 +84,10 @@ impl RouteWork {
         self.cors.as_ref().map_or(Ok(()), |cors| cors.replace(request, response))
     }
 
+    pub(crate) fn answers(&self) -> bool {
+        self.respond.is_some()
+    }
+
     /// The answer that the route gives itself, if it does.
     pub(crate) fn answer(&self) -> Option<pingora::Result<(ResponseHeader, Bytes)>> {
         self.respond.as_ref().map(Respondent::answer)

@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 
 use crate::client::accept::{Acceptor, Listener};
 use crate::connection::{ConnectionParts, Connections, OpenConnections};
-use crate::gateway::Gateway;
+use crate::express::Lane;
+use crate::gateway::{Gateway, Shared};
 use crate::line::Lines;
 use crate::snapshot::Snapshots;
 use crate::sweep::Sweep;
@@ -123,19 +124,24 @@ fn connections<S: KeyStore>(
     let mut options = HttpServerOptions::default();
     // So that it reaches `admit`, which refuses it with a problem and counts it.
     options.allow_connect_method_proxying = true;
-    let mut proxy = http_proxy(conf, gateway);
+    let gateway = Arc::new(gateway);
+    let idle_max = snapshots.current().config.server.upstream_idle_max / 2;
+    let lane = Lane::new(Arc::clone(&gateway), conf, idle_max.max(1));
+    let mut proxy = http_proxy(conf, Shared::new(gateway));
     proxy.server_options = Some(options);
-    Connections::new(ConnectionParts { proxy, lines, snapshots, unrouted, metrics, open })
+    Connections::new(ConnectionParts { proxy, lane, lines, snapshots, unrouted, metrics, open })
 }
 
 fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = config.server.threads.unwrap_or_else(cores).max(1);
+    // With the lane on, the other half is its own. Switched on later, it has that much besides.
+    let idle_max = config.server.upstream_idle_max / if config.server.express_lane { 2 } else { 1 };
     ServerConf {
         threads,
         // Counts attempts, the first included. Each upstream has its own bound below this.
         max_retries: Upstream::RETRIES_MAX + 1,
-        upstream_keepalive_pool_size: config.server.upstream_idle_max.max(1),
+        upstream_keepalive_pool_size: idle_max.max(1),
         ca_file: trusted.map(|path| path.to_string_lossy().into_owned()),
         // Pingora sleeps this long after a stop, whatever there is left to do; whoever stopped us
         // watches `open_connections`, and ends the process sooner.
@@ -166,6 +172,7 @@ impl<S: KeyStore> ServiceWithDependents for Bound<S> {
         // Left to itself: what runs when the listeners are closed is still swept.
         drop(tokio::spawn(self.sweep.clone().run()));
         self.upkeep.begin(self.snapshots.current().upstreams());
+        self.connections.begin();
         let mut accepting = JoinSet::new();
         for listener in take(&mut self.listeners) {
             match Acceptor::new(listener, self.connections.clone(), shutdown.clone()) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use keygate_config::Config;
 use keygate_config::live::Current;
+use keygate_config::{Config, Protocol};
 use keygate_core::limit::terms::{Limits, Terms};
 use keygate_core::{Peppers, Route};
 use keygate_telemetry::{CertificateReading, Metrics, RouteMetrics};
@@ -31,6 +31,8 @@ pub(crate) struct Snapshot {
     route_metrics: Vec<RouteMetrics>,
     /// What routes have done to requests and answers, in their order.
     route_work: Vec<Option<Box<RouteWork>>>,
+    /// Whether no upstream is spoken to by anything else.
+    pub speaks_http1_only: bool,
     /// In the order of the configuration's upstreams.
     upstreams: Vec<UpstreamPeers>,
     /// What the clients of each tier are told of it, in the order of the configuration's tiers.
@@ -72,7 +74,9 @@ impl Snapshot {
                 keepalive_timeout: config.server.keepalive_timeout,
                 connections_max: config.server.connections_max,
                 connections_per_address_max: config.server.connections_per_address_max,
+                has_lane: config.server.express_lane,
             },
+            speaks_http1_only: config.upstreams.iter().all(|one| one.protocol == Protocol::Http1),
             peppers,
             route_work: RouteWork::of_all(&config),
             route_metrics: config.routes.routes().iter().map(|r| metrics.route(&r.name)).collect(),
@@ -109,6 +113,13 @@ impl Snapshot {
         self.upstreams.get(self.route(route)?.upstream?)
     }
 
+    /// Whether the route at a place of the table has nobody behind it who wants anything but HTTP/1.
+    pub(crate) fn speaks_http1(&self, route: usize) -> bool {
+        let upstream =
+            self.route(route).and_then(|route| self.config.upstreams.get(route.upstream?));
+        upstream.is_none_or(|upstream| upstream.protocol == Protocol::Http1)
+    }
+
     pub(crate) fn upstreams(&self) -> &[UpstreamPeers] {
         &self.upstreams
     }
@@ -137,6 +148,8 @@ pub(crate) struct Bounds {
     pub keepalive_timeout: Duration,
     pub connections_max: usize,
     pub connections_per_address_max: Option<usize>,
+    /// Whether plain requests take the express lane.
+    pub has_lane: bool,
 }
 
 /// The snapshot that is current. Cheap to clone; all clones are the same.

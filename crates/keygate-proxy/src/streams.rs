@@ -12,12 +12,12 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 
 use crate::client::Client;
-use crate::gateway::Gateway;
+use crate::gateway::Shared;
 use crate::line::Lines;
 
 /// The proxy, as one HTTP/2 connection has it.
 pub(crate) struct Streams<S: KeyStore> {
-    proxy: Arc<HttpProxy<Gateway<S>>>,
+    proxy: Arc<HttpProxy<Shared<S>>>,
     lines: Lines,
     client: Client,
     options: Option<HttpServerOptions>,
@@ -25,7 +25,7 @@ pub(crate) struct Streams<S: KeyStore> {
 
 impl<S: KeyStore> Streams<S> {
     pub(crate) fn new(
-        proxy: Arc<HttpProxy<Gateway<S>>>,
+        proxy: Arc<HttpProxy<Shared<S>>>,
         lines: Lines,
         client: Client,
         idle_timeout: Duration,

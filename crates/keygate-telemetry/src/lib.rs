@@ -22,6 +22,7 @@ mod threads;
 mod timing;
 pub mod traces;
 mod upstream;
+mod ways;
 
 pub use admin::{AdminMetrics, AdminOutcome};
 pub use certificates::CertificateReading;
@@ -37,3 +38,4 @@ pub use store::{StoreHealth, StoreOpMetrics};
 pub use threads::{thread_number, thread_places};
 pub use timing::{DecisionTimer, LookupTimer};
 pub use upstream::{TargetReading, UpstreamMetrics};
+pub use ways::WayMetrics;

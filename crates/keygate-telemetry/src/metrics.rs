@@ -23,6 +23,7 @@ use crate::store::{StoreFamilies, StoreHealth, StoreOpMetrics};
 use crate::timing::{DecisionTimer, LookupTimer};
 use crate::traces::TraceMetrics;
 use crate::upstream::{TargetReading, UpstreamFamilies, UpstreamMetrics, target_families};
+use crate::ways::WayMetrics;
 
 /// The label of requests that no route claimed.
 const NO_ROUTE: &str = "none";
@@ -49,6 +50,7 @@ struct Families {
     reload: ReloadMetrics,
     access_log: AccessLogMetrics,
     traces: TraceMetrics,
+    ways: WayMetrics,
 }
 
 impl Metrics {
@@ -94,6 +96,7 @@ impl Metrics {
             reload: ReloadMetrics::new(&registry),
             access_log: AccessLogMetrics::new(&registry),
             traces: TraceMetrics::new(&registry),
+            ways: WayMetrics::new(&registry),
             registry,
         }))
     }
@@ -205,6 +208,11 @@ impl Metrics {
     #[must_use]
     pub fn traces(&self) -> TraceMetrics {
         self.0.traces.clone()
+    }
+
+    #[must_use]
+    pub fn ways(&self) -> WayMetrics {
+        self.0.ways.clone()
     }
 
     /// A counter that somebody else keeps and that is read at each scrape. `name` ends in `_total`;

@@ -109,6 +109,11 @@ impl<S: KeyStore> Gateway<S> {
         self.metrics.connections()
     }
 
+    /// What is counted beside the requests.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Counts what belongs to no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
         self.unrouted.clone()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::HOST;
 use http::{HeaderValue, StatusCode};
 use pingora::http::RequestHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession as Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, RetryType};
 use quanta::Instant;
@@ -204,7 +204,7 @@ pub(crate) fn broken_off(
     let now = Instant::now();
     let is_slow = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
     let is_over = *error.etype() == ErrorType::Custom(TOTAL_TIMEOUT);
-    if is_over || (is_slow && !session.as_downstream_mut().is_body_done()) {
+    if is_over || (is_slow && !session.is_body_done()) {
         // Maybe it is the client that is slow: nobody can tell.
         return;
     }
@@ -216,7 +216,7 @@ pub(crate) fn broken_off(
     let is_harmless = promised || session.req_header().method.is_idempotent();
     // One that was idle too long is no reason to avoid its target.
     let is_useful = has_other || promised || was_idle;
-    let is_whole = !session.as_ref().retry_buffer_truncated();
+    let is_whole = !session.retry_buffer_truncated();
     let again = is_harmless && is_useful && is_whole && tries.may_go_on(upstream, now);
     error.set_retry(again);
 }
