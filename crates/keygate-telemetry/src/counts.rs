@@ -5,15 +5,21 @@ use prometheus::{IntCounter, IntGauge, Registry};
 use crate::metrics::register;
 
 /// Counts the requests that are being worked on.
-#[derive(Clone)]
-pub struct InFlight(pub(crate) IntGauge);
+#[derive(Clone, Copy)]
+pub struct InFlight(&'static IntGauge);
 
 impl InFlight {
+    /// There is one for a process, which lives as long: so no request has to count who holds it.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let gauge = IntGauge::new("keygate_inflight_requests", "Requests being worked on.");
+        Self(Box::leak(Box::new(register(registry, gauge))))
+    }
+
     /// Counts one request until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> InFlightGuard {
         self.0.inc();
-        InFlightGuard(self.0.clone())
+        InFlightGuard(self.0)
     }
 
     /// How many are being worked on.
@@ -24,7 +30,7 @@ impl InFlight {
 }
 
 /// One request being worked on.
-pub struct InFlightGuard(IntGauge);
+pub struct InFlightGuard(&'static IntGauge);
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {

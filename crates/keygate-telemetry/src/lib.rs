@@ -6,6 +6,7 @@
 
 pub mod access_log;
 mod admin;
+mod cells;
 mod certificates;
 mod connections;
 mod counts;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use keygate_core::UnixMillis;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::access_log::AccessLogMetrics;
 use crate::admin::AdminMetrics;
@@ -76,10 +76,7 @@ impl Metrics {
             decision: DecisionTimer::new(&registry),
             lookup: LookupTimer::new(&registry),
             upstreams: UpstreamFamilies::new(&registry),
-            in_flight: InFlight(register(
-                &registry,
-                IntGauge::new("keygate_inflight_requests", "Requests being worked on."),
-            )),
+            in_flight: InFlight::new(&registry),
             ended: EndedRequests(register(
                 &registry,
                 IntCounter::new(
@@ -144,7 +141,7 @@ impl Metrics {
 
     #[must_use]
     pub fn in_flight(&self) -> InFlight {
-        self.0.in_flight.clone()
+        self.0.in_flight
     }
 
     #[must_use]

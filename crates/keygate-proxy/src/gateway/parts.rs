@@ -101,7 +101,7 @@ impl<S: KeyStore> Gateway<S> {
 
     /// How many requests are running.
     pub(crate) fn in_flight(&self) -> InFlight {
-        self.in_flight.clone()
+        self.in_flight
     }
 
     /// Counts clients' connections.
