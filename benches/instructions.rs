@@ -105,12 +105,6 @@ fn count() -> BTreeMap<String, f64> {
         assert!(total > 0.0, "callgrind saw no call of {name}");
         counts.insert((*name).to_owned(), (total / CALLS as f64).round());
     }
-    // callgrind's processor has no instructions for SHA-256, so that hashing takes most of all there.
-    // What else there is must not hide behind it.
-    for name in ["whole", "whole_limited"] {
-        let rest = counts[name] - counts["identify"];
-        counts.insert(format!("{name}_but_identify"), rest);
-    }
     counts
 }
 

@@ -249,7 +249,7 @@ impl Node {
     /// the cost is bounded by the configuration, not by the request.
     fn deepest(&self, rest: Option<&str>, depth: usize) -> Option<(usize, &Self)> {
         let here = (!self.routes.is_empty()).then_some((depth, self));
-        let Some(rest) = rest else { return here };
+        let Some(rest) = rest.filter(|_| self.has_children()) else { return here };
         let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
         let segment = rest.get(..end).unwrap_or_default();
         let after = rest.get(end + 1..);
@@ -271,6 +271,10 @@ impl Node {
             (None, param) => param,
         };
         below.or(here)
+    }
+
+    fn has_children(&self) -> bool {
+        !self.literals.is_empty() || self.param.is_some()
     }
 }
 

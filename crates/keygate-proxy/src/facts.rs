@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use keygate_config::Server;
 use keygate_core::Denial;
 use keygate_core::path::{canonical_host, normalize};
 use pingora::http::RequestHeader;
 
+use crate::forward::X_API_KEY;
 use crate::head::{HeadLimits, METHODS_EVER_SERVED};
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -22,6 +23,8 @@ pub(crate) struct RequestFacts<'a> {
     pub path: Cow<'a, str>,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
+    pub authorization: FirstTwo<'a>,
+    pub x_api_key: FirstTwo<'a>,
     /// What the body's length is said to be.
     pub length: Option<u64>,
     pub client: IpAddr,
@@ -47,20 +50,18 @@ impl<'a> RequestFacts<'a> {
         if !request.raw_path_is_utf8() {
             return Err(Denial::BadRequest("the path holds a byte that must be escaped"));
         }
+        let Asked { host, length, authorization, x_api_key } = Asked::of(&request.headers);
         Ok(Self {
             method: request.method.as_str(),
-            host: read_host(request)?,
+            host: read_host(request, host)?,
             path: normalize(request.uri.path())?,
             query: request.uri.query(),
             headers: &request.headers,
-            length: declared_length(&request.headers)?,
+            authorization,
+            x_api_key,
+            length: declared_length(length)?,
             client: client_address(&request.headers, peer, server),
         })
-    }
-
-    /// The values of a header, as sent.
-    pub(crate) fn values(&self, name: HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
     }
 
     /// Those of the further headers that may carry a key, each with its header's place among them.
@@ -80,6 +81,54 @@ impl<'a> RequestFacts<'a> {
     }
 }
 
+/// The headers that every decision asks for, found in one pass: to look for each costs a hash.
+#[derive(Default)]
+struct Asked<'a> {
+    host: FirstTwo<'a>,
+    length: Option<&'a HeaderValue>,
+    authorization: FirstTwo<'a>,
+    x_api_key: FirstTwo<'a>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut asked = Self::default();
+        for (name, value) in headers {
+            if *name == HOST {
+                asked.host.add(value);
+            } else if *name == AUTHORIZATION {
+                asked.authorization.add(value);
+            } else if *name == CONTENT_LENGTH {
+                asked.length = asked.length.or(Some(value));
+            } else if *name == X_API_KEY {
+                asked.x_api_key.add(value);
+            }
+        }
+        asked
+    }
+}
+
+/// The values of a header that may come once: a second one is as wrong as all after it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FirstTwo<'a> {
+    first: Option<&'a HeaderValue>,
+    second: Option<&'a HeaderValue>,
+}
+
+impl<'a> FirstTwo<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        if self.first.is_none() {
+            self.first = Some(value);
+        } else {
+            self.second = Some(value);
+        }
+    }
+
+    pub(crate) fn values(self) -> impl Iterator<Item = &'a [u8]> {
+        self.first.into_iter().chain(self.second).map(HeaderValue::as_bytes)
+    }
+}
+
 fn check_size(request: &RequestHeader, limits: HeadLimits) -> Result<(), Denial> {
     // Each field costs its line's colon, space and CRLF, as it would in HTTP/1.
     let headers = &request.headers;
@@ -91,10 +140,9 @@ fn check_size(request: &RequestHeader, limits: HeadLimits) -> Result<(), Denial>
     Ok(())
 }
 
-fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Denial> {
+fn declared_length(sent: Option<&HeaderValue>) -> Result<Option<u64>, Denial> {
     const WRONG: Denial = Denial::BadRequest("`Content-Length` is not a number");
-    let length = headers.get(CONTENT_LENGTH).map(|value| value.to_str().map(str::parse::<u64>));
-    match length {
+    match sent.map(|value| value.to_str().map(str::parse::<u64>)) {
         None => Ok(None),
         Some(Ok(Ok(length))) => Ok(Some(length)),
         Some(Ok(Err(_)) | Err(_)) => Err(WRONG),
@@ -102,14 +150,12 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Denial> {
 }
 
 /// `:authority` or `Host`; both only if they agree (RFC 9113 section 8.3.1).
-fn read_host(request: &RequestHeader) -> Result<Cow<'_, str>, Denial> {
+fn read_host<'a>(request: &'a RequestHeader, sent: FirstTwo<'a>) -> Result<Cow<'a, str>, Denial> {
     const MISSING: Denial = Denial::BadRequest("`Host` is missing");
-    let mut sent = request.headers.get_all(HOST).iter();
-    let header = sent.next();
-    if sent.next().is_some() {
+    if sent.second.is_some() {
         return Err(Denial::BadRequest("more than one `Host`"));
     }
-    let header = header.map(HeaderValue::to_str).transpose();
+    let header = sent.first.map(HeaderValue::to_str).transpose();
     let header = header.map_err(|_| Denial::BadRequest("the host is malformed"))?;
     match (request.uri.authority(), header) {
         (Some(authority), Some(host)) if !authority.as_str().eq_ignore_ascii_case(host) => {

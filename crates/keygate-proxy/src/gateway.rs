@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, ORIGIN, TRANSFER_ENCODING};
+use http::header::{ORIGIN, TRANSFER_ENCODING};
 use http::{Method, Version};
 use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
@@ -29,7 +29,8 @@ use crate::cors;
 use crate::expiry;
 use crate::facts::RequestFacts;
 use crate::failure::{failure_code, log_failure};
-use crate::forward::{self, Peer, X_API_KEY, X_REQUEST_ID};
+use crate::forward::{self, Peer, X_REQUEST_ID};
+use crate::identify::identify;
 use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::lookup::Lookup;
@@ -128,13 +129,13 @@ impl<S: KeyStore> Gateway<S> {
     ) -> Result<Decided, Denial> {
         let credentials = &snapshot.config.keys.credentials;
         let places = Places {
-            authorization: request.values(AUTHORIZATION),
-            x_api_key: request.values(X_API_KEY),
+            authorization: request.authorization.values(),
+            x_api_key: request.x_api_key.values(),
             further: request.further_values(credentials.further_headers()),
             query: request.query.zip(access.query_param.as_deref()),
         };
         let Credential { key, place, drops_authorization } = credentials.extract(places)?; // 400, 401
-        let digest = key.digest(&snapshot.peppers).ok_or(Denial::KeyMalformed)?; // 401
+        let digest = identify(&key, &snapshot.peppers)?; // 401
         let (client, waited) = ((request.client, came), &mut story.lookup);
         let key = self.lookup.find(digest, client, &self.attempts, waited).await?; // 401, 429, 503
         *is_imported = key.is_imported;

@@ -15,6 +15,7 @@ mod failure;
 mod forward;
 mod gateway;
 mod head;
+mod identify;
 mod limits;
 mod line;
 mod lookup;
