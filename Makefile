@@ -109,7 +109,7 @@ bench: setup-bench
 	$(CARGO) bench -p keygate --no-run
 	$(INSTRUCTIONS) --no-run
 	@$(BENCH) report -- machine $(RUN)
-	@set -e; for bench in decide lookup limits cold; do \
+	@set -e; for bench in decide lookup limits memory cold; do \
 		echo "== $$bench"; $(BENCH) $$bench > $(RUN)/$$bench.txt; cat $(RUN)/$$bench.txt; \
 	done
 	@set -e; for bench in end_to_end scale revocation fleet_limits access_log tls; do \

@@ -1,7 +1,7 @@
 //! How cost grows: threads, connections, keys in uniform and in Zipf order, bodies; and the memory of a
 //! connection and of a key. The gateway with everything on, in turns in one run.
 //! `cargo bench --bench scale -- rounds=3 seconds=2 keys=1000,100000,1000000 connections=1,64,1000,10000`.
-//! TLS is in `tls`. Linux: reads /proc.
+//! `only=threads,connections,keys` leaves out the rest. TLS is in `tls`. Linux: reads /proc.
 
 #![allow(
     clippy::unwrap_used,
@@ -94,9 +94,17 @@ fn run(options: &Options) {
          p99.9 us | MB held  cores  failed"
     );
     let mut memory = options.table("memory", "what,count,bytes_each");
-    bench.threads_and_bodies();
-    bench.connections(connections, &mut memory);
-    bench.keys(&counts, &mut memory);
+    let only: Option<Vec<String>> = options.list("only");
+    let is_wanted = |part| only.as_ref().is_none_or(|only| only.iter().any(|one| one == part));
+    if is_wanted("threads") {
+        bench.threads_and_bodies();
+    }
+    if is_wanted("connections") {
+        bench.connections(connections, &mut memory);
+    }
+    if is_wanted("keys") {
+        bench.keys(&counts, &mut memory);
+    }
 }
 
 impl Bench<'_> {

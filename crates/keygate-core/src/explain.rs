@@ -77,7 +77,10 @@ fn find(check: Check, situation: Situation<'_>) -> Finding {
 /// Why a check cannot be made, if it cannot.
 fn missing(check: Check, situation: Situation<'_>) -> Option<&'static str> {
     let Situation { key, access, address, .. } = situation;
-    let is_bound = !key.key_networks.is_empty() || !key.app_networks.is_empty();
+    let is_bound = key
+        .bounds
+        .as_ref()
+        .is_some_and(|bounds| !bounds.key_networks.is_empty() || !bounds.app_networks.is_empty());
     match check {
         Check::Environment | Check::Scopes if access.is_none() => Some("there is no route to meet"),
         Check::Network if is_bound && address.is_none() => {
@@ -106,7 +109,9 @@ fn detail(check: Check, situation: Situation<'_>) -> String {
                 Some(address) => address.to_canonical().to_string(),
                 None => "any address".to_owned(),
             };
-            let (key, app) = (networks(&key.key_networks), networks(&key.app_networks));
+            let bounds = key.bounds.as_deref();
+            let key = networks(bounds.map(|bounds| &bounds.key_networks));
+            let app = networks(bounds.map(|bounds| &bounds.app_networks));
             format!("from {from}; the key allows {key}, its app {app}")
         }
         Check::Origin => origins(key, origin),
@@ -138,8 +143,9 @@ fn time(at: UnixMillis) -> String {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX).to_string()
 }
 
-fn networks(networks: &Networks) -> String {
-    if networks.is_empty() { "any".to_owned() } else { list(networks.iter()) }
+fn networks(networks: Option<&Networks>) -> String {
+    let bounds = networks.filter(|networks| !networks.is_empty());
+    bounds.map_or_else(|| "any".to_owned(), |networks| list(networks.iter()))
 }
 
 fn origins(key: &KeyRecord, origin: Option<&str>) -> String {
@@ -150,7 +156,7 @@ fn origins(key: &KeyRecord, origin: Option<&str>) -> String {
         Some(origin) => format!("`Origin: {origin}`"),
         None => "no `Origin`".to_owned(),
     };
-    format!("{from}; the key allows {}", list(&key.origins))
+    format!("{from}; the key allows {}", list(key.origins()))
 }
 
 fn scopes(required: &RequiredScopes, held: &ScopeSet) -> String {
@@ -175,6 +181,7 @@ mod tests {
     use super::*;
     use crate::decide::decide;
     use crate::decide::tests::{NOW, access, any_key, record};
+    use crate::record::Bounds;
 
     fn all<'a>(key: &'a KeyRecord, access: &'a KeyAccess) -> Situation<'a> {
         let address = Some("192.0.2.1".parse().unwrap());
@@ -185,7 +192,8 @@ mod tests {
     fn each_check_says_what_it_looked_at() {
         let mut key = record();
         key.expires_at = Some(UnixMillis(1_893_456_000_000));
-        key.key_networks = Networks::new(vec!["192.0.2.0/24".parse().unwrap()]);
+        let key_networks = Networks::new(vec!["192.0.2.0/24".parse().unwrap()]);
+        key.bounds = Bounds { key_networks, ..Bounds::default() }.boxed();
         let access = access(&["read:orders"]);
         let findings = explain(all(&key, &access));
         assert!(findings.iter().all(|finding| finding.outcome == Outcome::Pass), "{findings:?}");
@@ -212,7 +220,8 @@ mod tests {
             findings.filter(|f| f.outcome == Outcome::Skip).map(|f| f.check).collect()
         };
         assert_eq!(skipped(&key), [Check::Environment, Check::Scopes]);
-        key.app_networks = Networks::new(vec!["192.0.2.0/24".parse().unwrap()]);
+        let app_networks = Networks::new(vec!["192.0.2.0/24".parse().unwrap()]);
+        key.bounds = Bounds { app_networks, ..Bounds::default() }.boxed();
         assert_eq!(skipped(&key), [Check::Environment, Check::Network, Check::Scopes]);
     }
 

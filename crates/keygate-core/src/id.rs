@@ -22,6 +22,8 @@ macro_rules! id {
 
         impl $name {
             pub const PREFIX: &'static str = $prefix;
+            /// Of its text, in bytes.
+            pub const LENGTH: usize = $prefix.len() + ulid::ULID_LEN;
 
             /// Builds an id from the moment of creation and 80 random bits.
             #[must_use]
@@ -37,6 +39,20 @@ macro_rules! id {
             #[must_use]
             pub fn as_u128(self) -> u128 {
                 self.0.0
+            }
+        }
+
+        impl $name {
+            /// As `Display` writes it, without its machinery.
+            #[must_use]
+            pub fn text(self) -> [u8; Self::LENGTH] {
+                let mut text = [0; Self::LENGTH];
+                let (prefix, id) = text.split_at_mut(Self::PREFIX.len());
+                prefix.copy_from_slice(Self::PREFIX.as_bytes());
+                if let Ok(id) = id.try_into() {
+                    self.0.array_to_str(id);
+                }
+                text
             }
         }
 
@@ -95,6 +111,7 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text.len(), 30);
         assert_eq!(text.parse::<KeyId>(), Ok(id));
+        assert_eq!(text.as_bytes(), id.text());
         assert!(text.to_lowercase().parse::<KeyId>().is_err());
         assert!(text.replace("key_", "app_").parse::<KeyId>().is_err());
         assert!("key_".parse::<KeyId>().is_err());

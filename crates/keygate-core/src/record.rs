@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::id::{AccountId, AppId, KeyId};
 use crate::key::{Environment, KeyKind};
@@ -47,22 +47,65 @@ pub struct KeyRecord {
     pub expires_at: Option<UnixMillis>,
     /// What the key and its app both allow.
     pub scopes: ScopeSet,
-    pub key_networks: Networks,
-    pub app_networks: Networks,
-    /// What the key has instead of its tier's limits.
-    pub overrides: Option<Box<Overrides>>,
+    /// What else it is held to, if to anything.
+    pub bounds: Option<Box<Bounds>>,
     /// The key's tier, or its app's.
     pub tier: Option<Arc<str>>,
     /// The counters of whoever is limited, once they were looked for: they outlive this record.
     pub meter: OnceLock<Arc<Meter>>,
     pub slots: SlotHints,
+    /// The first characters of the key, by which people know it.
+    pub hint: Box<str>,
+}
+
+/// What few keys are held to. Apart, so that a million others have no room for it.
+#[derive(Debug, Default)]
+pub struct Bounds {
+    pub key_networks: Networks,
+    pub app_networks: Networks,
     /// Serialised origins, lower case (RFC 6454 section 6.2). Empty allows any.
     pub origins: Box<[Box<str>]>,
-    /// Who is calling, as text, ready to be put into headers.
-    pub identity: Identity,
+    /// What the key has instead of its tier's limits.
+    pub overrides: Option<Box<Overrides>>,
+}
+
+impl Bounds {
+    /// Nothing if there is nothing that a key is held to.
+    #[must_use]
+    pub fn boxed(self) -> Option<Box<Self>> {
+        let Self { key_networks, app_networks, origins, overrides } = &self;
+        let has_networks = !key_networks.is_empty() || !app_networks.is_empty();
+        (has_networks || !origins.is_empty() || overrides.is_some()).then(|| Box::new(self))
+    }
 }
 
 impl KeyRecord {
+    /// The ids of the key, the app and the account, and the hint, as texts.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { ids: Ids::of(self), hint: &self.hint }
+    }
+
+    /// The ids of the key, the app and the account for headers, in one allocation.
+    #[must_use]
+    pub fn shared_ids(&self) -> [Bytes; 3] {
+        let ids = Bytes::from_owner(Ids::of(self));
+        [ids.slice(..APP_FROM), ids.slice(APP_FROM..ACCOUNT_FROM), ids.slice(ACCOUNT_FROM..)]
+    }
+
+    /// What the key has instead of its tier's limits.
+    #[inline]
+    #[must_use]
+    pub fn overrides(&self) -> Option<&Overrides> {
+        self.bounds.as_ref()?.overrides.as_deref()
+    }
+
+    /// Where a publishable key may be used. Empty allows any origin.
+    #[must_use]
+    pub fn origins(&self) -> &[Box<str>] {
+        self.bounds.as_ref().map_or(&[], |bounds| &bounds.origins)
+    }
+
     /// Has the processor fetch the counters that the request's charge is going to need, so that they
     /// come while it is decided. Waits for nothing.
     #[inline]
@@ -76,7 +119,9 @@ impl KeyRecord {
     #[inline]
     #[must_use]
     pub fn allows_address(&self, address: IpAddr) -> bool {
-        self.key_networks.allows(address) && self.app_networks.allows(address)
+        self.bounds.as_ref().is_none_or(|bounds| {
+            bounds.key_networks.allows(address) && bounds.app_networks.allows(address)
+        })
     }
 
     /// Whether a request with this `Origin`, or without one, may use the key. Only publishable keys are
@@ -84,15 +129,16 @@ impl KeyRecord {
     #[inline]
     #[must_use]
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
-        let is_one_of_them =
-            |origin: &str| self.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
+        let is_one_of_them = |origin: &str| {
+            self.origins().iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        };
         !self.is_bound_to_origins() || origin.is_some_and(is_one_of_them)
     }
 
     #[inline]
     #[must_use]
     pub fn is_bound_to_origins(&self) -> bool {
-        self.kind == KeyKind::Publishable && !self.origins.is_empty()
+        self.kind == KeyKind::Publishable && !self.origins().is_empty()
     }
 }
 
@@ -116,94 +162,88 @@ impl SlotHints {
     }
 }
 
-/// More than any hint of ours has.
+/// More than any hint of ours has; one from elsewhere may be anything.
 const HINT_BYTES_MAX: usize = 64;
 
-/// The ids, the hint and the scopes of a caller as texts that share one allocation.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    text: Bytes,
-    app_from: u8,
-    account_from: u8,
-    hint_from: u8,
-    scopes_from: u8,
+/// As much of a key's hint as is kept.
+#[must_use]
+pub fn kept_hint(hint: &str) -> Box<str> {
+    hint.get(..hint.floor_char_boundary(HINT_BYTES_MAX)).unwrap_or_default().into()
 }
 
-impl Identity {
-    #[must_use]
-    pub fn new(key: KeyId, app: AppId, account: AccountId, hint: &str, scopes: &ScopeSet) -> Self {
-        let mut text = BytesMut::with_capacity(96 + hint.len() + scopes.as_str().len());
-        let mut push = |part: &str| {
-            text.put_slice(part.as_bytes());
-            // Ids have a fixed length and a hint is short, so all of them end far below 255.
-            u8::try_from(text.len()).unwrap_or(u8::MAX)
-        };
-        let app_from = push(&key.to_string());
-        let account_from = push(&app.to_string());
-        let hint_from = push(&account.to_string());
-        // One from elsewhere may be anything.
-        let scopes_from =
-            push(hint.get(..hint.floor_char_boundary(HINT_BYTES_MAX)).unwrap_or_default());
-        text.put_slice(scopes.as_str().as_bytes());
-        Self { text: text.freeze(), app_from, account_from, hint_from, scopes_from }
-    }
+const APP_FROM: usize = KeyId::LENGTH;
+const ACCOUNT_FROM: usize = APP_FROM + AppId::LENGTH;
+const IDS_LENGTH: usize = ACCOUNT_FROM + AccountId::LENGTH;
 
-    #[must_use]
-    pub fn key_id(&self) -> Bytes {
-        self.text.slice(..usize::from(self.app_from))
-    }
+/// The texts of a key's ids, one after the other. Made where they are needed, which takes some nanoseconds:
+/// kept, they would be half of what a cached key takes.
+#[derive(Clone, Copy)]
+struct Ids([u8; IDS_LENGTH]);
 
-    #[must_use]
-    pub fn app_id(&self) -> Bytes {
-        self.text.slice(usize::from(self.app_from)..usize::from(self.account_from))
+impl Ids {
+    fn of(key: &KeyRecord) -> Self {
+        let mut ids = [0; IDS_LENGTH];
+        let (first, account) = ids.split_at_mut(ACCOUNT_FROM);
+        let (id, app) = first.split_at_mut(APP_FROM);
+        id.copy_from_slice(&key.id.text());
+        app.copy_from_slice(&key.app.text());
+        account.copy_from_slice(&key.account.text());
+        Self(ids)
     }
+}
 
-    #[must_use]
-    pub fn account_id(&self) -> Bytes {
-        self.text.slice(usize::from(self.account_from)..usize::from(self.hint_from))
+impl AsRef<[u8]> for Ids {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
+}
 
-    /// The first characters of the key, by which people know it.
-    #[must_use]
-    pub fn hint(&self) -> Bytes {
-        self.text.slice(usize::from(self.hint_from)..usize::from(self.scopes_from))
-    }
+/// Who is calling, as text.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    ids: Ids,
+    hint: &'a str,
+}
 
-    /// The ids of the key, the app and the account, and the hint, without a reference count for each.
+impl Identity<'_> {
+    /// The ids of the key, the app and the account, and the hint.
     #[must_use]
     pub fn texts(&self) -> [&[u8]; 4] {
-        let part = |from: u8, to: u8| self.text.get(from.into()..to.into()).unwrap_or_default();
-        [
-            part(0, self.app_from),
-            part(self.app_from, self.account_from),
-            part(self.account_from, self.hint_from),
-            part(self.hint_from, self.scopes_from),
-        ]
-    }
-
-    #[must_use]
-    pub fn scopes(&self) -> Bytes {
-        self.text.slice(usize::from(self.scopes_from)..)
+        let (first, account) = self.ids.0.split_at(ACCOUNT_FROM);
+        let (key, app) = first.split_at(APP_FROM);
+        [key, app, account, self.hint.as_bytes()]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::tests::record;
 
     #[test]
     fn an_identity_gives_back_its_parts() {
-        let now = UnixMillis(1);
-        let (key, app, account) =
-            (KeyId::new(now, [1; 10]), AppId::new(now, [2; 10]), AccountId::new(now, [3; 10]));
-        let scopes = ScopeSet::new(&["read:a".parse().unwrap(), "read:b".parse().unwrap()]);
-        let identity = Identity::new(key, app, account, "sk_live_abcd", &scopes);
-        assert_eq!(identity.key_id(), key.to_string());
-        assert_eq!(identity.app_id(), app.to_string());
-        assert_eq!(identity.account_id(), account.to_string());
-        assert_eq!(identity.hint(), "sk_live_abcd");
-        assert_eq!(identity.scopes(), "read:a read:b");
-        let long = Identity::new(key, app, account, &format!("a{}", "é".repeat(200)), &scopes);
-        assert_eq!(long.scopes(), "read:a read:b");
+        let mut key = record();
+        key.hint = kept_hint("sk_live_abcd");
+        let ids = [key.id.to_string(), key.app.to_string(), key.account.to_string()];
+        let [id, app, account] = key.shared_ids();
+        assert_eq!(
+            [&id[..], &app, &account],
+            [ids[0].as_bytes(), ids[1].as_bytes(), ids[2].as_bytes()]
+        );
+        assert_eq!(key.identity().texts(), [&id[..], &app, &account, b"sk_live_abcd"]);
+        let long = format!("a{}", "é".repeat(200));
+        assert_eq!(kept_hint(&long).len(), HINT_BYTES_MAX - 1);
+    }
+
+    #[test]
+    fn a_key_that_is_held_to_nothing_has_no_bounds() {
+        assert!(Bounds::default().boxed().is_none());
+        let origins: Box<[Box<str>]> = Box::new(["https://shop.example".into()]);
+        assert!(Bounds { origins, ..Bounds::default() }.boxed().is_some());
+        let overrides = Some(Box::default());
+        assert!(Bounds { overrides, ..Bounds::default() }.boxed().is_some());
+        let networks = || Networks::new(vec!["192.0.2.0/24".parse().unwrap()]);
+        assert!(Bounds { key_networks: networks(), ..Bounds::default() }.boxed().is_some());
+        assert!(Bounds { app_networks: networks(), ..Bounds::default() }.boxed().is_some());
     }
 }

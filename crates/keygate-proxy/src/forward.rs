@@ -197,10 +197,11 @@ fn insert_trace(headers: &mut HeaderMap, trace: &Noted) {
 }
 
 fn insert_identity(headers: &mut HeaderMap, key: &KeyRecord) {
-    headers.insert(KEY_ID, header_value(key.identity.key_id()));
-    headers.insert(APP_ID, header_value(key.identity.app_id()));
-    headers.insert(ACCOUNT_ID, header_value(key.identity.account_id()));
-    headers.insert(SCOPES, header_value(key.identity.scopes()));
+    let [id, app, account] = key.shared_ids();
+    headers.insert(KEY_ID, header_value(id));
+    headers.insert(APP_ID, header_value(app));
+    headers.insert(ACCOUNT_ID, header_value(account));
+    headers.insert(SCOPES, header_value(Bytes::copy_from_slice(key.scopes.as_str().as_bytes())));
     headers.insert(
         ENVIRONMENT,
         match key.environment {

@@ -85,7 +85,7 @@ impl KeyLimits {
         let Some(terms) = terms(snapshot, tier, key) else { return Told::default() };
         let uses = self.limiter.uses_here(key, &terms, now);
         let known = || tier.and_then(|place| snapshot.policy_text(place)).cloned();
-        let policy = || if key.overrides.is_none() { known() } else { policy_text(&terms) };
+        let policy = || if key.overrides().is_none() { known() } else { policy_text(&terms) };
         Told {
             policy: headers.then(policy).flatten(),
             left: headers.then(|| left_text(&uses)).flatten(),
@@ -108,7 +108,7 @@ impl KeyLimits {
 }
 
 fn terms<'a>(snapshot: &'a Snapshot, tier: Option<usize>, key: &'a KeyRecord) -> Option<Terms<'a>> {
-    Terms::of(tier.and_then(|place| snapshot.tier_limits(place)), key.overrides.as_deref())
+    Terms::of(tier.and_then(|place| snapshot.tier_limits(place)), key.overrides())
 }
 
 /// A request that was charged. Dropping it gives its slot back, and its units too unless they were

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use keygate_core::network::Networks;
-use keygate_core::record::Identity;
+use keygate_core::record::{Bounds, kept_hint};
 use keygate_core::{KeyRecord, ScopeSet, Standing};
 
 use crate::records::{AccountStatus, AppStatus, KeyStatus, OwnedKey};
@@ -15,7 +15,13 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
     let standing = standing(&owned);
     let OwnedKey { key, app, account } = owned;
     let scopes = ScopeSet::new(&key.scopes).intersection(&ScopeSet::new(&app.granted_scopes));
-    let identity = Identity::new(key.id, app.id, account.id, &key.hint, &scopes);
+    let origins = key.allowed_origins.into_iter();
+    let bounds = Bounds {
+        key_networks: Networks::new(key.allowed_cidrs),
+        app_networks: Networks::new(app.allowed_cidrs),
+        origins: origins.map(|origin| origin.to_ascii_lowercase().into_boxed_str()).collect(),
+        overrides: key.limits,
+    };
     KeyRecord {
         id: key.id,
         app: app.id,
@@ -25,20 +31,13 @@ pub(crate) fn boil(owned: OwnedKey, read_at: u64) -> KeyRecord {
         standing,
         expires_at: key.expires_at,
         scopes: scopes.shared(shared),
-        key_networks: Networks::new(key.allowed_cidrs),
-        app_networks: Networks::new(app.allowed_cidrs),
-        origins: key
-            .allowed_origins
-            .into_iter()
-            .map(|origin| origin.to_ascii_lowercase().into_boxed_str())
-            .collect(),
+        bounds: bounds.boxed(),
         tier: key.tier.or(app.tier).map(|tier| shared(tier.into())),
-        overrides: key.limits,
         is_imported: key.pepper.is_none(),
         meter: Default::default(),
         slots: Default::default(),
         read_at,
-        identity,
+        hint: kept_hint(&key.hint),
     }
 }
 
@@ -87,10 +86,10 @@ mod tests {
         let boiled =
             |key: Key| boil(OwnedKey { key, app: app.clone(), account: account.clone() }, 1);
         let plain = boiled(key(1, &app));
-        assert_eq!((plain.tier.as_deref(), plain.overrides), (Some("app's"), None));
+        assert_eq!((plain.tier.as_deref(), plain.overrides()), (Some("app's"), None));
         let own = Key { tier: Some("own".to_owned()), limits: limits(), ..key(1, &app) };
         let own = boiled(own);
-        assert_eq!((own.tier.as_deref(), own.overrides), (Some("own"), limits()));
+        assert_eq!((own.tier.as_deref(), own.overrides()), (Some("own"), limits().as_deref()));
     }
 
     #[test]

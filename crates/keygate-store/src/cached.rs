@@ -157,7 +157,6 @@ impl<S: KeyStore> CachedKeys<S> {
         if let Some(found) = known.get(digest, now, holds) {
             found.key.fetch_ahead();
             counters.hits.fetch_add(1, Relaxed);
-            known.used(digest);
             if found.is_due {
                 self.refresh(*digest);
             }
@@ -329,14 +328,14 @@ impl<S: KeyStore> CachedKeys<S> {
 
     #[must_use]
     pub fn counts(&self) -> CacheCounts {
-        let Shared { known, unknown, counters, .. } = &*self.shared;
+        let Shared { known, unknown, counters, coherence, .. } = &*self.shared;
         // The numbers of entries lag behind by what has not been worked in yet.
         unknown.run_pending_tasks();
         CacheCounts {
             hits: counters.hits.load(Relaxed),
             misses: counters.misses.load(Relaxed),
             unknown_hits: counters.unknown_hits.load(Relaxed),
-            entries: known.count(),
+            entries: known.count(coherence.now()),
             unknown_entries: unknown.entry_count(),
             evictions: counters.evictions.load(Relaxed),
         }

@@ -1,34 +1,41 @@
-//! The cached records of known keys. A look-up reads a lock-free map and writes nothing shared;
-//! moka decides, off that path, what to keep and for how long: of too many, those used last. A scan
-//! of keys that are used once may so push out others, which costs each one look-up; a policy by
-//! frequency would hear of too few uses to ever admit a new key among busy ones.
+//! The cached records of known keys. A look-up reads a lock-free map; that a record was used is a bit in
+//! the entry that it found anyway. Of too many, one goes that was not used since it was last looked at
+//! (the clock algorithm): what that takes is eight bytes a key. A cache that keeps lists for it took more
+//! memory than the records do, and could be told of one use in 64 only.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keygate_core::{KeyDigest, KeyRecord};
-use moka::notification::RemovalCause;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+use papaya::Equivalent;
 
 use crate::cached::DigestHasher;
 use crate::coherence::nanos;
-
-/// Of so many uses of a record moka hears of one. With a million keys in use, whatever moka has to look
-/// at is not in the processor's cache: hearing of one use costs as much as a whole decision.
-const USES_PER_TOUCH: u8 = 64;
 
 /// How long after a record was found to be due the next use may find it so again, if it has not
 /// been replaced by then: in an outage each key is asked for this often and no oftener.
 const DUE_AGAIN: Duration = Duration::from_secs(5);
 
+/// How many records that are in use may be passed over before one goes all the same: a new key waits for
+/// no walk through a million of them.
+const PASSED_MAX: usize = 64;
+/// How many entries each new one looks at, for those that are past their time, and how many whoever counts
+/// them.
+const SWEPT: usize = 4;
+const SWEPT_BY_COUNT: usize = 1_024;
+
 /// Records by digest, at most so many, each for at most so long.
 pub(crate) struct KnownKeys {
-    index: Arc<Index>,
-    /// Holds what `index` holds, and empties it: an entry leaves both or neither.
-    policy: Cache<KeyDigest, Arc<KeyRecord>, DigestHasher>,
+    index: Index,
+    /// Each entry once, in the order in which they are looked at when room is needed.
+    order: Mutex<VecDeque<Prefix>>,
+    keys_max: usize,
     ages: Ages,
+    /// Is called for each record that had to make room for another.
+    on_eviction: Box<dyn Fn() + Send + Sync>,
 }
 
 /// How old records may get.
@@ -47,6 +54,25 @@ struct Entry {
     /// In nanoseconds of the cache's clock, as every time here.
     due_at: AtomicU64,
     ends_at: u64,
+    /// Since it was last looked at for room.
+    is_used: AtomicBool,
+}
+
+/// A part of a digest that tells it from all others: should two ever have the same, one may go in place of
+/// the other.
+#[derive(Clone, Copy)]
+struct Prefix(u64);
+
+impl Hash for Prefix {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0);
+    }
+}
+
+impl Equivalent<KeyDigest> for Prefix {
+    fn equivalent(&self, digest: &KeyDigest) -> bool {
+        self.0 == digest.prefix()
+    }
 }
 
 /// A record that was found.
@@ -63,24 +89,13 @@ impl KnownKeys {
         ages: Ages,
         on_eviction: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let index = Arc::new(Index::with_hasher(DigestHasher::default()));
-        let removed_from = Arc::clone(&index);
-        let policy = Cache::builder()
-            .max_capacity(keys_max)
-            .time_to_live(ages.end)
-            .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(move |digest: Arc<KeyDigest>, key, cause| {
-                if cause == RemovalCause::Size {
-                    on_eviction();
-                }
-                // Only if it is still this one: a newer record may be in its place already.
-                let same = |_: &KeyDigest, entry: &Entry| Arc::ptr_eq(&entry.key, &key);
-                match removed_from.pin().remove_if(&*digest, same) {
-                    Ok(_) | Err(_) => {}
-                }
-            })
-            .build_with_hasher(DigestHasher::default());
-        Self { index, policy, ages }
+        Self {
+            index: Index::with_hasher(DigestHasher::default()),
+            order: Mutex::default(),
+            keys_max: usize::try_from(keys_max).unwrap_or(usize::MAX),
+            ages,
+            on_eviction: Box::new(on_eviction),
+        }
     }
 
     /// The record, if there is one that has not outlived its time and `holds`.
@@ -92,6 +107,10 @@ impl KnownKeys {
     ) -> Option<Found> {
         let index = self.index.pin();
         let entry = index.get(digest).filter(|entry| now < entry.ends_at && holds(&entry.key))?;
+        // Who only reads leaves the line of memory to other threads, too.
+        if !entry.is_used.load(Relaxed) {
+            entry.is_used.store(true, Relaxed);
+        }
         let due_at = entry.due_at.load(Relaxed);
         // Of all who find it due at the same time one does.
         let is_due = now >= due_at && {
@@ -101,30 +120,76 @@ impl KnownKeys {
         Some(Found { key: Arc::clone(&entry.key), is_due })
     }
 
-    /// Notes that a record was used. Telling moka costs more than [`get`](Self::get), so a sample
-    /// has to do. It is random, by a generator of the thread's own: counted out, requests that come
-    /// in a rhythm could show moka the same key every time.
-    pub(crate) fn used(&self, digest: &KeyDigest) {
-        if fastrand::u8(..USES_PER_TOUCH) == 0 {
-            drop(self.policy.get(digest));
+    pub(crate) fn insert(&self, digest: KeyDigest, key: Arc<KeyRecord>, now: u64) {
+        let index = self.index.pin();
+        let is_used = |entry: &Entry| entry.is_used.load(Relaxed);
+        let entry = Entry {
+            key,
+            due_at: AtomicU64::new(now.saturating_add(nanos(self.ages.due))),
+            ends_at: now.saturating_add(nanos(self.ages.end)),
+            // One that is read again is in use as it was.
+            is_used: AtomicBool::new(index.get(&digest).is_some_and(is_used)),
+        };
+        let is_new = index.insert(digest, entry).is_none();
+        let mut order = self.order();
+        if is_new {
+            // What comes in from now on is not what goes.
+            if order.len() >= self.keys_max {
+                self.make_room(&mut order, now);
+            }
+            order.push_back(Prefix(digest.prefix()));
+        }
+        self.sweep(&mut order, now, SWEPT);
+    }
+
+    /// How many there are. Looks for some that are past their time, so it is not for the hot path.
+    pub(crate) fn count(&self, now: u64) -> u64 {
+        let mut order = self.order();
+        self.sweep(&mut order, now, SWEPT_BY_COUNT);
+        order.len() as u64
+    }
+
+    /// Lets one go.
+    fn make_room(&self, order: &mut VecDeque<Prefix>, now: u64) {
+        let index = self.index.pin();
+        for passed in 0..=PASSED_MAX {
+            let Some(prefix) = order.pop_front() else { return };
+            let Some(entry) = index.get(&prefix) else { return };
+            let is_over = now >= entry.ends_at;
+            if !is_over && passed < PASSED_MAX && entry.is_used.swap(false, Relaxed) {
+                order.push_back(prefix);
+                continue;
+            }
+            index.remove(&prefix);
+            if !is_over {
+                (self.on_eviction)();
+            }
+            return;
         }
     }
 
-    pub(crate) fn insert(&self, digest: KeyDigest, key: Arc<KeyRecord>, now: u64) {
-        let entry = Entry {
-            key: Arc::clone(&key),
-            due_at: AtomicU64::new(now.saturating_add(nanos(self.ages.due))),
-            ends_at: now.saturating_add(nanos(self.ages.end)),
-        };
-        // First the index: moka may remove what it is given at once, and must find it there.
-        self.index.pin().insert(digest, entry);
-        self.policy.insert(digest, key);
+    /// Looks at so many, and takes away those that are past their time.
+    fn sweep(&self, order: &mut VecDeque<Prefix>, now: u64, most: usize) {
+        // Where records go for the room that they take, nobody need look for others; and what is looked at
+        // here goes to the end of the line.
+        if order.len() >= self.keys_max {
+            return;
+        }
+        let index = self.index.pin();
+        for _ in 0..most.min(order.len()) {
+            let Some(prefix) = order.pop_front() else { return };
+            let is_over = |_: &KeyDigest, entry: &Entry| now >= entry.ends_at;
+            match index.remove_if(&prefix, is_over) {
+                // It is gone, or was.
+                Ok(_) => {}
+                Err(_) => order.push_back(prefix),
+            }
+        }
     }
 
-    /// How many there are. Works in what moka has put off, so it is not for the hot path.
-    pub(crate) fn count(&self) -> u64 {
-        self.policy.run_pending_tasks();
-        self.policy.entry_count()
+    fn order(&self) -> MutexGuard<'_, VecDeque<Prefix>> {
+        // Whatever breaks off leaves at most one entry that is found by its digest only, and replaced by it.
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moka_lets_go_is_gone_from_the_index_too() {
+    fn of_too_many_some_go_and_each_is_told() {
         let evicted = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&evicted);
         let count = move || {
@@ -156,28 +221,71 @@ mod tests {
             let (digest, key) = record(n);
             known.insert(digest, key, 0);
         }
-        assert!(known.count() <= 10);
-        assert_eq!(known.index.len() as u64, known.count());
-        assert_eq!(evicted.load(Relaxed), 500 - known.count());
+        assert_eq!((known.count(0), known.index.len()), (10, 10));
+        assert_eq!(evicted.load(Relaxed), 490);
     }
 
     #[test]
-    fn keys_used_in_a_rhythm_are_all_seen_to_be_in_use() {
+    fn an_idle_one_makes_room_and_those_in_use_stay() {
         let known = KnownKeys::new(17, AGES, || {});
+        let is_there = |n| known.get(&digest(n), 0, |_| true).is_some();
         for n in 0..17 {
             let (digest, key) = record(n);
             known.insert(digest, key, 0);
         }
-        // All but the last one, in turns. A key goes unseen once in 10^28 tests.
-        for n in (0..16).cycle().take(16 * 4_000) {
-            known.used(&digest(n));
+        assert!((0..17).filter(|&n| n != 5).all(is_there));
+        let (_, key) = record(17);
+        known.insert(digest(17), key, 0);
+        assert_eq!(known.count(0), 17);
+        assert!(!is_there(5), "the idle one makes room");
+        assert!((0..=17).filter(|&n| n != 5).all(is_there));
+    }
+
+    #[test]
+    fn a_scan_of_keys_that_are_used_once_pushes_out_no_key_in_use() {
+        let known = KnownKeys::new(1_000, AGES, || {});
+        let is_there = |n| known.get(&digest(n), 0, |_| true).is_some();
+        for n in 0..10_000 {
+            let (digest, key) = record(n);
+            known.insert(digest, key, 0);
+            assert!((0..100.min(n)).all(is_there), "{n}");
         }
-        let (new, key) = record(17);
-        known.insert(new, key, 0);
-        assert_eq!(known.count(), 17);
-        assert!(known.get(&digest(16), 0, |_| true).is_none(), "the idle one makes room");
-        assert!(known.get(&new, 0, |_| true).is_some());
-        assert!((0..16).all(|n| known.get(&digest(n), 0, |_| true).is_some()));
+    }
+
+    #[test]
+    fn a_new_key_finds_room_among_so_many_in_use_that_not_all_are_looked_at() {
+        let known = KnownKeys::new(10 * PASSED_MAX as u64, AGES, || {});
+        for n in 0..20 * PASSED_MAX as u64 {
+            let (digest, key) = record(n);
+            known.insert(digest, key, 0);
+            assert!(known.get(&digest, 0, |_| true).is_some());
+        }
+        assert_eq!(known.count(0), 10 * PASSED_MAX as u64);
+        assert_eq!(known.index.len(), 10 * PASSED_MAX);
+    }
+
+    #[test]
+    fn what_is_past_its_time_goes_when_others_come_and_when_it_is_counted() {
+        let evicted = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&evicted);
+        let known = KnownKeys::new(10_000, AGES, move || {
+            counter.fetch_add(1, Relaxed);
+        });
+        let end = nanos(AGES.end);
+        for n in 0..2_000 {
+            let (digest, key) = record(n);
+            known.insert(digest, key, 0);
+        }
+        for n in 2_000..2_100 {
+            let (digest, key) = record(n);
+            known.insert(digest, key, end);
+        }
+        assert!(known.index.len() <= 2_100 - 3 * 100, "{}", known.index.len());
+        for _ in 0..4 {
+            known.count(end);
+        }
+        assert_eq!((known.count(end), known.index.len()), (100, 100));
+        assert_eq!(evicted.load(Relaxed), 0, "none had to make room");
     }
 
     #[test]
@@ -211,7 +319,7 @@ mod tests {
         let second = record(1).1;
         known.insert(digest, first, 0);
         known.insert(digest, Arc::clone(&second), 0);
-        assert_eq!(known.count(), 1);
+        assert_eq!((known.count(0), known.index.len()), (1, 1));
         assert!(
             known.get(&digest, 0, |_| true).is_some_and(|found| Arc::ptr_eq(&found.key, &second))
         );

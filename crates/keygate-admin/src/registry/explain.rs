@@ -230,7 +230,7 @@ impl<S: KeyStore> Registry<S> {
             Some(tier) if limits.is_none() => format!("the configuration has no tier `{tier}`"),
             Some(_) | None => "no limit".to_owned(),
         };
-        let uses: Vec<Use> = match Terms::of(limits, key.overrides.as_deref()) {
+        let uses: Vec<Use> = match Terms::of(limits, key.overrides()) {
             Some(terms) => {
                 let room = self.parts.limiter.room(terms.party(key), &terms, cost).await;
                 room.iter().collect()

@@ -289,7 +289,7 @@ async fn limits_say_what_is_left_and_asking_takes_nothing() {
         assert_eq!(detail(&said, "quota"), "no limit");
     }
     let record = case.record().await;
-    let terms = Terms::of(None, record.overrides.as_deref()).unwrap();
+    let terms = Terms::of(None, record.overrides()).unwrap();
     let now = case.api.limiter.moment(quanta::Instant::now(), NOW);
     let mut running = Vec::new();
     for _ in 0..2 {

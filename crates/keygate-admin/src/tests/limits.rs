@@ -18,7 +18,7 @@ async fn charge(api: &Api, key: &str, cost: u64) -> Result<Charge, Over> {
     let record = api.cache.load(digest).await.unwrap().unwrap();
     let config = config();
     let tier = record.tier.as_deref().and_then(|tier| config.tier(tier));
-    let terms = Terms::of(tier, record.overrides.as_deref()).unwrap();
+    let terms = Terms::of(tier, record.overrides()).unwrap();
     let now: Moment = api.limiter.moment(quanta::Instant::now(), NOW);
     let mut charge = api.limiter.charge(&record, &terms, cost, now).await?;
     charge.keep();

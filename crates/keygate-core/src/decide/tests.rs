@@ -7,7 +7,7 @@ use crate::id::{AccountId, AppId, KeyId};
 use crate::key::Environment;
 use crate::key::KeyKind;
 use crate::network::Networks;
-use crate::record::Identity;
+use crate::record::Bounds;
 use crate::scope::{RequiredScopes, Scope, ScopeSet};
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_000);
@@ -17,7 +17,7 @@ pub(crate) fn record() -> KeyRecord {
         (KeyId::new(NOW, [1; 10]), AppId::new(NOW, [1; 10]), AccountId::new(NOW, [1; 10]));
     let scopes = ScopeSet::new(&["read:orders".parse().unwrap()]);
     KeyRecord {
-        identity: Identity::new(id, app, account, "sk_live_abcd", &scopes),
+        hint: "sk_live_abcd".into(),
         id,
         app,
         account,
@@ -26,11 +26,8 @@ pub(crate) fn record() -> KeyRecord {
         standing: Standing::Active,
         expires_at: None,
         scopes,
-        key_networks: Networks::default(),
-        app_networks: Networks::default(),
-        origins: Box::default(),
+        bounds: None,
         tier: None,
-        overrides: None,
         is_imported: false,
         meter: Default::default(),
         slots: Default::default(),
@@ -102,8 +99,8 @@ fn the_lists_of_key_and_app_must_both_allow_the_address() {
     let no = || Networks::new(vec!["198.51.100.0/24".parse().unwrap()]);
     let lists = |key_list, app_list| {
         move |key: &mut KeyRecord| {
-            key.key_networks = key_list;
-            key.app_networks = app_list;
+            let (key_networks, app_networks) = (key_list, app_list);
+            key.bounds = Bounds { key_networks, app_networks, ..Bounds::default() }.boxed();
         }
     };
     check(lists(yes(), yes()), Ok(()));
@@ -116,7 +113,8 @@ fn a_publishable_key_bound_to_origins_needs_one_of_them() {
     let bind = |kind| {
         move |key: &mut KeyRecord| {
             key.kind = kind;
-            key.origins = Box::new(["https://shop.example".into()]);
+            let origins: Box<[Box<str>]> = Box::new(["https://shop.example".into()]);
+            key.bounds = Bounds { origins, ..Bounds::default() }.boxed();
         }
     };
     let publishable = KeyKind::Publishable;
@@ -156,14 +154,14 @@ pub(crate) fn any_key() -> impl Strategy<Value = KeyRecord> {
                 expires_at: end.map(UnixMillis),
                 kind,
                 scopes: ScopeSet::new(&scopes),
-                key_networks: parse(networks.0),
-                app_networks: parse(networks.1),
+                bounds: Bounds {
+                    key_networks: parse(networks.0),
+                    app_networks: parse(networks.1),
+                    origins: is_bound.then(|| "https://shop.example".into()).into_iter().collect(),
+                    overrides: None,
+                }
+                .boxed(),
                 environment: if is_live { Environment::Live } else { Environment::Test },
-                origins: if is_bound {
-                    Box::new(["https://shop.example".into()])
-                } else {
-                    Box::default()
-                },
                 ..record()
             }
         })

@@ -37,8 +37,7 @@ pub struct Who {
 
 impl From<&KeyRecord> for Who {
     fn from(key: &KeyRecord) -> Self {
-        let hint = Hint::new(&String::from_utf8_lossy(&key.identity.hint()));
-        Self { app: key.app, account: key.account, hint }
+        Self { app: key.app, account: key.account, hint: Hint::new(&key.hint) }
     }
 }
 

@@ -9,9 +9,8 @@ use super::slot::IdHasher;
 use super::*;
 use crate::id::{AccountId, AppId, KeyId};
 use crate::key::{Environment, KeyKind};
-use crate::network::Networks;
 use crate::problem::Code;
-use crate::record::{Identity, KeyRecord, SlotHints, Standing};
+use crate::record::{KeyRecord, SlotHints, Standing};
 use crate::scope::ScopeSet;
 use crate::time::UnixMillis;
 
@@ -151,7 +150,6 @@ fn key(number: u8) -> KeyRecord {
     let id = KeyId::new(now, [number; 10]);
     let (app, account) = (AppId::new(now, [number; 10]), AccountId::new(now, [number; 10]));
     let scopes = ScopeSet::default();
-    let identity = Identity::new(id, app, account, &format!("sk_live_{number:04}"), &scopes);
     KeyRecord {
         id,
         app,
@@ -161,16 +159,13 @@ fn key(number: u8) -> KeyRecord {
         standing: Standing::Active,
         expires_at: None,
         scopes,
-        key_networks: Networks::default(),
-        app_networks: Networks::default(),
-        origins: Box::default(),
+        bounds: None,
         tier: None,
-        overrides: None,
         is_imported: false,
         meter: std::sync::OnceLock::new(),
         slots: SlotHints::default(),
         read_at: 0,
-        identity,
+        hint: format!("sk_live_{number:04}").into(),
     }
 }
 

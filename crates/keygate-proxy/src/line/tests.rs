@@ -1,8 +1,6 @@
 use std::future::pending;
 use std::time::Duration;
 
-use keygate_core::network::Networks;
-use keygate_core::record::Identity;
 use keygate_core::{AccountId, AppId, Environment, KeyId, KeyKind, ScopeSet, Standing, UnixMillis};
 use keygate_telemetry::Metrics;
 use tokio::sync::Notify;
@@ -29,7 +27,7 @@ pub(crate) fn key() -> Arc<KeyRecord> {
         (KeyId::new(now, [1; 10]), AppId::new(now, [1; 10]), AccountId::new(now, [1; 10]));
     let scopes = ScopeSet::default();
     Arc::new(KeyRecord {
-        identity: Identity::new(id, app, account, "sk_live_abcd", &scopes),
+        hint: "sk_live_abcd".into(),
         id,
         app,
         account,
@@ -38,11 +36,8 @@ pub(crate) fn key() -> Arc<KeyRecord> {
         standing: Standing::Active,
         expires_at: None,
         scopes,
-        key_networks: Networks::default(),
-        app_networks: Networks::default(),
-        origins: Box::default(),
+        bounds: None,
         tier: None,
-        overrides: None,
         is_imported: false,
         meter: Default::default(),
         slots: Default::default(),

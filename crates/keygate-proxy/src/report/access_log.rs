@@ -139,7 +139,7 @@ impl AccessLog {
         }
         let key = admitted.as_ref().and_then(|admitted| admitted.permit.key());
         if let Some(key) = key.or(story.refused.as_deref()) {
-            set_identity(&mut texts, &key.identity);
+            set_identity(&mut texts, key.identity());
         }
         Record {
             began: began(story).unwrap_or_else(|| self.moment(took)),
@@ -291,7 +291,7 @@ fn texts_of(head: &RequestHeader) -> Texts {
     texts
 }
 
-fn set_identity(texts: &mut Texts, identity: &Identity) {
+fn set_identity(texts: &mut Texts, identity: Identity<'_>) {
     let [key, app, account, hint] = identity.texts();
     texts.set_bytes(Text::KeyId, key);
     texts.set_bytes(Text::AppId, app);

@@ -166,8 +166,8 @@ impl UpstreamPeers {
     /// Who makes a request, for the one who always gets theirs.
     fn hash(&self, caller: Caller<'_>) -> u64 {
         match (self.settings().balance, caller.key) {
-            (Balance::Hash(HashBy::Key), Some(key)) => hash(&key.identity.key_id()),
-            (Balance::Hash(HashBy::App), Some(key)) => hash(&key.identity.app_id()),
+            (Balance::Hash(HashBy::Key), Some(key)) => hash(&key.id.text()),
+            (Balance::Hash(HashBy::App), Some(key)) => hash(&key.app.text()),
             (Balance::Hash(_) | Balance::RoundRobin | Balance::LeastConnections, _) => {
                 match caller.address.to_canonical() {
                     IpAddr::V4(address) => hash(&address.octets()),

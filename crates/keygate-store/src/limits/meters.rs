@@ -1,12 +1,11 @@
 //! All meters by whose they are. Made for verified keys only, so there are never more than parties
 //! that have keys; dropped when nobody uses them and nothing is lost with them.
 
-use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashTable;
 use keygate_core::limit::meter::{Counters, Meter};
 use keygate_core::limit::terms::Party;
 
@@ -23,7 +22,8 @@ pub(super) struct Meters {
     hasher: RandomState,
 }
 
-type Shard = Mutex<HashMap<Party, Arc<Meter>>>;
+/// Whose a meter is stands in it.
+type Shard = Mutex<HashTable<Arc<Meter>>>;
 
 impl Default for Meters {
     fn default() -> Self {
@@ -34,7 +34,8 @@ impl Default for Meters {
 
 impl Meters {
     pub(super) fn find(&self, party: Party) -> Option<Arc<Meter>> {
-        self.shard(party).get(&party).cloned()
+        let hash = self.hasher.hash_one(party);
+        self.shard(hash).find(hash, |meter| meter.party() == party).cloned()
     }
 
     /// The one meter of this party.
@@ -43,16 +44,17 @@ impl Meters {
         party: Party,
         counters: impl FnOnce() -> Counters,
     ) -> Arc<Meter> {
-        match self.shard(party).entry(party) {
-            Entry::Occupied(found) => Arc::clone(found.get()),
-            Entry::Vacant(free) => Arc::clone(free.insert(Arc::new(Meter::new(party, counters())))),
-        }
+        let hash = self.hasher.hash_one(party);
+        let hash_of = |meter: &Arc<Meter>| self.hasher.hash_one(meter.party());
+        let mut shard = self.shard(hash);
+        let entry = shard.entry(hash, |meter| meter.party() == party, hash_of);
+        Arc::clone(entry.or_insert_with(|| Arc::new(Meter::new(party, counters()))).get())
     }
 
     pub(super) fn each(&self, mut visit: impl FnMut(&Arc<Meter>)) {
         for shard in &self.shards {
             // Not while the shard is locked: what is visited may take its time.
-            let meters: Vec<_> = lock(shard).values().cloned().collect();
+            let meters: Vec<_> = lock(shard).iter().cloned().collect();
             meters.iter().for_each(&mut visit);
         }
     }
@@ -62,7 +64,7 @@ impl Meters {
     pub(super) fn drop_idle(&self, is_idle: impl Fn(&Meter) -> bool) {
         let first = self.next.fetch_add(SWEPT, Relaxed) % SHARDS;
         for shard in self.shards.iter().skip(first).take(SWEPT) {
-            lock(shard).retain(|_, meter| Arc::strong_count(meter) > 1 || !is_idle(meter));
+            lock(shard).retain(|meter| Arc::strong_count(meter) > 1 || !is_idle(meter));
         }
     }
 
@@ -70,15 +72,14 @@ impl Meters {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    fn shard(&self, party: Party) -> MutexGuard<'_, HashMap<Party, Arc<Meter>>> {
-        let hash = self.hasher.hash_one(party);
-        // `% SHARDS` is below the number of shards.
-        let place = usize::try_from(hash % SHARDS as u64).unwrap_or(0);
+    fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Arc<Meter>>> {
+        // By bits that a table goes by neither for places nor for tags; below the number of shards.
+        let place = usize::try_from((hash >> 40) % SHARDS as u64).unwrap_or(0);
         #[expect(clippy::indexing_slicing, reason = "there are SHARDS of them")]
         lock(&self.shards[place])
     }
 }
 
-fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<Party, Arc<Meter>>> {
+fn lock(shard: &Shard) -> MutexGuard<'_, HashTable<Arc<Meter>>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

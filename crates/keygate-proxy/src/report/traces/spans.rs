@@ -93,9 +93,9 @@ impl Telling<'_> {
         let admitted = ctx.admitted.as_ref();
         let key = admitted.and_then(|admitted| admitted.permit.key()).or(story.refused.as_deref());
         if let Some(key) = key {
-            tell(Attribute::text("keygate.key.id", text(&key.identity.key_id())));
-            tell(Attribute::text("keygate.app.id", text(&key.identity.app_id())));
-            tell(Attribute::text("keygate.account.id", text(&key.identity.account_id())));
+            tell(Attribute::text("keygate.key.id", key.id.to_string()));
+            tell(Attribute::text("keygate.app.id", key.app.to_string()));
+            tell(Attribute::text("keygate.account.id", key.account.to_string()));
         }
         let decision = decision(ctx, self.ended.status);
         tell(Attribute::text("keygate.decision", decision.name()));
@@ -284,10 +284,6 @@ fn version(version: Version) -> Option<&'static str> {
     [(Version::HTTP_10, "1.0"), (Version::HTTP_11, "1.1"), (Version::HTTP_2, "2")]
         .into_iter()
         .find_map(|(known, text)| (known == version).then_some(text))
-}
-
-fn text(id: &[u8]) -> String {
-    String::from_utf8_lossy(id).into_owned()
 }
 
 fn nanos(span: Duration) -> u64 {
