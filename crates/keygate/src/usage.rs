@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use keygate_config::{Live, Store};
-use keygate_store::usage::records::Retention;
+use keygate_store::usage::records::{BATCH_ROWS_MAX, Retention};
 use keygate_store::usage::{FlushSettings, Sending};
 
 use crate::clock;
@@ -13,10 +13,14 @@ use crate::clock;
 /// failover takes a few.
 const REDIS_SETTLES: Duration = Duration::from_secs(15);
 
+/// The most rows of a batch for the embedded store: each batch is a transaction, and that takes the disk as
+/// long as hundreds of rows. Not more than a Redis could take too, should these be sent to one.
+const EMBEDDED_ROWS_MAX: usize = 2_000;
+
 pub(crate) fn sending(live: &Live) -> Sending {
-    let settled_after = match live.config().store {
-        Store::Embedded(_) => Duration::ZERO,
-        Store::Redis(_) => REDIS_SETTLES,
+    let (settled_after, rows_max) = match live.config().store {
+        Store::Embedded(_) => (Duration::ZERO, EMBEDDED_ROWS_MAX),
+        Store::Redis(_) => (REDIS_SETTLES, BATCH_ROWS_MAX),
     };
     let live = live.clone();
     let settings = move || {
@@ -27,5 +31,5 @@ pub(crate) fn sending(live: &Live) -> Sending {
         let keep = Retention { minutes, hours, days };
         FlushSettings { interval: config.usage.flush_interval, keep }
     };
-    Sending { settings: Box::new(settings), settled_after, clock: clock::now }
+    Sending { settings: Box::new(settings), settled_after, rows_max, clock: clock::now }
 }

@@ -21,6 +21,10 @@ use crate::keys::KeyStore;
 
 /// How often the store is tried that did not take something.
 const TRY_EVERY: Duration = Duration::from_secs(1);
+/// So many rows each `interval` are sent as they come. Of more of them each costs the store something, and
+/// most of what one key uses within a minute can be one row: then the store is told so much less often, but
+/// at the turn of each minute in any case.
+const ROWS_EACH_INTERVAL: usize = 1_000;
 /// How long a gateway that stops may take to send what is left. The rest the next one sends.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
@@ -36,6 +40,8 @@ pub struct Sending {
     pub settings: Box<dyn Fn() -> FlushSettings + Send + Sync>,
     /// For how long a store may lose what it has acknowledged.
     pub settled_after: Duration,
+    /// The most rows of one batch: what the store carries out in one step, while it answers nobody else.
+    pub rows_max: usize,
     pub clock: fn() -> UnixMillis,
 }
 
@@ -132,7 +138,7 @@ impl UsageCounter {
         let mut last = Instant::now();
         let mut is_failing = false;
         loop {
-            let interval = (by.settings)().interval;
+            let interval = stretched((by.settings)().interval, self.rows());
             let now = (by.clock)();
             let turn = self.minute().0.saturating_add(Step::Minute.millis());
             let mut wait = interval.saturating_sub(last.elapsed());
@@ -172,8 +178,10 @@ impl UsageCounter {
     }
 
     async fn seal_now(&self, by: &Sending) -> io::Result<()> {
-        let (counter, now) = (self.clone(), (by.clock)());
-        tokio::task::spawn_blocking(move || counter.seal(now)).await.map_err(io::Error::other)?
+        let (counter, now, rows_max) = (self.clone(), (by.clock)(), by.rows_max);
+        tokio::task::spawn_blocking(move || counter.seal(now, rows_max))
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// Makes room for new keys when they ask for it: they may come faster than it is sealed.
@@ -222,5 +230,25 @@ impl UsageCounter {
         shared.backlog.store(sender.backlog(), Relaxed);
         shared.oldest_unsent.store(sender.oldest_unsent().unwrap_or_default(), Relaxed);
         shared.stuck.store(sender.stuck(), Relaxed);
+    }
+}
+
+/// How long to wait after a seal that made so many rows.
+fn stretched(interval: Duration, rows: usize) -> Duration {
+    let times = rows.div_ceil(ROWS_EACH_INTERVAL).max(1);
+    interval.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_rows_are_sent_as_they_come_and_many_with_the_minute() {
+        let interval = Duration::from_secs(2);
+        for (rows, wait) in [(0, 2), (1_000, 2), (1_001, 4), (10_000, 20), (100_000, 200)] {
+            assert_eq!(stretched(interval, rows), Duration::from_secs(wait), "{rows}");
+        }
+        assert!(stretched(Duration::from_mins(1), usize::MAX) > Duration::from_hours(1));
     }
 }

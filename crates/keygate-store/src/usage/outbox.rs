@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::batch_file::{self, Sealed, Unreadable};
 use super::folder::Folder;
@@ -19,6 +19,10 @@ use crate::keys::{KeyStore, StoreError};
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often in a row the store may say that it has less than it said.
 const CONFLICTS_MAX: u32 = 3;
+
+/// Between two batches a store is left alone for as long as it took for the first, and no longer than this:
+/// those of a minute in which many keys were used come all at once, and are in nobody's way so.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// Where batches go. A store does; a test has one that fails.
 pub(super) trait Sink: Send + Sync {
@@ -167,6 +171,7 @@ impl Outbox {
         loop {
             self.ask_if_due(store, keep_for, sent).await?;
             let Some(number) = self.next.and_then(|next| self.files.next(next)) else { break };
+            let began = Instant::now();
             match self.send_one(store, number, keep).await {
                 Ok(Done::SetAside) => {
                     sent.failed.fetch_add(1, Relaxed);
@@ -179,6 +184,9 @@ impl Outbox {
                     self.next = Some(number + 1);
                     self.acknowledged.push((number, Instant::now()));
                     self.forget(keep_for)?;
+                    if self.files.next(number + 1).is_some() {
+                        sleep(began.elapsed().min(PAUSE_MAX)).await;
+                    }
                 }
                 // It has fewer than it had acknowledged: it is asked how many.
                 Err(SendError::Store(StoreError::Conflict)) if conflicts < CONFLICTS_MAX => {

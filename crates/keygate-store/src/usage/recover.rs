@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::batch_file::{self, Unreadable};
 use super::folder::{Folder, Stuck};
 use super::outbox::{Files, Outbox};
+use super::records::BATCH_ROWS_MAX;
 use super::routes::Routes;
 use super::seal::{self, Made};
 use super::steps;
@@ -88,7 +89,7 @@ fn recover_all(folder: Folder, has: u64) -> io::Result<Recovered> {
 fn seal_rest(folder: &Folder, tallies: &[&Tally], last: u64, made: &mut Made) -> io::Result<()> {
     let Some(minute) = tallies.iter().map(|tally| tally.minute()).max() else { return Ok(()) };
     let names = Routes::read(&folder.routes())?;
-    seal::seal(folder, tallies, || names, minute, last, made)?;
+    seal::seal(folder, tallies, || names, (minute, BATCH_ROWS_MAX), last, made)?;
     for generation in folder.tallies()? {
         steps::pass();
         std::fs::remove_file(folder.tally(generation))?;

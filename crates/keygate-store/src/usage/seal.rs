@@ -9,7 +9,7 @@ use keygate_core::{KeyId, UnixMillis};
 
 use super::batch_file::{self, Sealed, SealedSlot};
 use super::folder::Folder;
-use super::records::{BATCH_ROWS_MAX, LastUse, UsageCounts, UsageRow};
+use super::records::{LastUse, UsageCounts, UsageRow};
 use super::steps;
 use super::tally::{RouteNumber, Slot, Tag, Tally, Totals};
 use super::wire;
@@ -20,14 +20,25 @@ pub(super) struct Made {
     /// The number of the newest batch, new or not.
     pub(super) last: u64,
     pub(super) bytes: u64,
+    pub(super) rows: usize,
     /// Uses whose route or refusal nobody can name: they are in no batch, and given up.
     pub(super) nameless: u64,
+}
+
+/// A slot that has counted what is in no batch. There may be millions at a time, so it is no more than it
+/// takes to put them in order.
+#[derive(Clone, Copy)]
+struct Place {
+    key: KeyId,
+    tag: Tag,
+    /// Which of the tallies that are sealed together.
+    tally: u32,
+    number: u32,
 }
 
 /// What a slot has counted that is in no batch.
 struct Unsealed<'a> {
     key: KeyId,
-    route: RouteNumber,
     tag: Tag,
     generation: u64,
     number: u32,
@@ -43,16 +54,20 @@ pub(super) fn seal(
     folder: &Folder,
     tallies: &[&Tally],
     names: impl FnOnce() -> Vec<Arc<str>>,
-    minute: UnixMillis,
+    (minute, rows_max): (UnixMillis, usize),
     last: u64,
     made: &mut Made,
 ) -> io::Result<()> {
     made.last = last;
-    let mut unsealed: Vec<_> = tallies.iter().flat_map(|tally| unsealed_of(tally)).collect();
+    let mut places = Vec::new();
+    for (tally, of) in (0..).zip(tallies) {
+        let unsealed = of.slots().filter_map(|(number, slot)| Unsealed::of(of, number, slot));
+        places.extend(unsealed.map(|one| one.place(tally)));
+    }
     let names = names();
-    unsealed.retain(|one| {
-        let is_named = one.is_named(&names);
-        if !is_named {
+    places.retain(|place| {
+        let is_named = place.is_named(&names);
+        if !is_named && let Some(one) = place.unsealed(tallies) {
             one.slot.seal(one.totals);
             made.nameless += one.since.requests;
         }
@@ -65,15 +80,19 @@ pub(super) fn seal(
             "requests were counted whose route, or refusal, is not known here: they are left out"
         );
     }
-    unsealed.sort_unstable_by_key(|one| (one.key, one.route, one.tag.bits(), one.generation));
-    let mut rows = unsealed.chunk_by(|a, b| (a.key, a.route) == (b.key, b.route)).peekable();
-    while rows.peek().is_some() {
-        let rows: Vec<_> = rows.by_ref().take(BATCH_ROWS_MAX).collect();
+    // By the route before the code that it was refused with: so are a tag's bits.
+    places.sort_unstable_by_key(|one| (one.key, one.tag.bits(), one.tally));
+    let mut chunks = places.chunk_by(|a, b| a.row() == b.row()).peekable();
+    while chunks.peek().is_some() {
+        let places = chunks.by_ref().take(rows_max).flatten();
+        let slots: Vec<_> = places.filter_map(|place| place.unsealed(tallies)).collect();
+        let rows = slots.chunk_by(|a, b| (a.key, a.tag.route()) == (b.key, b.tag.route()));
         let sealed = Sealed {
             minute,
-            rows: rows.iter().filter_map(|slots| row(slots, &names)).collect(),
-            slots: rows.iter().flat_map(|slots| slots.iter().map(Unsealed::sealed)).collect(),
+            rows: rows.filter_map(|slots| row(slots, &names)).collect(),
+            slots: slots.iter().map(Unsealed::sealed).collect(),
         };
+        made.rows += sealed.rows.len();
         let number = made.last + 1;
         made.bytes += batch_file::write(&folder.batch(number), &sealed)?;
         steps::pass();
@@ -97,27 +116,33 @@ pub(super) fn tell(tallies: &[&Tally], number: u64, slots: &[SealedSlot]) {
     }
 }
 
-fn unsealed_of(tally: &Tally) -> impl Iterator<Item = Unsealed<'_>> {
-    tally.slots().filter_map(|(number, slot)| {
+impl Place {
+    fn row(&self) -> (KeyId, RouteNumber) {
+        (self.key, self.tag.route())
+    }
+
+    fn is_named(&self, names: &[Arc<str>]) -> bool {
+        names.get(self.tag.route().0 as usize).is_some() && self.tag.code().is_ok()
+    }
+
+    fn unsealed<'a>(&self, tallies: &[&'a Tally]) -> Option<Unsealed<'a>> {
+        let tally = *tallies.get(self.tally as usize)?;
+        Unsealed::of(tally, self.number, tally.slot(self.number)?)
+    }
+}
+
+impl<'a> Unsealed<'a> {
+    fn of(tally: &Tally, number: u32, slot: Slot<'a>) -> Option<Self> {
         let tag = slot.tag()?;
         let totals = slot.totals();
         let since = totals.since(slot.sealed());
-        (since != Totals::default()).then(|| Unsealed {
-            key: slot.key(),
-            route: tag.route(),
-            tag,
-            generation: tally.generation,
-            number,
-            slot,
-            totals,
-            since,
-        })
-    })
-}
+        let (key, generation) = (slot.key(), tally.generation);
+        let one = Self { key, tag, generation, number, slot, totals, since };
+        (since != Totals::default()).then_some(one)
+    }
 
-impl Unsealed<'_> {
-    fn is_named(&self, names: &[Arc<str>]) -> bool {
-        names.get(self.route.0 as usize).is_some() && self.tag.code().is_ok()
+    fn place(&self, tally: u32) -> Place {
+        Place { key: self.key, tag: self.tag, tally, number: self.number }
     }
 
     fn sealed(&self) -> SealedSlot {
@@ -128,7 +153,7 @@ impl Unsealed<'_> {
 /// One row of all the slots of one key and route. None of nothing, or of a route without a name.
 fn row(slots: &[Unsealed<'_>], names: &[Arc<str>]) -> Option<UsageRow> {
     let first = slots.first()?;
-    let route = names.get(first.route.0 as usize)?;
+    let route = names.get(first.tag.route().0 as usize)?;
     let mut counts = UsageCounts::default();
     let mut last: Option<LastUse> = None;
     for one in slots {

@@ -28,12 +28,14 @@ pub(super) struct Sealer {
     retired: Vec<Arc<Live>>,
     looked_at: UnixMillis,
     is_paused: bool,
+    /// That the last seal has made.
+    rows: usize,
 }
 
 impl Sealer {
     pub(super) fn new(now: UnixMillis) -> Self {
         let minute = Step::Minute.start(now);
-        Self { minute, last: 0, retired: Vec::new(), looked_at: now, is_paused: false }
+        Self { minute, last: 0, retired: Vec::new(), looked_at: now, is_paused: false, rows: 0 }
     }
 
     pub(super) fn minute(&self) -> UnixMillis {
@@ -43,7 +45,7 @@ impl Sealer {
 
 impl UsageCounter {
     /// Puts what was counted into batches. What it cannot, it leaves counted. Blocks.
-    pub(super) fn seal(&self, now: UnixMillis) -> io::Result<()> {
+    pub(super) fn seal(&self, now: UnixMillis, rows_max: usize) -> io::Result<()> {
         let Inner { folder, files, routes, live, .. } = &*self.0;
         let mut sealer = self.sealer();
         // Whatever becomes of the rest.
@@ -56,11 +58,13 @@ impl UsageCounter {
         let is_left = |live: &mut Arc<Live>| Arc::get_mut(live).is_some();
         let left: Vec<bool> = sealer.retired.iter_mut().map(is_left).collect();
         let current = live.load_full();
-        let Sealer { minute, last, retired, .. } = &mut *sealer;
+        let Sealer { minute, last, retired, rows, .. } = &mut *sealer;
         let tallies: Vec<&Tally> =
             retired.iter().chain([&current]).map(|live| &live.tally).collect();
         let mut made = Made::default();
-        let sealed = seal::seal(folder, &tallies, || routes.names(), *minute, *last, &mut made);
+        let of = (*minute, rows_max);
+        let sealed = seal::seal(folder, &tallies, || routes.names(), of, *last, &mut made);
+        *rows = made.rows;
         self.0.dropped.fetch_add(made.nameless, Relaxed);
         files.add(*last, made.last, made.bytes);
         self.0.flow.sealed(made.last - *last);
@@ -92,6 +96,11 @@ impl UsageCounter {
     /// The minute that is being counted.
     pub(super) fn minute(&self) -> UnixMillis {
         self.sealer().minute
+    }
+
+    /// How many rows the last seal has made.
+    pub(super) fn rows(&self) -> usize {
+        self.sealer().rows
     }
 
     fn sealer(&self) -> MutexGuard<'_, Sealer> {

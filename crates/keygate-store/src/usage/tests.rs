@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use self::ledger::{Ledger, Used};
 use super::folder::Stuck;
 use super::outbox::{Outbox, Sent};
-use super::records::{Retention, UsageCounts};
+use super::records::{BATCH_ROWS_MAX, Retention, UsageCounts};
 use super::recover::Recovered;
 use super::*;
 use crate::boil::boil;
@@ -105,7 +105,7 @@ impl Counting {
     }
 
     fn seal(&self) {
-        self.counter.seal(UnixMillis(self.now)).unwrap();
+        self.counter.seal(UnixMillis(self.now), BATCH_ROWS_MAX).unwrap();
     }
 
     /// A process that is killed, and the next one.
@@ -364,7 +364,7 @@ fn threads_that_count_while_it_is_sealed_and_replaced_are_never_missed() {
             .collect();
         scope.spawn(|| {
             for now in 0.. {
-                counter.seal(UnixMillis(now * MINUTE)).unwrap();
+                counter.seal(UnixMillis(now * MINUTE), BATCH_ROWS_MAX).unwrap();
                 counter.replace().unwrap();
                 if done.load(Relaxed) {
                     break;
@@ -375,7 +375,7 @@ fn threads_that_count_while_it_is_sealed_and_replaced_are_never_missed() {
         done.store(true, Relaxed);
     });
     let ledger = Ledger::default();
-    counter.seal(UnixMillis(0)).unwrap();
+    counter.seal(UnixMillis(0), BATCH_ROWS_MAX).unwrap();
     let tallies = counter.0.folder.tallies().unwrap();
     block_on(outbox.send(&ledger, KEEP, SETTLED_AFTER, &Sent::default())).unwrap();
     let all = THREADS * EACH;

@@ -14,8 +14,9 @@ use crate::client::{Call, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::Style;
 
-/// How long a use may take to be seen: it is noted in the gateway first, and told to the store later.
-const SEEN_AFTER: Duration = Duration::from_secs(10);
+/// How long a use may take to be seen: it is noted in the gateway first, and told to the store later, at
+/// the turn of the minute at the latest.
+const SEEN_AFTER: Duration = Duration::from_secs(70);
 const LOOK_EVERY_MIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(15);
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -194,17 +195,18 @@ mod tests {
 
     #[test]
     fn the_wait_ends_when_the_old_key_has_gone_quiet() {
-        assert_eq!(verdict(Some(3), "active", 20), Verdict::Wait(LOOK_EVERY_MAX));
-        assert_eq!(verdict(Some(598), "active", 20), Verdict::Wait(Duration::from_secs(2)));
-        let Verdict::Done(word) = verdict(Some(600), "active", 20) else { panic!() };
+        assert_eq!(verdict(Some(3), "active", 80), Verdict::Wait(LOOK_EVERY_MAX));
+        assert_eq!(verdict(Some(598), "active", 80), Verdict::Wait(Duration::from_secs(2)));
+        let Verdict::Done(word) = verdict(Some(600), "active", 80) else { panic!() };
         assert_eq!(word, "It was last used 10m ago; its overlap ends in 1h. It can be revoked.");
-        assert!(matches!(verdict(None, "active", 20), Verdict::Done(_)));
+        assert!(matches!(verdict(None, "active", 80), Verdict::Done(_)));
     }
 
     #[test]
     fn a_use_just_before_the_rotation_has_time_to_be_seen() {
-        assert_eq!(verdict(None, "active", 0), Verdict::Wait(SEEN_AFTER));
-        assert_eq!(verdict(Some(600), "active", 9), Verdict::Wait(LOOK_EVERY_MIN));
+        assert_eq!(verdict(None, "active", 0), Verdict::Wait(LOOK_EVERY_MAX));
+        assert_eq!(verdict(Some(600), "active", 60), Verdict::Wait(Duration::from_secs(10)));
+        assert_eq!(verdict(Some(600), "active", 69), Verdict::Wait(LOOK_EVERY_MIN));
     }
 
     #[test]
@@ -215,10 +217,10 @@ mod tests {
 
     #[test]
     fn a_short_quiet_is_not_taken_for_one_before_a_use_could_be_seen() {
-        let waited = Duration::from_secs(20);
+        let waited = Duration::from_secs(80);
         let verdict = |idle_s| look(Some(idle_s), "active").verdict(LOOK_EVERY_MIN, waited, None);
-        assert_eq!(verdict(3), Verdict::Wait(Duration::from_secs(7)));
-        assert!(matches!(verdict(10), Verdict::Done(_)));
+        assert_eq!(verdict(63), Verdict::Wait(Duration::from_secs(7)));
+        assert!(matches!(verdict(70), Verdict::Done(_)));
     }
 
     #[test]

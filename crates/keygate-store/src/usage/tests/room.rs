@@ -12,7 +12,7 @@ fn more_keys_than_a_batch_holds_and_than_a_segment_holds_are_all_counted() {
         key.id = crate::testing::key_id(n);
         assert!(counter.admitted(&key, routes[0], 1, UnixMillis(1), CLIENT).is_some());
     }
-    counter.seal(UnixMillis(1)).unwrap();
+    counter.seal(UnixMillis(1), BATCH_ROWS_MAX).unwrap();
     let ledger = Ledger::default();
     block_on(outbox.send(&ledger, KEEP, Duration::ZERO, &Sent::default())).unwrap();
     let used = ledger.used();

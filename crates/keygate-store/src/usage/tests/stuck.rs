@@ -11,6 +11,7 @@ use crate::usage::records::{SourceId, UsageBatch};
 fn sending() -> Sending {
     Sending {
         settings: Box::new(|| FlushSettings { interval: Duration::from_secs(1), keep: KEEP }),
+        rows_max: BATCH_ROWS_MAX,
         settled_after: Duration::ZERO,
         clock: || UnixMillis(MINUTE),
     }
@@ -67,7 +68,7 @@ fn a_source_that_the_store_does_not_take_holds_up_no_other() {
     left_behind(root.path(), 3);
     let (counter, _, routes) = begin(root.path());
     counter.admitted(&record(9), routes[0], 1, UnixMillis(1), CLIENT).unwrap();
-    counter.seal(UnixMillis(1)).unwrap();
+    counter.seal(UnixMillis(1), BATCH_ROWS_MAX).unwrap();
     let ledger = Ledger::default();
     block_on(counter.send(&Against(refused, &ledger), &sending()));
     assert_eq!(requests(&ledger), 3 + 1);
@@ -89,7 +90,7 @@ fn what_the_store_says_it_has_already_is_no_number_for_what_is_left() {
     };
     for times in [1, 10] {
         admit(times);
-        counter.seal(UnixMillis(1)).unwrap();
+        counter.seal(UnixMillis(1), BATCH_ROWS_MAX).unwrap();
         block_on(counter.send(&ledger, &sending()));
     }
     admit(100);
@@ -113,7 +114,7 @@ fn what_was_left_behind_waits_for_a_store_that_is_away_and_is_told_meanwhile() {
     for at in 1..=3 {
         counter.admitted(&key, routes[0], 1, UnixMillis(at), CLIENT).unwrap();
         if at < 3 {
-            counter.seal(UnixMillis(at)).unwrap();
+            counter.seal(UnixMillis(at), BATCH_ROWS_MAX).unwrap();
         }
     }
     ledger.be(ledger::Mood::Away);
@@ -174,7 +175,7 @@ fn counters_that_cannot_be_made_batches_stay_while_batches_are_sent() {
     let (counter, outbox, routes) = begin(root.path());
     let key = record(1);
     counter.admitted(&key, routes[0], 1, UnixMillis(1), CLIENT).unwrap();
-    counter.seal(UnixMillis(1)).unwrap();
+    counter.seal(UnixMillis(1), BATCH_ROWS_MAX).unwrap();
     counter.admitted(&key, routes[0], 1, UnixMillis(2), CLIENT).unwrap();
     // No batch can be written where a folder is.
     let obstacle = counter.0.folder.path().join("batch.partial");
@@ -201,7 +202,7 @@ fn a_damaged_batch_is_failed_and_not_stored_and_a_newer_one_is_left_alone() {
         let key = record(1);
         for n in 1..=2 {
             counter.admitted(&key, routes[0], 1, UnixMillis(n), CLIENT).unwrap();
-            counter.seal(UnixMillis(n)).unwrap();
+            counter.seal(UnixMillis(n), BATCH_ROWS_MAX).unwrap();
         }
         let first = counter.0.folder.batch(1);
         let mut bytes = std::fs::read(&first).unwrap();
