@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -21,6 +21,8 @@ pub struct Seen {
     /// The head as it came.
     pub raw: Vec<u8>,
     pub body: BodySeen,
+    /// How many had been seen before it.
+    number: usize,
 }
 
 /// What came of a request's body.
@@ -62,6 +64,7 @@ pub struct Upstream {
 
 pub(super) struct Record {
     seen: Mutex<Vec<Seen>>,
+    count: AtomicUsize,
     changed: Condvar,
     stopped: AtomicBool,
     handler: Box<Handler>,
@@ -84,6 +87,7 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let record = Arc::new(Record {
             seen: Mutex::default(),
+            count: AtomicUsize::new(0),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
             handler: Box::new(handler),
@@ -169,11 +173,11 @@ impl Record {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, seen: Seen) -> usize {
-        let mut all = self.lock();
-        all.push(seen);
+    /// Gives it its number.
+    fn push(&self, seen: &mut Seen) {
+        seen.number = self.count.fetch_add(1, Ordering::SeqCst);
+        self.lock().push(seen.clone());
         self.changed.notify_all();
-        all.len() - 1
     }
 }
 
@@ -181,8 +185,6 @@ impl Record {
 pub struct Exchange<'a> {
     pub request: Seen,
     record: &'a Record,
-    /// The request's place in the record.
-    index: usize,
     reader: &'a mut BufReader<TcpStream>,
     body_read: bool,
     keep: bool,
@@ -193,10 +195,10 @@ fn serve(stream: TcpStream, record: &Record) {
         return;
     }
     let mut reader = BufReader::with_capacity(256 * 1024, stream);
-    while let Ok(Some(request)) = read_head(&mut reader) {
-        let index = record.push(request.clone());
+    while let Ok(Some(mut request)) = read_head(&mut reader) {
+        record.push(&mut request);
         let mut exchange =
-            Exchange { request, record, index, reader: &mut reader, body_read: false, keep: true };
+            Exchange { request, record, reader: &mut reader, body_read: false, keep: true };
         let served = (record.handler)(&mut exchange);
         if served.is_err() || !exchange.keep || !exchange.body_read {
             return;
@@ -224,6 +226,7 @@ fn read_head(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Seen>> {
         headers: parsed.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect(),
         body: BodySeen::default(),
         raw,
+        number: 0,
     }))
 }
 
@@ -233,7 +236,9 @@ impl Exchange<'_> {
         let mut sink = Sink::default();
         let read = self.copy_body(&mut sink);
         let body = BodySeen { complete: read.is_ok(), ..sink.finish() };
-        if let Some(seen) = self.record.lock().get_mut(self.index) {
+        // Unless it was forgotten meanwhile.
+        let number = self.request.number;
+        if let Some(seen) = self.record.lock().iter_mut().rev().find(|seen| seen.number == number) {
             seen.body = body.clone();
         }
         self.record.changed.notify_all();
