@@ -27,6 +27,7 @@ mod cli;
 mod commands;
 mod conformance;
 mod connections;
+mod corpus;
 mod cors;
 mod crash;
 mod dashboards;

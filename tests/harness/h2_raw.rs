@@ -52,7 +52,17 @@ pub fn exchange(address: SocketAddr, fields: &[(&str, &[u8])], rest: Rest<'_>) -
     }
     // The gateway may have closed before it has read everything.
     let _ = stream.write_all(&bytes);
-    ending(&mut stream)
+    ending(&mut stream, &mut Vec::new())
+}
+
+/// Sends these frames after the hello, and waits for an end. Returns what came in DATA frames, too.
+pub fn converse(address: SocketAddr, frames: &[u8]) -> (Ending, Vec<u8>) {
+    let mut stream = Client::open(address).stream;
+    // The gateway may have closed before it has read everything.
+    let _ = stream.write_all(frames);
+    let mut body = Vec::new();
+    let ending = ending(&mut stream, &mut body);
+    (ending, body)
 }
 
 /// A client with one stream, frame by frame.
@@ -127,13 +137,15 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// Every field as a literal that is not indexed, without Huffman coding (RFC 7541 section 6.2.2).
 pub fn fields_of(fields: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        push_text(&mut block, name.as_bytes());
-        push_text(&mut block, value);
-    }
-    block
+    fields.iter().flat_map(|(name, value)| field_of(name.as_bytes(), value)).collect()
+}
+
+/// One such field, whose name may be anything.
+pub fn field_of(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut field = vec![0];
+    push_text(&mut field, name);
+    push_text(&mut field, value);
+    field
 }
 
 /// A length as an integer with a 7-bit prefix (RFC 7541 section 5.1), and the text.
@@ -153,22 +165,31 @@ fn push_text(block: &mut Vec<u8>, text: &[u8]) {
     block.extend(text);
 }
 
-fn ending(stream: &mut TcpStream) -> Ending {
+fn ending(stream: &mut TcpStream, body: &mut Vec<u8>) -> Ending {
     loop {
-        match read_frame(stream) {
-            None | Some((GOAWAY, _)) => return Ending::Closed,
-            Some((RST_STREAM, _)) => return Ending::Reset,
-            Some((HEADERS | DATA, flags)) if flags & END_STREAM != 0 => return Ending::Answered,
-            Some(_) => {}
+        let Some((kind, flags, payload)) = read_whole_frame(stream) else { return Ending::Closed };
+        match kind {
+            GOAWAY => return Ending::Closed,
+            RST_STREAM => return Ending::Reset,
+            DATA => body.extend(payload),
+            _ => {}
+        }
+        if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
+            return Ending::Answered;
         }
     }
 }
 
 /// The next frame's kind and flags; nothing at the connection's end.
 fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8)> {
+    read_whole_frame(stream).map(|(kind, flags, _)| (kind, flags))
+}
+
+fn read_whole_frame(stream: &mut TcpStream) -> Option<(u8, u8, Vec<u8>)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).ok()?;
     let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-    stream.read_exact(&mut vec![0; length]).ok()?;
-    Some((head[3], head[4]))
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).ok()?;
+    Some((head[3], head[4], payload))
 }

@@ -85,7 +85,7 @@ impl<'a> RequestFacts<'a> {
 #[derive(Default)]
 struct Asked<'a> {
     host: FirstTwo<'a>,
-    length: Option<&'a HeaderValue>,
+    length: FirstTwo<'a>,
     authorization: FirstTwo<'a>,
     x_api_key: FirstTwo<'a>,
 }
@@ -99,7 +99,7 @@ impl<'a> Asked<'a> {
             } else if *name == AUTHORIZATION {
                 asked.authorization.add(value);
             } else if *name == CONTENT_LENGTH {
-                asked.length = asked.length.or(Some(value));
+                asked.length.add(value);
             } else if *name == X_API_KEY {
                 asked.x_api_key.add(value);
             }
@@ -140,13 +140,15 @@ fn check_size(request: &RequestHeader, limits: HeadLimits) -> Result<(), Denial>
     Ok(())
 }
 
-fn declared_length(sent: Option<&HeaderValue>) -> Result<Option<u64>, Denial> {
+fn declared_length(sent: FirstTwo<'_>) -> Result<Option<u64>, Denial> {
     const WRONG: Denial = Denial::BadRequest("`Content-Length` is not a number");
-    match sent.map(|value| value.to_str().map(str::parse::<u64>)) {
-        None => Ok(None),
-        Some(Ok(Ok(length))) => Ok(Some(length)),
-        Some(Ok(Err(_)) | Err(_)) => Err(WRONG),
+    let Some(length) = sent.first else { return Ok(None) };
+    if sent.second.is_some() {
+        // HTTP/2 lets equal ones through; in HTTP/1 behind us they would be two.
+        return Err(Denial::BadRequest("more than one `Content-Length`"));
     }
+    let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).map(Some).ok_or(WRONG)
 }
 
 /// `:authority` or `Host`; both only if they agree (RFC 9113 section 8.3.1).
@@ -206,6 +208,19 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_is_one_number() {
+        let length = |sent: &[&'static str]| {
+            let header = |value: &&'static str| (CONTENT_LENGTH, HeaderValue::from_static(value));
+            declared_length(Asked::of(&sent.iter().map(header).collect()).length)
+        };
+        assert_eq!(length(&[]), Ok(None));
+        assert_eq!(length(&["5"]), Ok(Some(5)));
+        for wrong in [&["5", "5"][..], &["+5"], &["-5"], &[""], &["5, 5"], &["0x5"]] {
+            assert!(length(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn a_hop_may_have_a_port() {

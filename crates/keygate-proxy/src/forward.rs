@@ -99,7 +99,7 @@ fn remove_credentials(headers: &mut HeaderMap, strip: Strip, further: &[Box<str>
 }
 
 /// Drops every header that is one of ours, or that an upstream could take for one: CGI and its
-/// heirs read `_` and `-` alike.
+/// heirs read `_` and `-` alike, and some of them `.` and whatever else is no letter.
 fn remove_forgeries(headers: &mut HeaderMap) {
     // One at a time: there is nearly never any.
     while let Some(name) = headers.keys().find(|name| is_forgery(name.as_str())).cloned() {
@@ -115,12 +115,12 @@ fn is_forgery(name: &str) -> bool {
     if !name.starts_with('x') {
         return false;
     }
+    let alike = |(a, b): (u8, u8)| a == b || (a == b'-' && !b.is_ascii_alphanumeric());
     let same = |ours: &str, theirs: &str| {
-        ours.len() == theirs.len()
-            && ours.bytes().zip(theirs.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+        ours.len() == theirs.len() && ours.bytes().zip(theirs.bytes()).all(alike)
     };
     name.get(..IDENTITY.len()).is_some_and(|start| same(IDENTITY, start))
-        || (name.contains('_') && OTHERS.iter().any(|ours| same(ours, name)))
+        || OTHERS.iter().any(|ours| same(ours, name) && *ours != name)
 }
 
 /// HTTP/2 lets a client split its cookies; HTTP/1 has one line (RFC 9113 section 8.2.3).

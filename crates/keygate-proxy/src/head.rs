@@ -241,8 +241,9 @@ fn set_once<T>(slot: &mut Option<T>, value: T, twice: &'static str) -> Result<()
 
 /// A target is a path, or a URL of the host that `Host` names (RFC 9112 section 3.2.2).
 fn check_target(target: &str, host: &str) -> Result<(), Denial> {
-    // None of these may be in a URI (RFC 3986 section 2), and Pingora's answer to them has no code.
-    let is_no_uri = |byte| matches!(byte, b'"' | b'<' | b'>' | b'`');
+    // None of these may be in a target (RFC 3986 section 2, RFC 9112 section 3.2). Pingora's answer to
+    // most has no code, and a fragment it cuts off where another parser reads on.
+    let is_no_uri = |byte| matches!(byte, b'"' | b'<' | b'>' | b'`' | b'#');
     if target.bytes().fold(false, |found, byte| found | is_no_uri(byte)) {
         return Err(Denial::BadRequest("the request target holds a byte that must be escaped"));
     }
@@ -369,6 +370,8 @@ mod tests {
         bad("GET /\r\nHost: a\r\n\r\n");
         bad("GET http://a/x HTTP/1.1\r\nHost: A\r\n\r\n");
         bad("GET /a<b HTTP/1.1\r\nHost: a\r\n\r\n");
+        bad("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n");
+        bad("GET http://a/x#y HTTP/1.1\r\nHost: a\r\n\r\n");
         bad("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n");
         bad("GET http://u@a/x HTTP/1.1\r\nHost: a\r\n\r\n");
         bad("GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n");
