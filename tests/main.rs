@@ -80,6 +80,7 @@ mod secrets;
 mod series;
 mod shutdown;
 mod spelling;
+mod spellings;
 mod streaming;
 mod tls_clients;
 mod top;
