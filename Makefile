@@ -9,7 +9,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # Tests run in folders of their own, where a relative path would name nothing.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
-.PHONY: help setup setup-tests setup-bench run test build-release build-tests instructions lint bench soak fuzz-api
+.PHONY: help setup setup-tests setup-bench setup-fuzz run test build-release build-tests instructions lint bench soak \
+	fuzz fuzz-api
 
 help:
 	@echo "make run     run the gateway with a sample service behind it, and show three calls to try"
@@ -17,6 +18,7 @@ help:
 	@echo "make lint    check format, lints and the shipped configuration"
 	@echo "make bench   measure everything, against bare Pingora, nginx and HAProxy (benches/README.md)"
 	@echo "make soak    run the long tests"
+	@echo "make fuzz    fuzz each reader of foreign bytes for SECONDS (60), with libFuzzer"
 	@echo "make fuzz-api  fuzz the admin API by its own description (needs Python, and PyPI once)"
 	@echo "make setup   install what the build needs, setup-tests what the tests need besides (all of the"
 	@echo "             above do it by themselves)"
@@ -34,8 +36,11 @@ setup-tests: setup
 setup-bench: TOOLS = haproxy:haproxy
 setup-bench: FILES = /usr/lib/nginx/modules/ngx_http_lua_module.so:libnginx-mod-http-lua
 setup-bench: setup-tests
-setup setup-tests: FILES =
-setup setup-tests setup-bench:
+# libFuzzer is C++.
+setup-fuzz: TOOLS = c++:g++
+setup-fuzz: setup
+setup setup-tests setup-fuzz: FILES =
+setup setup-tests setup-bench setup-fuzz:
 	@command -v $(CARGO) >/dev/null || { echo "error: install Rust first: https://rustup.rs" >&2; exit 1; }
 	@missing=; \
 	for tool in $(TOOLS); do \
@@ -132,6 +137,24 @@ soak: setup-tests
 	RELOADS=1000 $(E2E) hot_reload
 	SERIES=1000000 $(E2E) series
 	KEYGATE_BIN=$(KEYGATE_BIN) tests/fuzz_api/run
+
+# What cargo-fuzz sets but for the sanitizers, which need a nightly compiler; the code has nothing unsafe.
+# The corpora are read, and what is new is kept beside them; a finding lies in fuzz/artifacts.
+SECONDS ?= 60
+FUZZED ?= credential key route config record change import
+fuzz: HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+fuzz: export RUSTFLAGS = --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz: setup-fuzz
+	$(CARGO) build --release --manifest-path fuzz/Cargo.toml --target $(HOST)
+	@set -e; for name in $(FUZZED); do \
+		echo "== $$name"; mkdir -p fuzz/new/$$name fuzz/artifacts; \
+		fuzz/target/$(HOST)/release/$$name fuzz/new/$$name fuzz/corpus/$$name -max_len=4096 -timeout=10 \
+			-max_total_time=$(SECONDS) -artifact_prefix=fuzz/artifacts/$$name- -print_final_stats=1 \
+			> fuzz/artifacts/$$name.log 2>&1 || { tail -n 40 fuzz/artifacts/$$name.log; exit 1; }; \
+		grep -E '^stat::number_of_executed_units|^Done' fuzz/artifacts/$$name.log; \
+	done
 
 fuzz-api: setup
 	$(CARGO) build --release -p keygate

@@ -8,6 +8,8 @@ mod catalogue;
 mod certificates;
 mod confidential;
 mod environment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod header;
 mod inputs;
 mod lines;

@@ -8,6 +8,8 @@ pub mod cors;
 pub mod credential;
 pub mod decide;
 pub mod explain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod health;
 pub mod id;
 pub mod key;

@@ -13,6 +13,8 @@ mod epochs;
 pub mod failures;
 pub mod fleet;
 mod flights;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod heir;
 pub mod keys;
 mod known;

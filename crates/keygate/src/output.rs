@@ -3,6 +3,7 @@
 //! The only file that writes to standard output, but for logs and the view of `keygate top`.
 
 mod cells;
+mod printable;
 mod steps;
 mod uses;
 
@@ -13,6 +14,7 @@ use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width, pres
 use serde_json::Value;
 
 use self::cells::text as cell;
+pub(crate) use self::printable::printable;
 use crate::cli::AdminOptions;
 use crate::failure::{Failure, no_colours};
 
@@ -278,11 +280,6 @@ fn finished(mut table: Table) -> String {
 
 fn line(value: Option<&Value>) -> String {
     format!("{}\n", cell(value))
-}
-
-/// A name may hold anything; a terminal must not be told to do anything by it.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod change;
 mod dial;
 mod fleet;
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod import;
 mod layout;
 mod limits;

@@ -6,6 +6,8 @@
 mod csv;
 mod findings;
 mod format;
+#[cfg(test)]
+mod fuzzing;
 mod jsonl;
 mod kong;
 mod plan;
