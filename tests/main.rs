@@ -22,6 +22,7 @@ mod alerts;
 mod audit_log;
 mod backup;
 mod balance;
+mod bounds;
 mod chaos;
 mod cli;
 mod commands;

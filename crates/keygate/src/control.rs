@@ -147,6 +147,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ever_more_connections_to_the_admin_listener_are_bounded() {
+        let (control, address) = start(Router::new().route("/", get(|| async { "served" })));
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut stream = send(address).await;
+            // Answered, so it has its place.
+            assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
+            idle.push(stream);
+        }
+        let mut waiting = send(address).await;
+        let mut answer = [0; 1_024];
+        let early = tokio::time::timeout(Duration::from_millis(200), waiting.read(&mut answer));
+        assert!(early.await.is_err(), "one more is served");
+        drop(idle.pop());
+        assert!(waiting.read(&mut answer).await.unwrap() > 0, "nobody is let in");
+        drop((idle, waiting));
+        control.stop().await;
+    }
+
+    #[tokio::test]
     async fn a_request_that_runs_when_it_is_stopped_is_answered() {
         let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let slow = {
