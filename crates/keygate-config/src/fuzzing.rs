@@ -37,6 +37,6 @@ mod tests {
 
     #[test]
     fn any_text_is_a_configuration_or_has_a_problem() {
-        super::smoke::replay("config", 300, config);
+        smoke::replay("config", 300, config);
     }
 }

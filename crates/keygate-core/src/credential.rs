@@ -205,6 +205,10 @@ impl CredentialRules {
     /// `base64(K:)`: the key as user name, no password (RFC 7617 section 2).
     fn read_basic(&self, encoded: &[u8]) -> Found {
         let (decoded, whole) = decode_base64(encoded);
+        if (decoded.is_empty() || !whole) && holds_our_shape(encoded) {
+            // A key that somebody forgot to encode.
+            return Found::Meant(None);
+        }
         let colon = decoded.iter().position(|&byte| byte == b':');
         let user = colon.and_then(|at| decoded.get(..at)).unwrap_or(&decoded);
         match self.read(self.basic, user) {

@@ -75,6 +75,10 @@ fn what_is_not_a_key_is_invalid() {
     check(&[&basic(&format!("{k}:password"))], &[], "", "api_key_invalid");
     check(&[&basic(&k)], &[], "", "api_key_invalid");
     check(&[&basic("user:pass")], &[], "", "api_key_invalid");
+    check(&[&format!("Basic {k}")], &[], "", "api_key_invalid");
+    // Beside another it would travel on to the upstream.
+    check(&[&format!("Basic {k}")], &[&k], "", "ambiguous_credentials");
+    check(&[&format!("basic x{k}:")], &[&k], "", "ambiguous_credentials");
     check(&[&format!("Bearer {}", &k[..50])], &[], "", "api_key_invalid");
     check(&[], &["nonsense"], "", "api_key_invalid");
     check(&[], &[&"x".repeat(600)], "", "api_key_invalid");

@@ -1,7 +1,5 @@
 //! What must hold whatever Redis answers or publishes.
 
-use redis::Value;
-
 use super::change::Change;
 use super::reply;
 
