@@ -1,6 +1,7 @@
 //! Every request of `tests/corpus`, before an nginx and before a server that takes nothing but what
-//! RFC 9112 allows: it is refused, or the upstream sees what was decided, once, under the name of the
-//! key that it came with. The same requests without their key, or with a revoked one, get nowhere.
+//! RFC 9112 allows, by both ways through the gateway: it is refused, or the upstream sees what was
+//! decided, once, under the name of the key that it came with. The same requests without their key, or
+//! with a revoked one, get nowhere.
 
 mod parse;
 
@@ -29,15 +30,19 @@ enum Behind {
     Nginx,
 }
 
+/// The two ways that a request takes.
+const WAYS: [&str; 2] = ["express_lane = false", "express_lane = true"];
+
 #[test]
 fn a_hostile_request_is_refused_or_forwarded_as_it_was_decided() {
     let cases = parse::all();
     assert!(cases.len() >= 150, "{} cases", cases.len());
     let faults: Vec<String> = thread::scope(|scope| {
         let cases = &cases;
-        let run = |behind| scope.spawn(move || Round::start(behind).run(cases));
-        let rounds = [run(Behind::Strict), run(Behind::Nginx)];
-        rounds.into_iter().flat_map(|round| round.join().unwrap()).collect()
+        let run = |behind, way| scope.spawn(move || Round::start(behind, way).run(cases));
+        let both = WAYS.map(|way| [run(Behind::Strict, way), run(Behind::Nginx, way)]);
+        let rounds = both.into_iter().flatten();
+        rounds.flat_map(|round| round.join().unwrap()).collect()
     });
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
@@ -45,6 +50,7 @@ fn a_hostile_request_is_refused_or_forwarded_as_it_was_decided() {
 /// One gateway before one upstream.
 struct Round {
     behind: Behind,
+    way: &'static str,
     upstream: Strict,
     _nginx: Option<Nginx>,
     gateway: Gateway,
@@ -58,7 +64,7 @@ struct Round {
 }
 
 impl Round {
-    fn start(behind: Behind) -> Self {
+    fn start(behind: Behind, way: &'static str) -> Self {
         let upstream = Strict::start();
         let nginx = (behind == Behind::Nginx).then(|| {
             // Whatever nginx would drop or change by itself, it is told to pass on.
@@ -72,12 +78,13 @@ impl Round {
         });
         let target = nginx.as_ref().map_or(upstream.address(), Nginx::address);
         let setup = Setup::in_front_of_address(target).log("info").tables(&access_log::table(""));
-        let gateway = setup.start();
+        let gateway = setup.server(way).start();
         let spec = KeySpec::new(&["read:orders", "write:orders"]);
         let (key, revoked) = (gateway.key_with(&spec), gateway.key_with(&spec));
         gateway.admin().revoke(&revoked);
         Self {
             behind,
+            way,
             upstream,
             _nginx: nginx,
             gateway,
@@ -114,7 +121,7 @@ impl Round {
 
     fn check(&mut self, case: &str, holds: bool, fault: impl FnOnce() -> String) {
         if !holds {
-            self.faults.push(format!("{case}, {:?}: {}", self.behind, fault()));
+            self.faults.push(format!("{case}, {:?}, {}: {}", self.behind, self.way, fault()));
         }
     }
 

@@ -158,7 +158,7 @@ mod tests {
         }
         let mut waiting = send(address).await;
         let mut answer = [0; 1_024];
-        let early = tokio::time::timeout(Duration::from_millis(200), waiting.read(&mut answer));
+        let early = timeout(Duration::from_millis(200), waiting.read(&mut answer));
         assert!(early.await.is_err(), "one more is served");
         drop(idle.pop());
         assert!(waiting.read(&mut answer).await.unwrap() > 0, "nobody is let in");
