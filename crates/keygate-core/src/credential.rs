@@ -180,7 +180,8 @@ impl CredentialRules {
         } else if scheme.eq_ignore_ascii_case(b"basic") {
             self.read_basic(rest)
         } else {
-            self.read(Source::Off, rest)
+            // A key may stand where the scheme should.
+            self.read(Source::Off, if holds_our_shape(scheme) { scheme } else { rest })
         }
     }
 

@@ -79,6 +79,7 @@ fn what_is_not_a_key_is_invalid() {
     // Beside another it would travel on to the upstream.
     check(&[&format!("Basic {k}")], &[&k], "", "ambiguous_credentials");
     check(&[&format!("basic x{k}:")], &[&k], "", "ambiguous_credentials");
+    check(&[&format!("{k} x")], &[&k], "", "ambiguous_credentials");
     check(&[&format!("Bearer {}", &k[..50])], &[], "", "api_key_invalid");
     check(&[], &["nonsense"], "", "api_key_invalid");
     check(&[], &[&"x".repeat(600)], "", "api_key_invalid");
