@@ -76,7 +76,7 @@ impl Round {
             );
             Nginx::start("", &settings)
         });
-        let target = nginx.as_ref().map_or(upstream.address(), Nginx::address);
+        let target = nginx.as_ref().map_or_else(|| upstream.address(), Nginx::address);
         let setup = Setup::in_front_of_address(target).log("info").tables(&access_log::table(""));
         let gateway = setup.server(way).start();
         let spec = KeySpec::new(&["read:orders", "write:orders"]);

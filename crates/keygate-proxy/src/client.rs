@@ -17,6 +17,7 @@ mod stream;
 mod subject;
 pub(crate) mod tls;
 
+pub(crate) use socket::CLIENT_WRITE_TIMEOUT;
 pub(crate) use stream::ClientStream;
 
 /// Who is at the other end of a connection, besides the address, which Pingora carries.

@@ -30,7 +30,7 @@ use crate::snapshot::{Bounds, Snapshot, Snapshots};
 
 mod idle;
 
-use idle::IdleConnections;
+use idle::{IdleConnections, Place};
 
 /// The longest body that is taken along.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -143,7 +143,7 @@ impl<S: KeyStore> Lane<S> {
             if peer.options.alpn.get_max_http_version() > 1 {
                 return Error::e_explain(ErrorType::InternalError, "the lane has no HTTP/2");
             }
-            let place = peer.reuse_hash();
+            let place = Place::of(&peer);
             let error = match self.connect(&peer, place).await {
                 Ok((mut client, is_reused)) => {
                     match self.exchange(session, ctx, &peer, &mut client).await {
@@ -169,7 +169,11 @@ impl<S: KeyStore> Lane<S> {
         }
     }
 
-    async fn connect(&self, peer: &HttpPeer, place: u64) -> pingora::Result<(ClientSession, bool)> {
+    async fn connect(
+        &self,
+        peer: &HttpPeer,
+        place: Place,
+    ) -> pingora::Result<(ClientSession, bool)> {
         let (stream, is_reused) = match self.idle.take(place) {
             Some(stream) => (stream, true),
             None => (Box::pin(self.connector.new_stream(peer)).await?, false),
@@ -177,7 +181,7 @@ impl<S: KeyStore> Lane<S> {
         Ok((ClientSession::new_with_options(stream, peer), is_reused))
     }
 
-    async fn release(&self, mut client: ClientSession, peer: &HttpPeer, place: u64) {
+    async fn release(&self, mut client: ClientSession, peer: &HttpPeer, place: Place) {
         client.respect_keepalive();
         if let Some(stream) = client.reuse().await {
             self.idle.put(place, stream, peer.idle_timeout());

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{ORIGIN, TRANSFER_ENCODING};
 use http::{Method, Version};
@@ -24,6 +23,7 @@ use quanta::Instant;
 use crate::answer;
 use crate::attempts::Attempts;
 use crate::bodies;
+use crate::client::CLIENT_WRITE_TIMEOUT;
 use crate::context::{Admitted, Context, Strip};
 use crate::cors;
 use crate::expiry;
@@ -52,8 +52,6 @@ pub use parts::{GatewayParts, Groundwork};
 
 /// What a `request_filter` answers when there is nothing left to forward.
 const ANSWERED: bool = true;
-/// How long one write to a client may take.
-const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The data plane: everything that a request needs to be decided and forwarded.
 pub struct Gateway<S: KeyStore> {
@@ -236,7 +234,7 @@ impl<S: KeyStore> Gateway<S> {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
-        // Each write; Pingora would wait for ever on a client that does not read.
+        // Each piece of a body; for all else there is the connection's own.
         session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         let sent_id = session.req_header().headers.get(X_REQUEST_ID);
         ctx.request_id = Some(trace::request_id(sent_id));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use keygate_config::{Config, Upstream};
+use keygate_config::{Config, Protocol, Upstream};
 use keygate_store::keys::KeyStore;
 use keygate_store::usage::UsageError;
 use pingora::apps::HttpServerOptions;
@@ -135,8 +135,11 @@ fn connections<S: KeyStore>(
 fn server_conf(config: &Config, trusted: Option<&Path>) -> ServerConf {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = config.server.threads.unwrap_or_else(cores).max(1);
-    // With the lane on, the other half is its own. Switched on later, it has that much besides.
-    let idle_max = config.server.upstream_idle_max / if config.server.express_lane { 2 } else { 1 };
+    // If the lane is on and leads anywhere, the other half is its own. Switched on later, it has that
+    // much besides.
+    let has_lane = config.server.express_lane
+        && config.upstreams.iter().any(|upstream| upstream.protocol == Protocol::Http1);
+    let idle_max = config.server.upstream_idle_max / if has_lane { 2 } else { 1 };
     ServerConf {
         threads,
         // Counts attempts, the first included. Each upstream has its own bound below this.

@@ -64,7 +64,6 @@ impl DigestMemo {
             return peppers.identify(key);
         }
         let name = self.name(key, peppers);
-        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
         let place = name as usize % SETS;
         let set = self.sets.get_mut(place)?;
         if let Some(known) = set.iter().find(|known| known.name == name) {

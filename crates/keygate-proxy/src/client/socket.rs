@@ -4,17 +4,25 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+/// How long a client may read nothing of what it is sent. Pingora bounds how long a piece of a body may
+/// take; heads and ends of bodies it writes for as long as it takes.
+pub(crate) const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads and writes a connection that others hold too. There is one of these for each.
 pub(crate) struct Socket {
     stream: Arc<TcpStream>,
     /// What was read of it and given back.
     unread: BytesMut,
+    /// Runs while the client reads nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
@@ -22,7 +30,7 @@ impl Socket {
     pub(super) fn new(stream: Arc<TcpStream>, unread: BytesMut) -> Self {
         // An empty one may hold room that nobody needs any more.
         let unread = if unread.is_empty() { BytesMut::new() } else { unread };
-        Self { stream, unread }
+        Self { stream, unread, stalled: None }
     }
 
     pub(super) fn stream(&self) -> &Arc<TcpStream> {
@@ -78,23 +86,34 @@ impl AsyncRead for Socket {
 
 impl Socket {
     fn poll_write_with(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.stream.poll_write_ready(cx))?;
+            let Poll::Ready(is_ready) = self.stream.poll_write_ready(cx) else {
+                return self.poll_stalled(cx);
+            };
+            is_ready?;
             match write(&self.stream) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
+                outcome => {
+                    self.stalled = None;
+                    return Poll::Ready(outcome);
+                }
             }
         }
+    }
+
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(CLIENT_WRITE_TIMEOUT)));
+        stalled.as_mut().poll(cx).map(|()| Err(ErrorKind::TimedOut.into()))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -102,7 +121,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -176,6 +195,45 @@ mod tests {
         leaving.await;
         let mut unread = [0; 4];
         assert_eq!(server.try_read(&mut unread).unwrap(), 4);
+    }
+
+    /// Writes until the client, who reads nothing, has let this long pass. Says how much it was.
+    async fn fill(socket: &mut Socket, at_most: Duration) -> (usize, Option<ErrorKind>) {
+        let mut length = 0;
+        loop {
+            match tokio::time::timeout(at_most, socket.write(&[0; 64 << 10])).await {
+                Ok(Ok(written)) => length += written,
+                Ok(Err(error)) => return (length, Some(error.kind())),
+                Err(_) => return (length, None),
+            }
+        }
+    }
+
+    /// The test's clock stands still while anything can be done, and then goes to the next timer.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_given_up() {
+        let (_client, server) = pair().await;
+        let mut socket = Socket::new(server, BytesMut::new());
+        let begun = tokio::time::Instant::now();
+        let (_, error) = fill(&mut socket, Duration::MAX).await;
+        assert_eq!(error, Some(ErrorKind::TimedOut));
+        assert_eq!(begun.elapsed().as_secs(), CLIENT_WRITE_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_a_little_has_all_its_time_again() {
+        let (mut client, server) = pair().await;
+        let mut socket = Socket::new(server, BytesMut::new());
+        let nearly = CLIENT_WRITE_TIMEOUT - Duration::from_secs(1);
+        for _ in 0..3 {
+            let (length, error) = fill(&mut socket, nearly).await;
+            assert_eq!(error, None);
+            assert!(socket.stalled.is_some());
+            client.read_exact(&mut vec![0; length]).await.unwrap();
+            assert_eq!(socket.write(b"more").await.unwrap(), 4);
+            client.read_exact(&mut [0; 4]).await.unwrap();
+            assert!(socket.stalled.is_none());
+        }
     }
 
     async fn futures_now<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {

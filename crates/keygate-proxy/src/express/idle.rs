@@ -2,6 +2,8 @@
 //! No task watches one: it is looked at before it is used, and every now and then.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,16 +14,31 @@ use keygate_telemetry::{WayMetrics, thread_number, thread_places};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use pingora::protocols::Stream;
+use pingora::upstreams::peer::{HttpPeer, Peer as _};
 use quanta::Instant;
 use tokio::io::AsyncReadExt;
 
 /// How often what waits for a next request is looked at.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
+/// Where a connection leads, and on what terms. Its hash has no secret, so that whoever chooses one
+/// address could find another with the same: the address itself is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    terms: u64,
+    address: Option<SocketAddr>,
+}
+
+impl Place {
+    pub(super) fn of(peer: &HttpPeer) -> Self {
+        Self { terms: peer.reuse_hash(), address: peer.address().as_inet().copied() }
+    }
+}
+
 /// All of them. Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub(super) struct IdleConnections {
-    shelves: Arc<Shelves<Idle>>,
+    shelves: Arc<Shelves<Place, Idle>>,
     ways: WayMetrics,
 }
 
@@ -46,23 +63,23 @@ impl IdleConnections {
         u64::try_from(self.shelves.count.load(Relaxed)).unwrap_or(u64::MAX)
     }
 
-    /// One that leads to this peer, unless its upstream has closed it or said anything since.
-    pub(super) fn take(&self, peer: u64) -> Option<Stream> {
+    /// One that leads there, unless its upstream has closed it or said anything since.
+    pub(super) fn take(&self, place: Place) -> Option<Stream> {
         let now = Instant::now();
         loop {
-            let mut idle = self.shelves.take(thread_number(), peer)?;
+            let mut idle = self.shelves.take(thread_number(), place)?;
             if idle.is_usable(now) && has_nothing_to_read(&idle.stream) {
                 return Some(idle.stream);
             }
         }
     }
 
-    pub(super) fn put(&self, peer: u64, mut stream: Stream, timeout: Option<Duration>) {
+    pub(super) fn put(&self, place: Place, mut stream: Stream, timeout: Option<Duration>) {
         if timeout == Some(Duration::ZERO) || !is_silent(&mut stream) {
             return;
         }
         let until = timeout.map(|timeout| Instant::now() + timeout);
-        if let Some(closed) = self.shelves.put(thread_number(), peer, Idle { stream, until }) {
+        if let Some(closed) = self.shelves.put(thread_number(), place, Idle { stream, until }) {
             self.ways.crowded_out();
             drop(closed);
         }
@@ -81,38 +98,38 @@ impl IdleConnections {
 }
 
 /// A shelf for each thread, which is nearly always the only one that wants it, and a bound over all.
-struct Shelves<T> {
+struct Shelves<P, T> {
     most: usize,
     /// Never fewer than there are.
     count: AtomicUsize,
-    all: Box<[Shelf<T>]>,
+    all: Box<[Shelf<P, T>]>,
 }
 
 /// Apart from its neighbours, which other threads write to.
 #[repr(align(128))]
-struct Shelf<T>(Mutex<ByPeer<T>>);
+struct Shelf<P, T>(Mutex<ByPeer<P, T>>);
 
-impl<T> Shelf<T> {
+impl<P, T> Shelf<P, T> {
     /// For moments: what is let go of is closed without it.
-    fn lock(&self) -> MutexGuard<'_, ByPeer<T>> {
+    fn lock(&self) -> MutexGuard<'_, ByPeer<P, T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> Shelves<T> {
+impl<P: Copy + Eq + Hash, T> Shelves<P, T> {
     fn new(most: usize, shelves: usize) -> Self {
         let all = (0..shelves.max(1)).map(|_| Shelf(Mutex::default())).collect();
         Self { most, count: AtomicUsize::new(0), all }
     }
 
     /// A thread's own shelf, and then the others'.
-    fn nearest(&self, thread: usize) -> impl Iterator<Item = &Shelf<T>> {
+    fn nearest(&self, thread: usize) -> impl Iterator<Item = &Shelf<P, T>> {
         let (before, own) = self.all.split_at(thread % self.all.len());
         own.iter().chain(before)
     }
 
     /// The newest of the nearest shelf that has any.
-    fn take(&self, thread: usize, peer: u64) -> Option<T> {
+    fn take(&self, thread: usize, peer: P) -> Option<T> {
         if self.count.load(Relaxed) == 0 {
             return None;
         }
@@ -122,7 +139,7 @@ impl<T> Shelves<T> {
     }
 
     /// What has to go for it, if there is no room: an old one, or itself if there is none.
-    fn put(&self, thread: usize, peer: u64, one: T) -> Option<T> {
+    fn put(&self, thread: usize, peer: P, one: T) -> Option<T> {
         let more = |count| (count < self.most).then_some(count + 1);
         let has_room = self.count.fetch_update(Relaxed, Relaxed, more).is_ok();
         let oldest = || self.nearest(thread).find_map(|shelf| shelf.lock().take_oldest());
@@ -145,21 +162,21 @@ impl<T> Shelves<T> {
 }
 
 /// In the order in which they came.
-struct ByPeer<T>(HashMap<u64, VecDeque<T>>);
+struct ByPeer<P, T>(HashMap<P, VecDeque<T>>);
 
-impl<T> Default for ByPeer<T> {
+impl<P, T> Default for ByPeer<P, T> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<T> ByPeer<T> {
-    fn put(&mut self, peer: u64, one: T) {
+impl<P: Copy + Eq + Hash, T> ByPeer<P, T> {
+    fn put(&mut self, peer: P, one: T) {
         self.0.entry(peer).or_default().push_back(one);
     }
 
     /// The newest.
-    fn take(&mut self, peer: u64) -> Option<T> {
+    fn take(&mut self, peer: P) -> Option<T> {
         self.0.get_mut(&peer)?.pop_back()
     }
 

@@ -120,16 +120,20 @@ fn threads_lose_none_and_keep_no_more_than_they_may() {
 async fn a_connection_that_says_anything_is_not_used_again() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let idle = IdleConnections::new(2, Metrics::new("1").ways());
+    let address = listener.local_addr().unwrap();
+    let place = Place { terms: 1, address: Some(address) };
+    let same_hash = Place { address: Some(SocketAddr::new(address.ip(), 1)), ..place };
     for word in [&b"more"[..], b""] {
         let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
         let stream = pingora::protocols::l4::stream::Stream::from(stream.await.unwrap());
         let (mut upstream, _) = listener.accept().unwrap();
-        idle.put(1, Box::new(stream), None);
-        let stream = idle.take(1).unwrap();
-        idle.put(1, stream, None);
+        idle.put(place, Box::new(stream), None);
+        assert!(idle.take(same_hash).is_none(), "another address with the same hash");
+        let stream = idle.take(place).unwrap();
+        idle.put(place, stream, None);
         upstream.write_all(word).unwrap();
         drop(upstream);
-        assert!(idle.take(1).is_none());
+        assert!(idle.take(place).is_none());
         assert_eq!(idle.count(), 0);
     }
 }
