@@ -25,8 +25,9 @@ pub(super) struct Made {
     pub(super) nameless: u64,
 }
 
-/// A slot that has counted what is in no batch. There may be millions at a time, so it is no more than it
-/// takes to put them in order.
+/// A slot that has counted what is in no batch, and how far it had when the seal began: what comes while
+/// batches are written is the next minute's. There may be millions at a time, so it is no more than that
+/// and what it takes to put them in order.
 #[derive(Clone, Copy)]
 struct Place {
     key: KeyId,
@@ -34,6 +35,7 @@ struct Place {
     /// Which of the tallies that are sealed together.
     tally: u32,
     number: u32,
+    totals: Totals,
 }
 
 /// What a slot has counted that is in no batch.
@@ -61,8 +63,7 @@ pub(super) fn seal(
     made.last = last;
     let mut places = Vec::new();
     for (tally, of) in (0..).zip(tallies) {
-        let unsealed = of.slots().filter_map(|(number, slot)| Unsealed::of(of, number, slot));
-        places.extend(unsealed.map(|one| one.place(tally)));
+        places.extend(of.slots().filter_map(|slot| Place::of(tally, slot)));
     }
     let names = names();
     places.retain(|place| {
@@ -117,6 +118,14 @@ pub(super) fn tell(tallies: &[&Tally], number: u64, slots: &[SealedSlot]) {
 }
 
 impl Place {
+    /// None if all that the slot has counted is in batches.
+    fn of(tally: u32, (number, slot): (u32, Slot<'_>)) -> Option<Self> {
+        let tag = slot.tag()?;
+        let totals = slot.totals();
+        let is_unsealed = totals.since(slot.sealed()) != Totals::default();
+        is_unsealed.then(|| Self { key: slot.key(), tag, tally, number, totals })
+    }
+
     fn row(&self) -> (KeyId, RouteNumber) {
         (self.key, self.tag.route())
     }
@@ -126,25 +135,15 @@ impl Place {
     }
 
     fn unsealed<'a>(&self, tallies: &[&'a Tally]) -> Option<Unsealed<'a>> {
+        let Self { key, tag, number, totals, .. } = *self;
         let tally = *tallies.get(self.tally as usize)?;
-        Unsealed::of(tally, self.number, tally.slot(self.number)?)
+        let (generation, slot) = (tally.generation, tally.slot(number)?);
+        let since = totals.since(slot.sealed());
+        Some(Unsealed { key, tag, generation, number, slot, totals, since })
     }
 }
 
-impl<'a> Unsealed<'a> {
-    fn of(tally: &Tally, number: u32, slot: Slot<'a>) -> Option<Self> {
-        let tag = slot.tag()?;
-        let totals = slot.totals();
-        let since = totals.since(slot.sealed());
-        let (key, generation) = (slot.key(), tally.generation);
-        let one = Self { key, tag, generation, number, slot, totals, since };
-        (since != Totals::default()).then_some(one)
-    }
-
-    fn place(&self, tally: u32) -> Place {
-        Place { key: self.key, tag: self.tag, tally, number: self.number }
-    }
-
+impl Unsealed<'_> {
     fn sealed(&self) -> SealedSlot {
         SealedSlot { generation: self.generation, number: self.number, totals: self.totals }
     }
