@@ -134,20 +134,18 @@ impl UsageCounter {
         self.0.flow.is_held.store(true, Release);
     }
 
-    async fn keep_sealing(&self, by: &Sending) {
+    pub(super) async fn keep_sealing(&self, by: &Sending) {
         let mut last = Instant::now();
         let mut is_failing = false;
         loop {
-            let interval = stretched((by.settings)().interval, self.rows());
-            let now = (by.clock)();
-            let turn = self.minute().0.saturating_add(Step::Minute.millis());
-            let mut wait = interval.saturating_sub(last.elapsed());
-            if turn > now.0 {
-                wait = wait.min(Duration::from_millis(turn - now.0));
-            }
-            sleep(wait).await;
+            let interval = (by.settings)().interval;
+            // Only a seal makes room when there is none.
+            let due = if self.is_full() { interval } else { stretched(interval, self.rows()) };
+            // The clock may be set, and a turn may have failed: no sleep is longer than the interval.
+            let wait = due.saturating_sub(last.elapsed()).min(interval);
+            sleep(self.to_turn(by).map_or(wait, |turn| wait.min(turn))).await;
             let is_turn = Step::Minute.start((by.clock)()) != self.minute();
-            if !is_turn && last.elapsed() < interval {
+            if !is_turn && last.elapsed() < due {
                 continue;
             }
             last = Instant::now();
@@ -175,6 +173,13 @@ impl UsageCounter {
                 Err(_) => true,
             };
         }
+    }
+
+    /// How long the minute still takes that is being counted. None if it is over.
+    fn to_turn(&self, by: &Sending) -> Option<Duration> {
+        let turn = self.minute().0.saturating_add(Step::Minute.millis());
+        let left = turn.checked_sub((by.clock)().0).filter(|&left| left > 0);
+        left.map(Duration::from_millis)
     }
 
     async fn seal_now(&self, by: &Sending) -> io::Result<()> {
@@ -233,10 +238,11 @@ impl UsageCounter {
     }
 }
 
-/// How long to wait after a seal that made so many rows.
+/// How long to wait after a seal that made so many rows, unless the minute turns.
 fn stretched(interval: Duration, rows: usize) -> Duration {
     let times = rows.div_ceil(ROWS_EACH_INTERVAL).max(1);
-    interval.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX))
+    let stretched = interval.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX));
+    stretched.min(Duration::from_mins(1)).max(interval)
 }
 
 #[cfg(test)]
@@ -246,9 +252,9 @@ mod tests {
     #[test]
     fn few_rows_are_sent_as_they_come_and_many_with_the_minute() {
         let interval = Duration::from_secs(2);
-        for (rows, wait) in [(0, 2), (1_000, 2), (1_001, 4), (10_000, 20), (100_000, 200)] {
+        for (rows, wait) in [(0, 2), (1_000, 2), (1_001, 4), (10_000, 20), (100_000, 60)] {
             assert_eq!(stretched(interval, rows), Duration::from_secs(wait), "{rows}");
         }
-        assert!(stretched(Duration::from_mins(1), usize::MAX) > Duration::from_hours(1));
+        assert_eq!(stretched(interval, usize::MAX), Duration::from_mins(1));
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Sealer {
     retired: Vec<Arc<Live>>,
     looked_at: UnixMillis,
     is_paused: bool,
-    /// That the last seal has made.
+    /// That the last seal has made; none if it failed, or found no room.
     rows: usize,
 }
 
@@ -48,6 +48,8 @@ impl UsageCounter {
     pub(super) fn seal(&self, now: UnixMillis, rows_max: usize) -> io::Result<()> {
         let Inner { folder, files, routes, live, .. } = &*self.0;
         let mut sealer = self.sealer();
+        // Until it is known: what fails is soon tried again.
+        sealer.rows = 0;
         // Whatever becomes of the rest.
         let roomy = self.make_room();
         if !sealer.has_room(files.bytes()) {
@@ -64,12 +66,12 @@ impl UsageCounter {
         let mut made = Made::default();
         let of = (*minute, rows_max);
         let sealed = seal::seal(folder, &tallies, || routes.names(), of, *last, &mut made);
-        *rows = made.rows;
         self.0.dropped.fetch_add(made.nameless, Relaxed);
         files.add(*last, made.last, made.bytes);
         self.0.flow.sealed(made.last - *last);
         *last = made.last;
         sealed?;
+        *rows = made.rows;
         *minute = Step::Minute.start(now);
         tallies.iter().for_each(|tally| tally.set_minute(*minute));
         let mut left = left.into_iter();
@@ -98,9 +100,14 @@ impl UsageCounter {
         self.sealer().minute
     }
 
-    /// How many rows the last seal has made.
+    /// How many rows the last seal has made, if it has made all.
     pub(super) fn rows(&self) -> usize {
         self.sealer().rows
+    }
+
+    /// Whether new keys find no room before another tally takes the place of this one.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.live.load().tally.used() as usize >= SLOTS_MAX
     }
 
     fn sealer(&self) -> MutexGuard<'_, Sealer> {

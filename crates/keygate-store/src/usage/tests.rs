@@ -3,6 +3,7 @@
 mod ledger;
 mod room;
 mod stuck;
+mod turn;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
