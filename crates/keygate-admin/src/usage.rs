@@ -35,7 +35,7 @@ pub(crate) fn routes<S: KeyStore>() -> OpenApiRouter<Registry<S>> {
 struct Answer {
     #[schema(value_type = openapi::KeyId)]
     key_id: String,
-    /// To a few seconds; nothing if it never was.
+    /// To a few seconds, or about a minute while many keys are in use; nothing if it never was.
     #[schema(value_type = Option<Time>)]
     last_used_at: Option<String>,
     /// The client's address then, if it was noted.
@@ -106,7 +106,7 @@ struct UsageAnswer {
     /// Windows before this one are forgotten (`[usage] keep_…`).
     #[schema(value_type = Time)]
     kept_from: String,
-    /// What was used up to then is counted, but for the last few seconds.
+    /// Use up to then is counted, but for the last seconds, or minute while many keys are in use.
     #[schema(value_type = Time)]
     as_of: String,
     items: Vec<UsageRow>,

@@ -14,9 +14,13 @@ pub(crate) const USAGE_PATH: Setting<PathBuf> = Setting::new(
     Default("\"data/usage\""),
     "the folder of counters that outlive the process, on a disk of this machine",
 );
-pub(crate) const FLUSH_INTERVAL: Setting<Duration> =
-    Setting::new("flush_interval", Default("\"2s\""), "how often the store is told what was used; less often, but each minute, while thousands of keys are in use")
-        .within(100, 60 * SECOND_MS);
+pub(crate) const FLUSH_INTERVAL: Setting<Duration> = Setting::new(
+    "flush_interval",
+    Default("\"2s\""),
+    "how often the store is told what was used; less often, but each minute, while more than 1000 \
+         keys are in use",
+)
+.within(100, 60 * SECOND_MS);
 pub(crate) const KEEP_MINUTES: Setting<Duration> = Setting::new(
     "keep_minutes",
     Default("\"2h\""),

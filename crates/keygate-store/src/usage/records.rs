@@ -9,8 +9,8 @@ use std::time::Duration;
 use keygate_core::problem::Code;
 use keygate_core::{KeyId, UnixMillis};
 
-/// The most rows of one batch: what a store carries out in one step, while nobody else is answered. A
-/// thousand took Redis 10 ms and more.
+/// The most rows of one batch for any store, which carries it out in one step, while nobody else is
+/// answered: a thousand took Redis 10 ms and more. Who sends to a store of its own may make larger ones.
 pub const BATCH_ROWS_MAX: usize = 250;
 
 /// A source is remembered for at least so long after it has sent something.
@@ -32,7 +32,7 @@ pub struct UsageBatch {
     pub after_loss: bool,
     /// When the minute began.
     pub minute: UnixMillis,
-    /// At most [`BATCH_ROWS_MAX`]; no two of the same key and route.
+    /// [`BATCH_ROWS_MAX`], or as many as who sends has decided on, at most; no two of the same key and route.
     pub rows: Vec<UsageRow>,
 }
 

@@ -204,10 +204,11 @@ pub(crate) struct RotateKey {
     pub(crate) overlap: Option<String>,
     /// Then wait until the old key has not been used for this long, such as 10m
     ///
-    /// Fails if the overlap ends, or the timeout passes, while it is still in use.
+    /// Fails if the overlap ends, or the timeout passes, while it is still in use. Waits at least 2m: a use
+    /// may take so long to be seen.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) wait_idle: Option<std::time::Duration>,
-    /// How long to wait at most [default: to the end of the overlap]
+    /// How long to wait at most, 2m or more [default: to the end of the overlap]
     #[arg(long, value_name = "DURATION", requires = "wait_idle", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<std::time::Duration>,
     #[command(flatten)]

@@ -14,14 +14,15 @@ use crate::client::{Call, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::Style;
 
-/// How long a use may take to be seen: it is noted in the gateway first, and told to the store later, at
-/// the turn of the minute at the latest.
-const SEEN_AFTER: Duration = Duration::from_secs(70);
+/// How long a use may take to be seen: it is noted in the gateway first, and told to the store later. While
+/// many keys are in use that begins at the turn of the minute, and takes a while with a million of them.
+const SEEN_AFTER: Duration = Duration::from_secs(120);
 const LOOK_EVERY_MIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(15);
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn rotate(admin: &AdminOptions, options: &RotateKey) -> Result<(), Failure> {
+    check_timeout(options.timeout)?;
     let client = Client::new(admin)?;
     if cuts_off(options.overlap.as_deref()) {
         let (id, path) = (options.id, format!("/v1/keys/{}", options.id));
@@ -33,6 +34,16 @@ pub(super) fn rotate(admin: &AdminOptions, options: &RotateKey) -> Result<(), Fa
         Some(idle) => wait(&client, options.id, idle, options.timeout),
         None => Ok(()),
     }
+}
+
+/// Before anything is rotated: a wait that is shorter could only fail.
+fn check_timeout(timeout: Option<Duration>) -> Result<(), Failure> {
+    if timeout.is_none_or(|timeout| timeout >= SEEN_AFTER) {
+        return Ok(());
+    }
+    let least = humantime::format_duration(SEEN_AFTER);
+    let why = format!("a use may take {least} to be seen: give a --timeout of {least} or more");
+    Err(Failure::new(Exit::Usage, why))
 }
 
 /// Whether the old key stops working with the rotation, as if it were revoked.
@@ -135,8 +146,8 @@ impl Look {
     /// `waited` since the rotation: a use before that may not be seen yet.
     fn verdict(&self, idle: Duration, waited: Duration, timeout: Option<Duration>) -> Verdict {
         // A use that is younger than that may not be seen yet, however short a quiet is wanted.
-        let idle = idle.max(SEEN_AFTER);
-        let is_quiet = self.last_used.is_none_or(|since| since >= idle);
+        let surely = idle.max(SEEN_AFTER);
+        let is_quiet = self.last_used.is_none_or(|since| since >= surely);
         let words = self.words();
         if self.status != "active" {
             let over = format!("The old key is {}", self.status);
@@ -149,11 +160,14 @@ impl Look {
             return Verdict::Done(format!("{words} It can be revoked."));
         }
         if timeout.is_some_and(|timeout| waited >= timeout) {
-            return Verdict::InUse(format!("the old key is still in use. {words}"));
+            return Verdict::InUse(match self.last_used.is_none_or(|since| since >= idle) {
+                true => format!("whether the old key is still in use cannot be known yet. {words}"),
+                false => format!("the old key is still in use. {words}"),
+            });
         }
         let to_go = match is_quiet {
             true => SEEN_AFTER.saturating_sub(waited),
-            false => idle.saturating_sub(self.last_used.unwrap_or_default()),
+            false => surely.saturating_sub(self.last_used.unwrap_or_default()),
         };
         let to_go = timeout.map_or(to_go, |timeout| to_go.min(timeout.saturating_sub(waited)));
         let to_go = self.left.map_or(to_go, |left| to_go.min(left));
@@ -195,18 +209,18 @@ mod tests {
 
     #[test]
     fn the_wait_ends_when_the_old_key_has_gone_quiet() {
-        assert_eq!(verdict(Some(3), "active", 80), Verdict::Wait(LOOK_EVERY_MAX));
-        assert_eq!(verdict(Some(598), "active", 80), Verdict::Wait(Duration::from_secs(2)));
-        let Verdict::Done(word) = verdict(Some(600), "active", 80) else { panic!() };
+        assert_eq!(verdict(Some(3), "active", 130), Verdict::Wait(LOOK_EVERY_MAX));
+        assert_eq!(verdict(Some(598), "active", 130), Verdict::Wait(Duration::from_secs(2)));
+        let Verdict::Done(word) = verdict(Some(600), "active", 130) else { panic!() };
         assert_eq!(word, "It was last used 10m ago; its overlap ends in 1h. It can be revoked.");
-        assert!(matches!(verdict(None, "active", 80), Verdict::Done(_)));
+        assert!(matches!(verdict(None, "active", 130), Verdict::Done(_)));
     }
 
     #[test]
     fn a_use_just_before_the_rotation_has_time_to_be_seen() {
         assert_eq!(verdict(None, "active", 0), Verdict::Wait(LOOK_EVERY_MAX));
-        assert_eq!(verdict(Some(600), "active", 60), Verdict::Wait(Duration::from_secs(10)));
-        assert_eq!(verdict(Some(600), "active", 69), Verdict::Wait(LOOK_EVERY_MIN));
+        assert_eq!(verdict(Some(600), "active", 110), Verdict::Wait(Duration::from_secs(10)));
+        assert_eq!(verdict(Some(600), "active", 119), Verdict::Wait(LOOK_EVERY_MIN));
     }
 
     #[test]
@@ -217,10 +231,23 @@ mod tests {
 
     #[test]
     fn a_short_quiet_is_not_taken_for_one_before_a_use_could_be_seen() {
-        let waited = Duration::from_secs(80);
-        let verdict = |idle_s| look(Some(idle_s), "active").verdict(LOOK_EVERY_MIN, waited, None);
-        assert_eq!(verdict(63), Verdict::Wait(Duration::from_secs(7)));
-        assert!(matches!(verdict(70), Verdict::Done(_)));
+        let end = SEEN_AFTER + LOOK_EVERY_MIN;
+        let verdict = |idle_s, end| {
+            look(idle_s, "active").verdict(15 * LOOK_EVERY_MIN, SEEN_AFTER + LOOK_EVERY_MIN, end)
+        };
+        assert_eq!(verdict(Some(113), None), Verdict::Wait(Duration::from_secs(7)));
+        assert!(matches!(verdict(Some(120), None), Verdict::Done(_)));
+        let Verdict::InUse(why) = verdict(Some(113), Some(end)) else { panic!() };
+        assert!(why.contains("cannot be known yet"), "{why}");
+        let Verdict::InUse(why) = verdict(Some(14), Some(end)) else { panic!() };
+        assert!(why.contains("is still in use"), "{why}");
+    }
+
+    #[test]
+    fn a_wait_in_which_nothing_can_be_known_is_refused_before_the_key_is_rotated() {
+        let failure = check_timeout(Some(MINUTE)).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(check_timeout(Some(2 * MINUTE)).is_ok() && check_timeout(None).is_ok());
     }
 
     #[test]
