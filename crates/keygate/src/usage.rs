@@ -14,8 +14,9 @@ use crate::clock;
 const REDIS_SETTLES: Duration = Duration::from_secs(15);
 
 /// The most rows of a batch for the embedded store: each batch is a transaction, and that takes the disk as
-/// long as hundreds of rows. Not more than a Redis could take too, should these be sent to one.
-const EMBEDDED_ROWS_MAX: usize = 2_000;
+/// long as hundreds of rows. A change of a key waits until one is done, so it is not more than some 10 ms of
+/// work; a Redis takes it too, should these be sent to one.
+const EMBEDDED_ROWS_MAX: usize = 1_000;
 
 pub(crate) fn sending(live: &Live) -> Sending {
     let (settled_after, rows_max) = match live.config().store {
