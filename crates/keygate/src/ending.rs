@@ -29,6 +29,11 @@ use crate::watch::reload_on_change;
 /// How long requests that have begun may take to finish before the store is given away. Those that take
 /// longer go on without it.
 const QUIESCE_MAX: Duration = Duration::from_millis(600);
+/// How long what keys used last may take on its way to the store, with nobody waiting: a minute's use of
+/// many keys takes some seconds. The disk may be gone with this process.
+const LAST_USE_MAX: Duration = Duration::from_secs(10);
+/// The same, while clients wait for the process that takes over: that sends the rest.
+const LAST_USE_HERE_MAX: Duration = Duration::from_secs(2);
 /// How long the receiver of traces may take for the last spans.
 const LAST_SPANS_MAX: Duration = Duration::from_secs(2);
 
@@ -203,7 +208,7 @@ impl Serving {
                 sink.stop().await;
             }
             limiter.give_away().await;
-            usage.finish(keys.store(), sending).await;
+            usage.finish(keys.store(), sending, LAST_USE_HERE_MAX).await;
             keys.store().inner().give_away().await;
             match serving(successor).await {
                 Ok(successor) => return Some(successor),
@@ -293,7 +298,7 @@ impl Serving {
             sink.stop().await;
         }
         self.limiter.stop().await;
-        self.usage.finish(self.keys.store(), &self.sending).await;
+        self.usage.finish(self.keys.store(), &self.sending, LAST_USE_MAX).await;
         if let Err(error) = self.keys.store().leave().await {
             tracing::debug!(%error, "the fleet was not told that this gateway stops");
         }

@@ -3,14 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64,
+    AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::time::Duration;
 
 use keygate_core::UnixMillis;
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::UsageCounter;
 use super::outbox::{Outbox, Sent, Sink};
@@ -25,8 +25,8 @@ const TRY_EVERY: Duration = Duration::from_secs(1);
 /// most of what one key uses within a minute can be one row: then the store is told so much less often, but
 /// at the turn of each minute in any case.
 const ROWS_EACH_INTERVAL: usize = 1_000;
-/// How long a gateway that stops may take to send what is left. The rest the next one sends.
-const GOODBYE_MAX: Duration = Duration::from_secs(2);
+/// A gateway that stops sends no more when the store has taken nothing for so long.
+const GOODBYE_STILL: Duration = Duration::from_secs(2);
 
 /// What may change while a gateway runs.
 #[derive(Clone, Copy, Debug)]
@@ -79,8 +79,6 @@ pub(super) struct Shared {
     sealed: Notify,
     /// New keys soon find no room.
     pub(super) wants_room: Notify,
-    /// Whether nothing is sent any more.
-    is_held: AtomicBool,
 }
 
 impl Shared {
@@ -120,18 +118,32 @@ impl UsageCounter {
         }
     }
 
-    /// Sends what there is, within a bound, and nothing after that: the store is about to be closed, or
-    /// given away. What is still counted, and what was not sent, another process sends once this one has
+    /// Sends what there is, for so long at most, and nothing after that: the store is about to be closed,
+    /// or given away. What is still counted, and what was not sent, another process sends once this one has
     /// ended.
-    pub async fn finish(&self, store: &impl KeyStore, by: &Sending) {
-        let flush = async {
-            self.seal_beside(by).await;
-            self.send(store, by).await;
-        };
-        if timeout(GOODBYE_MAX, flush).await.is_err() {
+    pub async fn finish(&self, store: &impl KeyStore, by: &Sending, longest: Duration) {
+        self.send_last(store, by, longest).await;
+    }
+
+    pub(super) async fn send_last(&self, store: &impl Sink, by: &Sending, longest: Duration) {
+        let sent = &self.0.flow.sent;
+        let end = Instant::now() + longest;
+        sent.is_hurried.store(true, Release);
+        let mut is_done = false;
+        if timeout_at(end, self.seal_beside(by)).await.is_ok() {
+            let mut sending = std::pin::pin!(self.send(store, by));
+            let mut before = None;
+            // Whoever sends already goes on, and that counts as well.
+            while before != Some(sent.taken()) && !is_done {
+                before = Some(sent.taken());
+                let until = end.min(Instant::now() + GOODBYE_STILL);
+                is_done = timeout_at(until, sending.as_mut()).await.is_ok();
+            }
+        }
+        if !is_done {
             tracing::info!("not all of what keys used was sent in time: the next process does it");
         }
-        self.0.flow.is_held.store(true, Release);
+        sent.is_held.store(true, Release);
     }
 
     pub(super) async fn keep_sealing(&self, by: &Sending) {
@@ -211,7 +223,7 @@ impl UsageCounter {
 
     async fn keep_sending(&self, store: &impl Sink, by: &Sending) {
         let shared = &self.0.flow;
-        while !shared.is_held.load(Acquire) {
+        while !shared.sent.is_held.load(Acquire) {
             self.send(store, by).await;
             drop(timeout(TRY_EVERY, shared.sealed.notified()).await);
         }
@@ -221,7 +233,7 @@ impl UsageCounter {
     pub(super) async fn send(&self, store: &impl Sink, by: &Sending) {
         let shared = &self.0.flow;
         let mut sender = shared.sender.lock().await;
-        if shared.is_held.load(Acquire) {
+        if shared.sent.is_held.load(Acquire) {
             return;
         }
         let sender = sender.get_or_insert_with(|| {

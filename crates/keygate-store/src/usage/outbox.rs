@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,13 +52,24 @@ impl<S: KeyStore> Sink for S {
     }
 }
 
-/// What is told of batches on their way.
+/// What is told of batches on their way, and what is told to who sends them.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     pub(super) stored: AtomicU64,
     pub(super) again: AtomicU64,
     /// Tries of which the store did not take a batch, or did not say how many it has.
     pub(super) failed: AtomicU64,
+    /// The process ends: the store is left alone no more between batches.
+    pub(super) is_hurried: AtomicBool,
+    /// Nothing is sent any more.
+    pub(super) is_held: AtomicBool,
+}
+
+impl Sent {
+    /// Batches that the store took.
+    pub(super) fn taken(&self) -> u64 {
+        self.stored.load(Relaxed) + self.again.load(Relaxed)
+    }
 }
 
 /// Why not all of a source's batches are in the store.
@@ -168,7 +182,7 @@ impl Outbox {
         sent: &Sent,
     ) -> Result<(), SendError> {
         let mut conflicts = 0;
-        loop {
+        while !sent.is_held.load(Acquire) {
             self.ask_if_due(store, keep_for, sent).await?;
             let Some(number) = self.next.and_then(|next| self.files.next(next)) else { break };
             let began = Instant::now();
@@ -184,7 +198,8 @@ impl Outbox {
                     self.next = Some(number + 1);
                     self.acknowledged.push((number, Instant::now()));
                     self.forget(keep_for)?;
-                    if self.files.next(number + 1).is_some() {
+                    let is_calm = !sent.is_hurried.load(Acquire);
+                    if is_calm && self.files.next(number + 1).is_some() {
                         sleep(began.elapsed().min(PAUSE_MAX)).await;
                     }
                 }

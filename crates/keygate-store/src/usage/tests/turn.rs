@@ -1,11 +1,15 @@
-//! When it is sealed: what was used within a minute is that minute's, however many keys are in use.
+//! When it is sealed: what was used within a minute is that minute's, however many keys are in use. And a
+//! gateway that stops sends it before.
 
 use std::cell::Cell;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::*;
+use crate::keys::StoreError;
 use crate::usage::flow::{FlushSettings, Sending};
+use crate::usage::outbox::Sink;
+use crate::usage::records::{SourceId, UsageBatch};
 
 thread_local! {
     /// When the clock of a test began, and how much it was set forward since.
@@ -134,4 +138,47 @@ fn what_is_counted_while_batches_are_written_is_the_next_minutes() {
     assert_eq!(requests, [1; 6]);
     let minutes = ledger.minutes();
     assert_eq!(minutes.iter().filter(|&&minute| minute == UnixMillis(MINUTE)).count(), 1);
+}
+
+/// Takes so long for each batch.
+struct Slow<'a>(Duration, &'a Ledger);
+
+impl Sink for Slow<'_> {
+    async fn add(&self, batch: UsageBatch, keep: Retention) -> Result<(), StoreError> {
+        sleep(self.0).await;
+        self.1.add(batch, keep).await
+    }
+
+    async fn number(&self, source: SourceId) -> Result<u64, StoreError> {
+        self.1.number(source).await
+    }
+}
+
+/// What the store has, and how many seconds it took, when a gateway stops while it sends 100 batches.
+fn stopped_while_sending(each: Duration) -> (usize, u64) {
+    let root = tempfile::tempdir().unwrap();
+    let (counter, _, routes) = begin(root.path());
+    let (by, ledger) = (sending(1, 1), Ledger::default());
+    let slow = Slow(each, &ledger);
+    admit(&counter, routes[0], 100);
+    block_on(async {
+        let began = Instant::now();
+        CLOCK.set(Some((began, 0)));
+        counter.seal(clock(), 1).unwrap();
+        let stop = async {
+            sleep(Duration::from_millis(1)).await;
+            counter.send_last(&slow, &by, Duration::from_secs(10)).await;
+            began.elapsed().as_secs()
+        };
+        let ((), took) = tokio::join!(counter.send(&slow, &by), stop);
+        (ledger.rows().len(), took)
+    })
+}
+
+#[test]
+fn a_gateway_that_stops_sends_without_pauses_for_as_long_as_the_store_takes_it() {
+    assert_eq!(stopped_while_sending(Duration::from_millis(80)), (100, 8));
+    let (rows, took) = stopped_while_sending(Duration::from_millis(500));
+    assert!((19..=21).contains(&rows) && took == 10, "{rows} rows, {took} s");
+    assert_eq!(stopped_while_sending(Duration::from_secs(60)), (1, 2), "it hangs");
 }
