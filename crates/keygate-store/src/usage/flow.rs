@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::UsageCounter;
 use super::outbox::{Outbox, Sent, Sink};
-use super::records::{Retention, Step};
+use super::records::{Retention, SourceId, Step};
 use super::sender::Sender;
 use crate::cached::CachedKeys;
 use crate::keys::KeyStore;
@@ -25,6 +25,9 @@ const TRY_EVERY: Duration = Duration::from_secs(1);
 /// most of what one key uses within a minute can be one row: then the store is told so much less often, but
 /// at the turn of each minute in any case.
 const ROWS_EACH_INTERVAL: usize = 1_000;
+/// All gateways seal at the turn of the minute. With many rows each waits for a part of this before it sends
+/// them, so that they do not all come to the store at once.
+const SPREAD_MAX: Duration = Duration::from_secs(5);
 /// A gateway that stops sends no more when the store has taken nothing for so long.
 const GOODBYE_STILL: Duration = Duration::from_secs(2);
 
@@ -225,7 +228,10 @@ impl UsageCounter {
         let shared = &self.0.flow;
         while !shared.sent.is_held.load(Acquire) {
             self.send(store, by).await;
-            drop(timeout(TRY_EVERY, shared.sealed.notified()).await);
+            if timeout(TRY_EVERY, shared.sealed.notified()).await.is_ok() {
+                let interval = (by.settings)().interval;
+                sleep(spread(self.0.folder.source, interval, self.rows())).await;
+            }
         }
     }
 
@@ -257,9 +263,31 @@ fn stretched(interval: Duration, rows: usize) -> Duration {
     stretched.min(Duration::from_mins(1)).max(interval)
 }
 
+/// How long this source waits before it sends so many rows.
+fn spread(source: SourceId, interval: Duration, rows: usize) -> Duration {
+    if rows <= ROWS_EACH_INTERVAL {
+        return Duration::ZERO;
+    }
+    let within = (stretched(interval, rows) / 4).min(SPREAD_MAX);
+    let millis = source.0 % within.as_millis().max(1);
+    Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_rows_are_sent_by_each_source_at_a_time_of_its_own_and_few_at_once() {
+        let interval = Duration::from_secs(2);
+        let waits = |rows| (0..60).map(move |n| spread(SourceId(n * 987_654_321), interval, rows));
+        assert!(waits(1_000).all(|wait| wait.is_zero()));
+        for (rows, below) in [(1_001, Duration::from_secs(1)), (1_000_000, SPREAD_MAX)] {
+            assert!(waits(rows).all(|wait| wait < below));
+            let early = waits(rows).filter(|&wait| wait < below / 2).count();
+            assert!((15..=45).contains(&early), "{early}");
+        }
+    }
 
     #[test]
     fn few_rows_are_sent_as_they_come_and_many_with_the_minute() {

@@ -26,6 +26,8 @@ const CONFLICTS_MAX: u32 = 3;
 /// Between two batches a store is left alone for as long as it took for the first, and no longer than this:
 /// those of a minute in which many keys were used come all at once, and are in nobody's way so.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// With more batches than this to come there are none: a store that was away is to have them soon.
+const PAUSED_BATCHES_MAX: u64 = 4_096;
 
 /// Where batches go. A store does; a test has one that fails.
 pub(super) trait Sink: Send + Sync {
@@ -198,7 +200,8 @@ impl Outbox {
                     self.next = Some(number + 1);
                     self.acknowledged.push((number, Instant::now()));
                     self.forget(keep_for)?;
-                    let is_calm = !sent.is_hurried.load(Acquire);
+                    let left = self.files.last().saturating_sub(number);
+                    let is_calm = left <= PAUSED_BATCHES_MAX && !sent.is_hurried.load(Acquire);
                     if is_calm && self.files.next(number + 1).is_some() {
                         sleep(began.elapsed().min(PAUSE_MAX)).await;
                     }
