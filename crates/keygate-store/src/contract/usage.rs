@@ -275,7 +275,8 @@ pub(crate) fn big_batches_of_use_are_added_whole<S: KeyStore>(make: impl AsyncFn
         let keys = |n: u64| row(n, "a", counts(1));
         let routes = |n: u64| row(1, &format!("route {n}"), counts(1));
         let both = |n: u64| row(n % 40, &format!("route {}", n / 40), counts(1));
-        let full = BATCH_ROWS_MAX as u64;
+        // What an embedded store is sent may come to a Redis in the end, in batches larger than its own.
+        let full = 4 * BATCH_ROWS_MAX as u64;
         for (number, rows) in [
             (1, (0..full).map(keys).collect()),
             (2, (0..full).map(routes).collect()),
