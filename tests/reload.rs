@@ -170,7 +170,9 @@ fn what_cannot_change_while_it_runs_is_named_and_the_rest_is_taken_over() {
         let named = json!(["[server] threads", "[store] path"]);
         assert_eq!((&answer["changed"], &answer["needs_restart"]), (&json!(changed), &named));
     }
-    assert!(gateway.output().contains("takes effect at the next start"));
+    eventually("what has to wait is told", || {
+        gateway.output().contains("takes effect at the next start").then_some(())
+    });
     assert_eq!(gateway.send(&get("/extra")).status, 200);
     assert!(!gateway.path("data/other.db").exists());
 }

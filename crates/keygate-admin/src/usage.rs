@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::query::{Form, UsageParams, cursor, group_name, step_name};
-use crate::openapi::{self, Time, UsageGroupName, UsageStep};
+use crate::openapi::{self, NotFound, Time, UsageGroupName, UsageStep};
 use crate::problem::Problem;
 use crate::registry::{Actor, KeyUsage, Registry, UsageAsked, UsageFound, UsageSum};
 use crate::request::Id;
@@ -193,7 +193,7 @@ impl UsageAnswer {
     responses((
         status = 200, description = "A row for each window and route or key",
         content((UsageAnswer = "application/json"), (String = "text/csv")),
-    )),
+    ), NotFound),
 )]
 async fn all<S: KeyStore>(
     State(registry): State<Registry<S>>,
