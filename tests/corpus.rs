@@ -214,9 +214,10 @@ impl Round {
                     (answer.status, &answer.code()) == (*status, code)
                 }
                 (Expected::Cut | Expected::Maybe(_), Err(Broken::Closed)) => true,
-                (Expected::Forwarded(_) | Expected::Maybe(_), Ok(Answer { status: 200, .. })) => {
-                    true
-                }
+                (
+                    Expected::Forwarded(_) | Expected::Maybe(_) | Expected::Cut,
+                    Ok(Answer { status: 200, .. }),
+                ) => true,
                 (Expected::Cut | Expected::Maybe(_), Ok(answer)) => {
                     answer.status >= 400 && !answer.code().is_empty()
                 }
@@ -230,7 +231,7 @@ impl Round {
         match connection.answer(&method) {
             Err(Broken::Closed) => Ok(()),
             // What came behind was read, and decided like any.
-            Ok(answer) if may_go_on(case) && answer.status == 401 => Ok(()),
+            Ok(answer) if may_go_on(case) && matches!(answer.status, 400 | 401) => Ok(()),
             other => Err(format!("and then {}", shown(&other))),
         }
     }
@@ -282,7 +283,7 @@ impl Round {
 
 /// Whether bytes behind it may be read as another request, as it happens.
 fn may_go_on(case: &Case) -> bool {
-    case.expected.iter().any(|expected| matches!(expected, Expected::Maybe(_)))
+    case.expected.iter().any(|expected| matches!(expected, Expected::Maybe(_) | Expected::Cut))
 }
 
 /// Whether a line of the access log tells of this request. It has the path as the client spelt it.
