@@ -116,7 +116,8 @@ async fn a_key_by_its_text_is_the_same_as_by_its_id() {
     body["key"] = json!(case.key);
     let said = case.send(&body).await;
     assert_eq!((results(&said), &said["key_id"]), (vec![], &json!(case.key_id)));
-    body["key"] = json!(format!("{}x", &case.key[..57]));
+    let other = if case.key.ends_with('x') { 'y' } else { 'x' };
+    body["key"] = json!(format!("{}{other}", &case.key[..57]));
     let said = case.send(&body).await;
     assert_eq!(said["code"], "api_key_invalid");
     assert_eq!(results(&said)[..2], ["credential fail api_key_invalid", "lookup skip -"]);
