@@ -131,10 +131,10 @@ impl Round {
     /// Sends a case with its key.
     fn meets_its_expectation(&mut self, case: &Case, bytes: &[u8], piece: usize) {
         for expected in &case.expected {
-            match expected {
-                Expected::Maybe(forwarded) => self.awaited.push(forwarded.clone()),
-                Expected::Cut => self.cut.push(bytes.to_vec()),
-                _ => {}
+            if let Expected::Maybe(forwarded) = expected {
+                self.awaited.push(forwarded.clone());
+            } else if *expected == Expected::Cut {
+                self.cut.push(bytes.to_vec());
             }
         }
         let told = match case.wire {
