@@ -288,7 +288,9 @@ fn the_store_is_waited_for_once_and_only_that_is_said() {
         assert_eq!(gateway.send(&get("/v1/orders").bearer(&key)).status, 200);
     }
     let lines = lines_of(&gateway, 2);
-    assert!(lines[0]["lookup_ms"].is_number() && lines[1].get("lookup_ms").is_none(), "{lines:#?}");
+    // Whichever stands first: lines of two threads come as their threads are asked for them.
+    let waited = lines.iter().filter(|line| line.get("lookup_ms").is_some_and(Value::is_number));
+    assert_eq!(waited.count(), 1, "{lines:#?}");
     assert!(lines.iter().all(|line| line["connect_ms"].is_number()));
     assert!(lines.iter().all(|line| line["first_byte_ms"].is_number()));
     lines.into_iter().for_each(|line| drop(checked(line)));

@@ -155,7 +155,11 @@ impl Texts {
     /// The same for what may be no text.
     pub fn set_bytes(&mut self, which: Text, bytes: &[u8]) {
         let kept = bytes.get(..which.length_max()).unwrap_or(bytes);
-        self.set(which, &String::from_utf8_lossy(kept));
+        match str::from_utf8(kept) {
+            Ok(text) => self.set(which, text),
+            // Looks at each byte by itself, where the usual text is seen to be one word by word.
+            Err(_) => self.set(which, &String::from_utf8_lossy(kept)),
+        }
     }
 
     /// Whether any of them may hold a key or a token. One search for all that stands before the hint,
