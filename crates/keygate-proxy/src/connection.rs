@@ -151,7 +151,8 @@ impl<S: KeyStore> Inner<S> {
             match head.spoken(speaks) {
                 Head::Http1(bytes, shape) => {
                     if let Some(current) = self.lane.enter(&bytes, shape, &bounds) {
-                        match line.run(self.lane.serve(stream, bytes, current, shutdown)).await {
+                        let request = (bytes, shape.0);
+                        match line.run(self.lane.serve(stream, request, current, shutdown)).await {
                             Some(Some(reusable)) => stream = reusable,
                             Some(None) | None => return,
                         }

@@ -9,14 +9,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use keygate_core::credential::CredentialRules;
-use keygate_core::{Environment, KeyRecord};
+use keygate_core::{Environment, KeyRecord, TraceParent};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::context::{Admitted, Strip};
 use crate::facts::{RequestFacts, X_FORWARDED_FOR};
 use crate::line;
 use crate::report::Noted;
-use crate::trace::{TRACEPARENT, TRACESTATE, parent, traceparent};
+use crate::trace::{TRACEPARENT, TRACESTATE, parent};
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,9 +28,6 @@ const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-keygate-client-sub
 const SCOPES: HeaderName = HeaderName::from_static("x-keygate-scopes");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// As many as are inserted below for nearly every request, so that the map grows once.
-const HEADERS_ADDED: usize = 10;
-
 /// Whether the peer's `X-Forwarded-*` headers are believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
@@ -39,18 +36,14 @@ pub(crate) enum Peer {
 }
 
 /// Rewrites an admitted request for its upstream. Runs after the hop-by-hop headers, and whatever
-/// `Connection` named, are gone: a client cannot have what is set here taken away. `further` are the
-/// headers besides our own in which keys may come.
+/// `Connection` named, are gone: a client cannot have what is set here taken away.
 ///
 /// # Errors
 /// Pingora's, when the target that was decided on is not one.
 pub(crate) fn rewrite(
     request: &mut RequestHeader,
     admitted: &Admitted,
-    trace: &Noted,
-    further: &[Box<str>],
-    peer: Peer,
-    request_id: HeaderValue,
+    caller: Caller<'_>,
 ) -> pingora::Result<()> {
     if let (Some(authority), false) = (request.uri.authority(), request.headers.contains_key(HOST))
     {
@@ -65,51 +58,164 @@ pub(crate) fn rewrite(
     // the spelling of names; RFC 9110 section 5.1 has them case-insensitive.
     let mut parts: http::request::Parts =
         std::mem::replace(request, RequestHeader::from(empty_parts())).into();
-    let headers = &mut parts.headers;
-    headers.reserve(HEADERS_ADDED);
-    remove_credentials(headers, admitted.strip, further);
-    remove_forgeries(headers);
-    join_cookies(headers);
-    let proto = insert_client(headers);
-    insert_forwarded(headers, peer, proto);
-    insert_trace(headers, trace);
-    headers.insert(X_REQUEST_ID, request_id);
-    if let Some(key) = admitted.permit.key() {
-        insert_identity(headers, key);
+    let forwarded = Forwarded::new(&parts.headers, admitted, caller);
+    let gone: Vec<HeaderName> =
+        parts.headers.keys().filter(|name| !forwarded.keeps(name)).cloned().collect();
+    let mut ours = Vec::with_capacity(HEADERS_ADDED);
+    forwarded.add_to(|name, value| {
+        ours.push((name.clone(), header_value(Bytes::copy_from_slice(value))));
+    });
+    for name in gone {
+        parts.headers.remove(name);
     }
+    parts.headers.extend(ours);
     *request = RequestHeader::from(parts);
     Ok(())
 }
+
+/// As many as are added for nearly every request.
+const HEADERS_ADDED: usize = 11;
 
 fn empty_parts() -> http::request::Parts {
     http::Request::new(()).into_parts().0
 }
 
-fn remove_credentials(headers: &mut HeaderMap, strip: Strip, further: &[Box<str>]) {
-    if strip.authorization {
-        headers.remove(AUTHORIZATION);
+/// Where a request comes from, besides what is in it.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    pub peer: Peer,
+    pub request_id: &'a HeaderValue,
+    pub trace: &'a Noted,
+    /// The headers besides our own in which keys may come.
+    pub further: &'a [Box<str>],
+}
+
+/// The headers as an upstream gets them, whoever writes them: which of the client's stay, and ours.
+pub(crate) struct Forwarded<'a> {
+    sent: &'a HeaderMap,
+    strip: Strip,
+    key: Option<&'a KeyRecord>,
+    caller: Caller<'a>,
+    /// Unless it is as the client has sent it.
+    trace: Option<TraceParent>,
+    has_crumbs: bool,
+}
+
+impl<'a> Forwarded<'a> {
+    pub(crate) fn new(sent: &'a HeaderMap, admitted: &'a Admitted, caller: Caller<'a>) -> Self {
+        let next = caller.trace.next();
+        let mut cookies = sent.get_all(COOKIE).iter();
+        Self {
+            sent,
+            strip: admitted.strip,
+            key: admitted.permit.key(),
+            caller,
+            // Whoever records a trace is the parent of what the upstream does; otherwise the client is.
+            trace: (parent(sent) != Some(next)).then_some(next),
+            has_crumbs: cookies.next().is_some() && cookies.next().is_some(),
+        }
     }
-    if strip.x_api_key {
-        headers.remove(X_API_KEY);
+
+    /// Whether the client's headers of this name stay.
+    pub(crate) fn keeps(&self, name: &HeaderName) -> bool {
+        if *name == AUTHORIZATION {
+            return !self.strip.authorization && !self.is_further_key(name);
+        }
+        if *name == COOKIE {
+            return !self.has_crumbs && !self.is_further_key(name);
+        }
+        let is_dropped = match name.as_str().as_bytes().first() {
+            Some(b'x') => self.drops_x(name),
+            Some(b't') if *name == TRACEPARENT => self.trace.is_some(),
+            // It belongs to the trace that was refused (W3C Trace Context section 3.3).
+            Some(b't') if *name == TRACESTATE => self.caller.trace.is_new(),
+            _ => false,
+        };
+        !is_dropped && !self.is_further_key(name)
     }
-    if !strip.further.is_empty() {
-        let stripped = further.iter().enumerate().filter(|(place, _)| strip.further.holds(*place));
-        stripped.for_each(|(_, name)| drop(headers.remove(&**name)));
+
+    fn drops_x(&self, name: &HeaderName) -> bool {
+        let is_trusted = matches!(self.caller.peer, Peer::Trusted(_));
+        if *name == X_API_KEY {
+            self.strip.x_api_key
+        } else if *name == X_FORWARDED_PROTO || *name == X_FORWARDED_HOST {
+            !is_trusted
+        } else {
+            *name == X_FORWARDED_FOR || *name == X_REQUEST_ID || is_forgery(name.as_str())
+        }
+    }
+
+    /// Whether it is one of the further headers, and a key came in it.
+    fn is_further_key(&self, name: &HeaderName) -> bool {
+        !self.strip.further.is_empty()
+            && self.caller.further.iter().enumerate().any(|(place, further)| {
+                self.strip.further.holds(place) && name.as_str().eq_ignore_ascii_case(further)
+            })
+    }
+
+    /// Gives each of ours: the client's of their names are gone by then.
+    pub(crate) fn add_to(&self, mut add: impl FnMut(&HeaderName, &[u8])) {
+        if self.has_crumbs {
+            // HTTP/2 lets a client split its cookies; HTTP/1 has one line (RFC 9113 section 8.2.3).
+            let crumbs = self.sent.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+            add(&COOKIE, &crumbs.collect::<Vec<_>>().join(&b"; "[..]));
+        }
+        self.add_forwarded(&mut add);
+        if let Some(trace) = self.trace {
+            add(&TRACEPARENT, &trace.text());
+        }
+        add(&X_REQUEST_ID, self.caller.request_id.as_bytes());
+        if let Some(key) = self.key {
+            let identity = key.identity();
+            let [id, app, account, _hint] = identity.texts();
+            add(&KEY_ID, id);
+            add(&APP_ID, app);
+            add(&ACCOUNT_ID, account);
+            add(&SCOPES, key.scopes.as_str().as_bytes());
+            let environment: &[u8] = match key.environment {
+                Environment::Live => b"live",
+                Environment::Test => b"test",
+            };
+            add(&ENVIRONMENT, environment);
+        }
+    }
+
+    /// `X-Forwarded-For` and its kin: believed from a proxy of ours, replaced from anybody else.
+    fn add_forwarded(&self, add: &mut impl FnMut(&HeaderName, &[u8])) {
+        let is_tls = line::with_client(|client| {
+            if let Some(subject) = client.tls().and_then(|tls| tls.subject.as_ref()) {
+                add(&CLIENT_SUBJECT, subject.as_bytes());
+            }
+            client.tls().is_some()
+        });
+        let proto: &[u8] = if is_tls == Some(true) { b"https" } else { b"http" };
+        let is_trusted = match self.caller.peer {
+            Peer::Untrusted(address) => {
+                AddressText::of(address).read(|text| add(&X_FORWARDED_FOR, text));
+                false
+            }
+            Peer::Trusted(address) => {
+                add(&X_FORWARDED_FOR, forwarded_chain(self.sent, address).as_bytes());
+                true
+            }
+        };
+        let is_told = |name| is_trusted && self.sent.contains_key(name);
+        if !is_told(X_FORWARDED_PROTO) {
+            add(&X_FORWARDED_PROTO, proto);
+        }
+        if let Some(host) = self.sent.get(HOST)
+            && !is_told(X_FORWARDED_HOST)
+        {
+            add(&X_FORWARDED_HOST, host.as_bytes());
+        }
     }
 }
 
-/// Drops every header that is one of ours, or that an upstream could take for one: CGI and its
-/// heirs read `_` and `-` alike, and some of them `.` and whatever else is no letter.
-fn remove_forgeries(headers: &mut HeaderMap) {
-    // One at a time: there is nearly never any.
-    while let Some(name) = headers.keys().find(|name| is_forgery(name.as_str())).cloned() {
-        headers.remove(name);
-    }
-}
-
+/// Whether a header is one of ours, or one that an upstream could take for ours: CGI and its heirs read
+/// `_` and `-` alike, and some of them `.` and whatever else is no letter.
 fn is_forgery(name: &str) -> bool {
     const IDENTITY: &str = "x-keygate-";
-    // Those that are set below under their exact name are overwritten there.
+    // Those that are set under their exact name are known by that.
     const OTHERS: [&str; 5] =
         ["x-request-id", "x-api-key", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
     if !name.starts_with('x') {
@@ -123,92 +229,47 @@ fn is_forgery(name: &str) -> bool {
         || OTHERS.iter().any(|ours| same(ours, name) && *ours != name)
 }
 
-/// HTTP/2 lets a client split its cookies; HTTP/1 has one line (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut sent = headers.get_all(COOKIE).iter();
-    if sent.next().is_some() && sent.next().is_some() {
-        let crumbs: Vec<&[u8]> =
-            headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-        headers.insert(COOKIE, header_value(crumbs.join(&b"; "[..]).into()));
-    }
-}
-
-/// What the client's connection says of it: by which protocol it came, and whose certificate it has.
-fn insert_client(headers: &mut HeaderMap) -> HeaderValue {
-    let is_tls = line::with_client(|client| {
-        if let Some(subject) = client.tls().and_then(|tls| tls.subject.as_ref()) {
-            headers.insert(CLIENT_SUBJECT, subject.clone());
-        }
-        client.tls().is_some()
-    });
-    HeaderValue::from_static(if is_tls == Some(true) { "https" } else { "http" })
-}
-
-/// `X-Forwarded-For` and its kin: believed from a proxy of ours, replaced from anybody else.
-fn insert_forwarded(headers: &mut HeaderMap, peer: Peer, proto: HeaderValue) {
-    let host = headers.get(HOST).cloned();
-    match peer {
-        Peer::Untrusted(address) => {
-            headers.insert(X_FORWARDED_FOR, address_value(address));
-            headers.insert(X_FORWARDED_PROTO, proto);
-            insert_or_remove(headers, X_FORWARDED_HOST, host);
-        }
-        Peer::Trusted(address) => {
-            let chain = forwarded_chain(headers, address);
-            headers.insert(X_FORWARDED_FOR, chain);
-            headers.entry(X_FORWARDED_PROTO).or_insert(proto);
-            if let Some(host) = host {
-                headers.entry(X_FORWARDED_HOST).or_insert(host);
-            }
-        }
-    }
-}
-
-fn insert_or_remove(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
-    match value {
-        Some(value) => headers.insert(name, value),
-        None => headers.remove(name),
-    };
-}
-
 /// What the proxies before us said, with the one that told us at the end.
-fn forwarded_chain(headers: &HeaderMap, address: IpAddr) -> HeaderValue {
+fn forwarded_chain(headers: &HeaderMap, address: IpAddr) -> String {
     let sent = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let mut chain: Vec<&str> = sent.collect();
     let address = address.to_string();
     chain.push(&address);
-    header_value(chain.join(", ").into())
+    chain.join(", ")
 }
 
-fn address_value(address: IpAddr) -> HeaderValue {
-    header_value(address.to_string().into())
+/// An address as it is written, without an allocation if it is short.
+enum AddressText {
+    V4([u8; 15], usize),
+    V6(String),
 }
 
-/// Whoever records a trace is the parent of what the upstream does; otherwise the client is.
-fn insert_trace(headers: &mut HeaderMap, trace: &Noted) {
-    if trace.is_new() {
-        // It belongs to the trace that was refused (W3C Trace Context section 3.3).
-        headers.remove(TRACESTATE);
+impl AddressText {
+    fn of(address: IpAddr) -> Self {
+        let IpAddr::V4(address) = address else { return Self::V6(address.to_string()) };
+        let mut text = [0; 15];
+        let mut length = 0;
+        let mut push = |part: &[u8]| {
+            if let Some(room) = text.get_mut(length..length + part.len()) {
+                room.copy_from_slice(part);
+                length += part.len();
+            }
+        };
+        for (place, octet) in address.octets().into_iter().enumerate() {
+            if place > 0 {
+                push(b".");
+            }
+            push(itoa::Buffer::new().format(octet).as_bytes());
+        }
+        Self::V4(text, length)
     }
-    let next = trace.next();
-    if parent(headers) != Some(next) {
-        headers.insert(TRACEPARENT, traceparent(next));
-    }
-}
 
-fn insert_identity(headers: &mut HeaderMap, key: &KeyRecord) {
-    let [id, app, account] = key.shared_ids();
-    headers.insert(KEY_ID, header_value(id));
-    headers.insert(APP_ID, header_value(app));
-    headers.insert(ACCOUNT_ID, header_value(account));
-    headers.insert(SCOPES, header_value(Bytes::copy_from_slice(key.scopes.as_str().as_bytes())));
-    headers.insert(
-        ENVIRONMENT,
-        match key.environment {
-            Environment::Live => HeaderValue::from_static("live"),
-            Environment::Test => HeaderValue::from_static("test"),
-        },
-    );
+    fn read(&self, read: impl FnOnce(&[u8])) {
+        match self {
+            Self::V4(text, length) => read(text.get(..*length).unwrap_or_default()),
+            Self::V6(text) => read(text.as_bytes()),
+        }
+    }
 }
 
 /// Ids, scopes and addresses consist of characters that a header value may hold.
@@ -278,6 +339,14 @@ mod tests {
         }
         for name in ["x-keygat", "x-request-id", "x-other", "accept", "x_other", "x-api-key"] {
             assert!(!is_forgery(name), "{name}");
+        }
+    }
+    #[test]
+    fn an_address_is_written_as_everybody_writes_it() {
+        for text in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "10.2.30.4", "2001:db8::1", "::1"] {
+            AddressText::of(text.parse().unwrap()).read(|written| {
+                assert_eq!(std::str::from_utf8(written), Ok(text));
+            });
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use http::header::{ORIGIN, TRANSFER_ENCODING};
-use http::{Method, Version};
+use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
+use http::{Method, StatusCode, Version};
 use keygate_core::credential::{Credential, Places};
 use keygate_core::route::KeyAccess;
 use keygate_core::{Access, Caller, Denial, KeyDigest, KeyKind, Permit, UnixMillis, decide};
@@ -187,7 +187,7 @@ impl<S: KeyStore> Gateway<S> {
     }
 
     /// What the client of an admitted request is told of its limits, and of its key's end.
-    fn told(&self, ctx: &Context) -> Told {
+    pub(crate) fn told(&self, ctx: &Context) -> Told {
         let admitted = ctx.admitted.as_ref();
         let known = admitted.and_then(|a| Some((a.permit.key()?, a.charged.as_ref())));
         let Some((key, charged)) = known else { return Told::default() };
@@ -234,34 +234,55 @@ impl<S: KeyStore> Gateway<S> {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
-        // Each piece of a body; for all else there is the connection's own.
-        session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
-        let sent_id = session.req_header().headers.get(X_REQUEST_ID);
-        ctx.request_id = Some(trace::request_id(sent_id));
-        report::begun(session.req_header(), ctx);
+        self.begin(session.req_header(), ctx);
         // What is rare is kept apart, so that what is not stays small.
         if session.req_header().method == Method::OPTIONS
             && Box::pin(cors::answered_preflight(session, ctx)).await?
         {
             return Ok(ANSWERED);
         }
-        let decided = self.admit(session.req_header(), peer_address(session), ctx).await;
+        let peer = peer_address(session);
+        let decided = self.decide(session.req_header(), peer, ctx).await;
+        self.carry_out(session, decided, ctx).await
+    }
+
+    /// A request has come in: nothing is decided yet.
+    pub(crate) fn begin(&self, head: &RequestHeader, ctx: &mut Context) {
+        ctx.request_id = Some(trace::request_id(head.headers.get(X_REQUEST_ID)));
+        report::begun(head, ctx);
+    }
+
+    /// Decides, and counts that. Who is admitted has a permit from here on.
+    pub(crate) async fn decide(
+        &self,
+        head: &RequestHeader,
+        peer: IpAddr,
+        ctx: &mut Context,
+    ) -> Result<(), Denial> {
+        let decided = self.admit(head, peer, ctx).await;
         self.count(ctx, &decided);
-        match decided {
-            Ok(admitted) => {
-                ctx.admitted = Some(admitted);
-                pace::expect(session, ctx);
-                // What a route answers itself, no upstream gets.
-                if ctx.work().is_none_or(|work| !work.answers()) {
-                    return Ok(!ANSWERED);
-                }
-                Box::pin(answer::answered_by_route(session, ctx, |ctx| self.told(ctx))).await
-            }
-            Err(denial) => {
-                Box::pin(answer::refuse(session, ctx, &denial)).await?;
-                Ok(ANSWERED)
-            }
+        ctx.admitted = Some(decided?);
+        Ok(())
+    }
+
+    /// Answers a request that no upstream gets: one that is refused, or that its route answers itself.
+    pub(crate) async fn carry_out(
+        &self,
+        session: &mut Session,
+        decided: Result<(), Denial>,
+        ctx: &mut Context,
+    ) -> pingora::Result<bool> {
+        // Each piece of a body; for all else there is the connection's own.
+        session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
+        if let Err(denial) = decided {
+            Box::pin(answer::refuse(session, ctx, &denial)).await?;
+            return Ok(ANSWERED);
         }
+        pace::expect(session, ctx);
+        if ctx.work().is_none_or(|work| !work.answers()) {
+            return Ok(!ANSWERED);
+        }
+        Box::pin(answer::answered_by_route(session, ctx, |ctx| self.told(ctx))).await
     }
 
     /// Chooses the target. Takes the permit: a request that nobody decided has nowhere to go.
@@ -270,14 +291,7 @@ impl<S: KeyStore> Gateway<S> {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<Box<HttpPeer>> {
-        if ctx.admitted.is_none() {
-            return Error::e_explain(ErrorType::InternalError, "a request was not decided");
-        }
-        // A second attempt is sent the body from its beginning.
-        ctx.body_bytes = 0;
-        let now = Instant::now();
-        ctx.forwarded_at = Some(now);
-        let mut peer = retry::next(ctx, now)?;
+        let (mut peer, now) = next_peer(ctx)?;
         if session.is_upgrade_req() {
             upgrade::prepare(&mut peer, session.req_header())?;
         }
@@ -288,6 +302,14 @@ impl<S: KeyStore> Gateway<S> {
         Ok(peer)
     }
 
+    /// The same for a request that is plain.
+    pub(crate) fn plain_peer(&self, ctx: &mut Context) -> pingora::Result<Box<HttpPeer>> {
+        let (mut peer, now) = next_peer(ctx)?;
+        report::sent_to(&peer, ctx);
+        ctx.tries.bound(&mut peer, now);
+        Ok(peer)
+    }
+
     /// The request as the upstream gets it.
     pub(crate) fn upstream_request_filter(
         &self,
@@ -295,27 +317,25 @@ impl<S: KeyStore> Gateway<S> {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
-        let (Some(admitted), Some(request_id)) = (&ctx.admitted, &ctx.request_id) else {
-            return Error::e_explain(ErrorType::InternalError, "a request was not decided");
-        };
-        let address = peer_address(session).to_canonical();
-        let peer = if ctx.snapshot.config.server.trusted_proxies.contains(address) {
-            Peer::Trusted(address)
-        } else {
-            Peer::Untrusted(address)
-        };
-        let further = ctx.snapshot.config.keys.credentials.further_headers();
-        let trace = &ctx.story.trace;
-        forward::rewrite(request, admitted, trace, further, peer, request_id.clone())?;
+        let (admitted, caller) = forwarded(ctx, peer_address(session))?;
+        forward::rewrite(request, admitted, caller)?;
         upgrade::forward(session, request)?;
-        ctx.tries.set_host(request)?;
+        if let Some(host) = ctx.tries.host() {
+            // HTTP/2 has it as `:authority`, which Pingora makes of this.
+            request.insert_header(HOST, host)?;
+        }
         if let Some(work) = ctx.work() {
             work.change_request(request)?;
         }
+        self.goes_on(ctx);
+        Ok(())
+    }
+
+    /// A request's head is ready for its upstream, to which there is a connection.
+    pub(crate) fn goes_on(&self, ctx: &mut Context) {
         ctx.keep_charge();
         report::connected(ctx);
         report::admitted(ctx);
-        Ok(())
     }
 
     /// Holds a body without a declared length to the same bound as one with it.
@@ -349,10 +369,8 @@ impl<S: KeyStore> Gateway<S> {
         let is_first_word = response.status.is_informational();
         session.set_close_on_response_before_downstream_finish(!is_first_word);
         if is_final(response.status) {
-            ctx.status = Some(response.status);
-            ctx.story.first_byte = Some(ctx.started.elapsed());
+            self.answered(response.status, ctx);
             pace::answered(session, response.status);
-            ctx.tries.answered(response.status);
             for (name, value) in self.told(ctx).headers() {
                 response.insert_header(name, value)?;
             }
@@ -364,10 +382,8 @@ impl<S: KeyStore> Gateway<S> {
                 ctx.upstream_is_done(session);
             }
         }
-        if let (false, Some(upstream), Some(since)) =
-            (response.status.is_informational(), ctx.upstream(), ctx.forwarded_at)
-        {
-            upstream.metrics.observe(since.elapsed());
+        if !response.status.is_informational() {
+            self.observe(ctx);
         }
         let is_chunked = response.headers.contains_key(TRANSFER_ENCODING);
         if session.req_header().version == Version::HTTP_10 && is_chunked {
@@ -376,6 +392,20 @@ impl<S: KeyStore> Gateway<S> {
             session.set_keepalive(None);
         }
         Ok(())
+    }
+
+    /// The head of the answer that counts is there.
+    pub(crate) fn answered(&self, status: StatusCode, ctx: &mut Context) {
+        ctx.status = Some(status);
+        ctx.story.first_byte = Some(ctx.started.elapsed());
+        ctx.tries.answered(status);
+    }
+
+    /// How long the upstream took.
+    pub(crate) fn observe(&self, ctx: &Context) {
+        if let (Some(upstream), Some(since)) = (ctx.upstream(), ctx.forwarded_at) {
+            upstream.metrics.observe(since.elapsed());
+        }
     }
 
     /// Piece by piece, each before its client gets it.
@@ -396,13 +426,7 @@ impl<S: KeyStore> Gateway<S> {
         Ok(())
     }
 
-    pub(crate) fn fail_to_connect(
-        &self,
-        _session: &mut Session,
-        _peer: &HttpPeer,
-        ctx: &mut Context,
-        mut error: Box<Error>,
-    ) -> Box<Error> {
+    pub(crate) fn fail_to_connect(&self, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
         report::attempt_failed(ctx, &error);
         retry::not_connected(ctx, &mut error);
         error
@@ -410,14 +434,13 @@ impl<S: KeyStore> Gateway<S> {
 
     pub(crate) fn error_while_proxy(
         &self,
-        _peer: &HttpPeer,
-        session: &mut Session,
+        sent: &retry::Sent<'_>,
         mut error: Box<Error>,
         ctx: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
         report::attempt_failed(ctx, &error);
-        retry::broken_off(session, ctx, &mut error, Connection::from_reused(is_reused));
+        retry::broken_off(sent, ctx, &mut error, Connection::from_reused(is_reused));
         error
     }
 
@@ -428,31 +451,45 @@ impl<S: KeyStore> Gateway<S> {
         error: &Error,
         ctx: &mut Context,
     ) -> FailToProxy {
+        let Some(problem) = self.failed(error, ctx) else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        let error_code = problem.code.status();
+        if final_response(session).is_none() {
+            // The connection is in an unknown state: the answer is its last.
+            session.set_keepalive(None);
+            if let Err(gone) = answer::tell(session, ctx, problem).await {
+                tracing::debug!(kind = gone.etype().as_str(), "the client left before the answer");
+            }
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// Takes note of what went wrong. What to tell the client, if it is not the one that has left.
+    pub(crate) fn failed(&self, error: &Error, ctx: &mut Context) -> Option<Problem> {
         let Some(code) = failure_code(error) else {
             pace::tell_if_slow(error, &self.metrics);
             ctx.story.cut = Some(report::client_fault(error));
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+            return None;
         };
         let request_id = ctx.request_id.get_or_insert_with(trace::new_request_id).clone();
         log_failure(error, code, &request_id, ctx.route());
         ctx.story.code = Some(code);
         self.route_metrics(ctx).failed(code);
         ctx.end_charge();
-        if final_response(session).is_none() {
-            // The connection is in an unknown state: the answer is its last.
-            session.set_keepalive(None);
-            let problem = Problem::of_code(code).telling(self.told(ctx));
-            if let Err(gone) = answer::tell(session, ctx, problem).await {
-                tracing::debug!(kind = gone.etype().as_str(), "the client left before the answer");
-            }
-        }
-        FailToProxy { error_code: code.status(), can_reuse_downstream: false }
+        Some(Problem::of_code(code).telling(self.told(ctx)))
     }
 
     /// The last word on every request that had a head and was not cut off.
-    pub(crate) fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+    pub(crate) fn logging(&self, session: &mut Session, ctx: &mut Context) {
+        let status = final_response(session).map(|response| response.status);
+        self.last_word(status, ctx);
+    }
+
+    /// The same, where the answer's status is known.
+    pub(crate) fn last_word(&self, status: Option<StatusCode>, ctx: &mut Context) {
         let metrics = self.route_metrics(ctx);
-        let status = final_response(session).map(|response| response.status.as_u16());
+        let status = status.map(|status| status.as_u16());
         if let Some(status) = status {
             metrics.response(status);
         }
@@ -469,6 +506,36 @@ struct Decided {
     digest: KeyDigest,
     /// When it was decided.
     at: UnixMillis,
+}
+
+/// Who is to have the request next. A request that nobody decided has nowhere to go.
+fn next_peer(ctx: &mut Context) -> pingora::Result<(Box<HttpPeer>, Instant)> {
+    if ctx.admitted.is_none() {
+        return Error::e_explain(ErrorType::InternalError, "a request was not decided");
+    }
+    // A second attempt is sent the body from its beginning.
+    ctx.body_bytes = 0;
+    let now = Instant::now();
+    ctx.forwarded_at = Some(now);
+    Ok((retry::next(ctx, now)?, now))
+}
+
+/// What the headers of a request that came from `address` are rewritten by.
+pub(crate) fn forwarded(
+    ctx: &Context,
+    address: IpAddr,
+) -> pingora::Result<(&Admitted, forward::Caller<'_>)> {
+    let (Some(admitted), Some(request_id)) = (&ctx.admitted, &ctx.request_id) else {
+        return Error::e_explain(ErrorType::InternalError, "a request was not decided");
+    };
+    let address = address.to_canonical();
+    let peer = if ctx.snapshot.config.server.trusted_proxies.contains(address) {
+        Peer::Trusted(address)
+    } else {
+        Peer::Untrusted(address)
+    };
+    let further = ctx.snapshot.config.keys.credentials.further_headers();
+    Ok((admitted, forward::Caller { peer, request_id, trace: &ctx.story.trace, further }))
 }
 
 pub(crate) fn peer_address(session: &Session) -> IpAddr {

@@ -8,7 +8,7 @@ use keygate_core::Denial;
 use keygate_core::path::canonical_host;
 
 /// Pingora stops at this many headers, so a head that passed here has no more.
-const HEADERS_BOUND: usize = 256;
+pub(crate) const HEADERS_BOUND: usize = 256;
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4), up to the blank
 /// line that looks like a head's end.
 pub(crate) const H2_PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";

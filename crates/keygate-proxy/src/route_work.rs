@@ -84,6 +84,24 @@ impl RouteWork {
         self.cors.as_ref().map_or(Ok(()), |cors| cors.replace(request, response))
     }
 
+    /// Whether nothing is done to an answer, nor to a request's headers.
+    pub(crate) fn leaves_headers(&self) -> bool {
+        let Self {
+            path: _,
+            respond,
+            cors,
+            body_bytes_max: _,
+            response_bytes_max,
+            request,
+            response,
+        } = self;
+        respond.is_none()
+            && cors.is_none()
+            && response_bytes_max.is_none()
+            && request.is_empty()
+            && response.is_empty()
+    }
+
     pub(crate) fn answers(&self) -> bool {
         self.respond.is_some()
     }

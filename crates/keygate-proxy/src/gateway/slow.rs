@@ -16,6 +16,7 @@ use pingora::upstreams::peer::HttpPeer;
 
 use super::Gateway;
 use crate::context::Context;
+use crate::upstreams::retry::Sent;
 
 /// A gateway that has more than one way of serving.
 pub(crate) struct Shared<S: KeyStore> {
@@ -107,23 +108,23 @@ impl<S: KeyStore> ProxyHttp for Shared<S> {
 
     fn fail_to_connect(
         &self,
-        session: &mut Session,
-        peer: &HttpPeer,
+        _session: &mut Session,
+        _peer: &HttpPeer,
         ctx: &mut Context,
         error: Box<Error>,
     ) -> Box<Error> {
-        self.gateway.fail_to_connect(session, peer, ctx, error)
+        self.gateway.fail_to_connect(ctx, error)
     }
 
     fn error_while_proxy(
         &self,
-        peer: &HttpPeer,
+        _peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
         ctx: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
-        self.gateway.error_while_proxy(peer, session, error, ctx, is_reused)
+        self.gateway.error_while_proxy(&Sent::of(session), error, ctx, is_reused)
     }
 
     async fn fail_to_proxy(
@@ -155,7 +156,7 @@ impl<S: KeyStore> ProxyHttp for Shared<S> {
         format!("route {}", ctx.route().map_or("none", |route| &route.name))
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
-        self.gateway.logging(session, error, ctx);
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        self.gateway.logging(session, ctx);
     }
 }

@@ -5,9 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HOST;
-use http::{HeaderValue, StatusCode};
-use pingora::http::RequestHeader;
+use http::{HeaderValue, Method, StatusCode};
 use pingora::protocols::http::ServerSession as Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, RetryType};
@@ -54,13 +52,9 @@ impl Tries {
         self.host = host;
     }
 
-    /// Has the one who gets the request see the host that is meant for them. HTTP/2 has it as
-    /// `:authority`, which Pingora makes of this.
-    pub(crate) fn set_host(&self, request: &mut RequestHeader) -> pingora::Result<()> {
-        match &self.host {
-            Some(host) => request.insert_header(HOST, host),
-            None => Ok(()),
-        }
+    /// What the one who gets the request is to see as its host, unless that is the client's.
+    pub(crate) fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
     }
 
     /// The head of an answer is there.
@@ -186,7 +180,7 @@ pub(crate) fn not_connected(ctx: &mut Context, error: &mut Error) {
 /// Something went wrong after there was a connection. `error` says whose doing it was, and whether the
 /// upstream promised that it did nothing with the request.
 pub(crate) fn broken_off(
-    session: &mut Session,
+    sent: &Sent<'_>,
     ctx: &mut Context,
     error: &mut Error,
     connection: Connection,
@@ -198,13 +192,13 @@ pub(crate) fn broken_off(
     let Context { snapshot, route, tries, status, .. } = ctx;
     let upstream = route.and_then(|route| snapshot.upstream_of(route));
     let (ErrorSource::Upstream, Some(upstream)) = (error.esource(), upstream) else { return };
-    if status.is_some() || session.response_written().is_some() {
+    if status.is_some() || sent.is_answered {
         return;
     }
     let now = Instant::now();
     let is_slow = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
     let is_over = *error.etype() == ErrorType::Custom(TOTAL_TIMEOUT);
-    if is_over || (is_slow && !session.is_body_done()) {
+    if is_over || (is_slow && !sent.is_body_done) {
         // Maybe it is the client that is slow: nobody can tell.
         return;
     }
@@ -213,12 +207,32 @@ pub(crate) fn broken_off(
     let was_idle = connection == Connection::Reused && !is_slow && !is_of_stream;
     let fault = if promised || was_idle { Fault::Nobody } else { Fault::Target };
     let has_other = tries.take_away(upstream, fault, now);
-    let is_harmless = promised || session.req_header().method.is_idempotent();
+    let is_harmless = promised || sent.method.is_idempotent();
     // One that was idle too long is no reason to avoid its target.
     let is_useful = has_other || promised || was_idle;
-    let is_whole = !session.retry_buffer_truncated();
-    let again = is_harmless && is_useful && is_whole && tries.may_go_on(upstream, now);
+    let again = is_harmless && is_useful && sent.is_kept && tries.may_go_on(upstream, now);
     error.set_retry(again);
+}
+
+/// What decides, besides its context, whether a request can be sent again.
+pub(crate) struct Sent<'a> {
+    pub method: &'a Method,
+    /// Whether its client has got anything.
+    pub is_answered: bool,
+    /// Whether all of its body is here, and whether all that was sent of it is kept.
+    pub is_body_done: bool,
+    pub is_kept: bool,
+}
+
+impl<'a> Sent<'a> {
+    pub(crate) fn of(session: &'a mut Session) -> Self {
+        Self {
+            is_answered: session.response_written().is_some(),
+            is_body_done: session.is_body_done(),
+            is_kept: !session.retry_buffer_truncated(),
+            method: &session.req_header().method,
+        }
+    }
 }
 
 /// What a request was sent on.
