@@ -222,18 +222,7 @@ fn push_item(text: &mut Vec<u8>, policy: Policy, parameters: [(&[u8; 1], u64); 2
 }
 
 fn push_number(text: &mut Vec<u8>, number: u64) {
-    let start = text.len();
-    let mut left = number;
-    loop {
-        text.push(b'0' + (left % 10) as u8);
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    if let Some(digits) = text.get_mut(start..) {
-        digits.reverse();
-    }
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn header_value(text: Vec<u8>) -> Option<HeaderValue> {

@@ -20,6 +20,9 @@ use tokio::io::AsyncReadExt;
 
 /// How often what waits for a next request is looked at.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
+/// What has waited for less is not asked of its socket, but only of the runtime, which hears of what comes
+/// within about this time however busy it is.
+const ASK_AFTER: Duration = Duration::from_millis(1);
 
 /// Where a connection leads, and on what terms. Its hash has no secret, so that whoever chooses one
 /// address could find another with the same: the address itself is compared.
@@ -44,6 +47,7 @@ pub(super) struct IdleConnections {
 
 struct Idle {
     stream: Stream,
+    since: Instant,
     until: Option<Instant>,
 }
 
@@ -68,7 +72,8 @@ impl IdleConnections {
         let now = Instant::now();
         loop {
             let mut idle = self.shelves.take(thread_number(), place)?;
-            if idle.is_usable(now) && has_nothing_to_read(&idle.stream) {
+            let is_fresh = now.saturating_duration_since(idle.since) < ASK_AFTER;
+            if idle.is_usable(now) && (is_fresh || has_nothing_to_read(&idle.stream)) {
                 return Some(idle.stream);
             }
         }
@@ -78,8 +83,10 @@ impl IdleConnections {
         if timeout == Some(Duration::ZERO) || !is_silent(&mut stream) {
             return;
         }
-        let until = timeout.map(|timeout| Instant::now() + timeout);
-        if let Some(closed) = self.shelves.put(thread_number(), place, Idle { stream, until }) {
+        let since = Instant::now();
+        let until = timeout.map(|timeout| since + timeout);
+        let idle = Idle { stream, since, until };
+        if let Some(closed) = self.shelves.put(thread_number(), place, idle) {
             self.ways.crowded_out();
             drop(closed);
         }
