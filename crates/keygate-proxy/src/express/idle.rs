@@ -20,9 +20,10 @@ use tokio::io::AsyncReadExt;
 
 /// How often what waits for a next request is looked at.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
-/// What has waited for less is not asked of its socket, but only of the runtime, which hears of what comes
-/// within about this time however busy it is.
-const ASK_AFTER: Duration = Duration::from_millis(1);
+/// What has waited for less is not asked of its socket. The runtime has heard of all that came before its
+/// last turn, which under load was a millisecond or two ago; the socket knows at once, but asking it is a
+/// system call. One that has waited for longer is the one that its upstream may be about to close.
+const ASK_AFTER: Duration = Duration::from_millis(100);
 
 /// Where a connection leads, and on what terms. Its hash has no secret, so that whoever chooses one
 /// address could find another with the same: the address itself is compared.
