@@ -236,6 +236,28 @@ fn what_is_read_of_a_refused_upload_is_counted() {
     }
 }
 
+/// Whatever is read again to answer it.
+#[test]
+fn the_body_of_a_request_that_fails_is_counted_once() {
+    let upstream = Upstream::answering(|exchange| {
+        exchange.read_body()?;
+        Err(std::io::ErrorKind::ConnectionAborted.into())
+    });
+    let gateway = Setup::in_front_of(&upstream)
+        .tables(&table(""))
+        .route(OPEN)
+        .upstream("retries = 0")
+        .start();
+    for wire in [Wire::H1, Wire::H2c] {
+        let line = line_of(&gateway, || {
+            assert_eq!(gateway.send_over(wire, &post("/open", "hello")).status, 502);
+        });
+        assert_eq!((&line["bytes_in"], &line["status"]), (&json!(5), &json!(502)), "{line}");
+    }
+}
+
+const OPEN: &str = "name = \"open\"\npath = \"/open\"\nupstream = \"main\"\nauth = \"public\"\n";
+
 #[test]
 fn a_head_that_is_refused_has_a_line_with_the_address_behind_the_balancer() {
     let upstream = Upstream::start();

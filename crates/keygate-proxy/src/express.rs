@@ -118,7 +118,7 @@ impl<S: KeyStore> Lane<S> {
             Err(error) if client.has_answer() => {
                 // Its end is all that can still be told.
                 drop(self.gateway.failed(&error, ctx));
-                self.gateway.last_word(ctx.status, ctx);
+                self.gateway.last_word(ctx.status.filter(|_| client.has_head()), ctx);
                 return None;
             }
             Err(error) => From::Failed(error),

@@ -234,6 +234,8 @@ impl<S: KeyStore> Gateway<S> {
         session: &mut Session,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
+        // Each piece of a body; for all else there is the connection's own.
+        session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         self.begin(session.req_header(), ctx);
         // What is rare is kept apart, so that what is not stays small.
         if session.req_header().method == Method::OPTIONS
@@ -272,8 +274,6 @@ impl<S: KeyStore> Gateway<S> {
         decided: Result<(), Denial>,
         ctx: &mut Context,
     ) -> pingora::Result<bool> {
-        // Each piece of a body; for all else there is the connection's own.
-        session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         if let Err(denial) = decided {
             Box::pin(answer::refuse(session, ctx, &denial)).await?;
             return Ok(ANSWERED);

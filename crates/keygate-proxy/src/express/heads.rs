@@ -47,8 +47,9 @@ pub(super) fn write_request(
     forwarded: &Forwarded<'_>,
 ) -> bool {
     let target = address.target.map_or_else(|| request.raw_path(), str::as_bytes);
-    // RFC 9112 section 3.2: no whitespace, and nothing that ends a line.
-    if !target.starts_with(b"/") || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
+    // RFC 9112 section 3.2: no whitespace, nothing that ends a line, no fragment.
+    let is_none = |byte: &u8| *byte <= b' ' || *byte == b'#' || *byte == 0x7f;
+    if !target.starts_with(b"/") || target.iter().any(is_none) {
         return false;
     }
     let mut line = |parts: [&[u8]; 4]| parts.iter().for_each(|part| out.extend_from_slice(part));
@@ -63,9 +64,20 @@ pub(super) fn write_request(
         };
         line([spelled(name), b": ", value.as_bytes(), b"\r\n"]);
     }
-    forwarded.add_to(|name, value| line([name.as_str().as_bytes(), b": ", value, b"\r\n"]));
+    let mut is_clean = true;
+    forwarded.add_to(|name, value| {
+        is_clean &= has_no_control(value);
+        line([name.as_str().as_bytes(), b": ", value, b"\r\n"]);
+    });
     line([b"\r\n", b"", b"", b""]);
-    true
+    is_clean
+}
+
+/// Whether a value is one by RFC 9110 section 5.5: nothing in it ends the line.
+fn has_no_control(value: &[u8]) -> bool {
+    let is_control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+    // All of it, many bytes at a time.
+    !value.iter().fold(false, |found, byte| found | is_control(*byte))
 }
 
 /// As Pingora spells it, by the usual way.
@@ -147,7 +159,7 @@ pub(super) fn take_over(read: &[u8], ours: &Ours<'_>, out: &mut Vec<u8>) -> Prog
         } else if name.eq_ignore_ascii_case(b"connection") {
             has_connection = true;
             connection
-        } else if ours.replaces(name) {
+        } else if ours.replaces(name) || framing.names(name) {
             continue;
         } else {
             header.value
@@ -185,18 +197,25 @@ impl Ours<'_> {
 struct Framing {
     length: Option<u64>,
     is_kept: bool,
+    has_connection: bool,
 }
 
 impl Framing {
+    /// Whether `Connection` names a header, which is between the upstream and us then (RFC 9110 section
+    /// 7.6.1). Its word is `keep-alive` or `close`, and there is a header of the former's name.
+    fn names(&self, name: &[u8]) -> bool {
+        let word: &[u8] = if self.is_kept { b"keep-alive" } else { b"close" };
+        self.has_connection && name.eq_ignore_ascii_case(word)
+    }
+
     /// Nothing, unless it is clear.
     fn read(headers: &[httparse::Header<'_>]) -> Option<Self> {
-        let mut framing = Self { length: None, is_kept: true };
-        let mut has_connection = false;
+        let mut framing = Self { length: None, is_kept: true, has_connection: false };
         for header in headers {
             // Only names of these lengths matter.
             match header.name.len() {
                 10 if header.name.eq_ignore_ascii_case("connection") => {
-                    if std::mem::replace(&mut has_connection, true) {
+                    if std::mem::replace(&mut framing.has_connection, true) {
                         return None;
                     }
                     let is_close = header.value.eq_ignore_ascii_case(b"close");

@@ -20,10 +20,6 @@ use tokio::io::AsyncReadExt;
 
 /// How often what waits for a next request is looked at.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
-/// What has waited for less is not asked of its socket. The runtime has heard of all that came before its
-/// last turn, which under load was a millisecond or two ago; the socket knows at once, but asking it is a
-/// system call. One that has waited for longer is the one that its upstream may be about to close.
-const ASK_AFTER: Duration = Duration::from_millis(100);
 
 /// Where a connection leads, and on what terms. Its hash has no secret, so that whoever chooses one
 /// address could find another with the same: the address itself is compared.
@@ -48,7 +44,6 @@ pub(super) struct IdleConnections {
 
 struct Idle {
     stream: Stream,
-    since: Instant,
     until: Option<Instant>,
 }
 
@@ -73,8 +68,7 @@ impl IdleConnections {
         let now = Instant::now();
         loop {
             let mut idle = self.shelves.take(thread_number(), place)?;
-            let is_fresh = now.saturating_duration_since(idle.since) < ASK_AFTER;
-            if idle.is_usable(now) && (is_fresh || has_nothing_to_read(&idle.stream)) {
+            if idle.is_usable(now) && has_nothing_to_read(&idle.stream) {
                 return Some(idle.stream);
             }
         }
@@ -84,10 +78,8 @@ impl IdleConnections {
         if timeout == Some(Duration::ZERO) || !is_silent(&mut stream) {
             return;
         }
-        let since = Instant::now();
-        let until = timeout.map(|timeout| since + timeout);
-        let idle = Idle { stream, since, until };
-        if let Some(closed) = self.shelves.put(thread_number(), place, idle) {
+        let until = timeout.map(|timeout| Instant::now() + timeout);
+        if let Some(closed) = self.shelves.put(thread_number(), place, Idle { stream, until }) {
             self.ways.crowded_out();
             drop(closed);
         }

@@ -15,7 +15,7 @@ use pingora::protocols::http::date::get_cached_date;
 use pingora::protocols::http::v1::server::HttpSession as Http1Session;
 use pingora::protocols::{Shutdown, Stream};
 use pingora::time::timeout;
-use pingora::{Error, ErrorType, OrErr};
+use pingora::{Error, ErrorSource, ErrorType, OrErr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::again::Again;
@@ -25,6 +25,7 @@ use crate::client::CLIENT_WRITE_TIMEOUT;
 use crate::context::Context;
 use crate::forward::Forwarded;
 use crate::gateway::forwarded;
+use crate::line;
 use crate::report;
 use crate::upstreams::retry::Sent;
 
@@ -43,14 +44,15 @@ pub(super) struct Client {
     sent: Bytes,
     head: usize,
     is_last: bool,
-    /// Whether anything of an answer may have reached it.
+    /// Whether anything of an answer may have reached it, and whether its head was written.
     has_answer: bool,
+    has_head: bool,
 }
 
 impl Client {
     /// One that has sent this and no more, and whose connection closes behind the answer if `is_last`.
     pub(super) fn new(stream: Stream, sent: Bytes, head: usize, is_last: bool) -> Self {
-        Self { stream, sent, head, is_last, has_answer: false }
+        Self { stream, sent, head, is_last, has_answer: false, has_head: false }
     }
 
     pub(super) fn sent(&self) -> &Bytes {
@@ -67,6 +69,11 @@ impl Client {
 
     pub(super) fn has_answer(&self) -> bool {
         self.has_answer
+    }
+
+    /// Whether it has its answer's head.
+    pub(super) fn has_head(&self) -> bool {
+        self.has_head
     }
 
     /// Where it is, as far as its connection knows.
@@ -100,7 +107,9 @@ impl Client {
             stream.flush().await
         };
         let written = timeout(CLIENT_WRITE_TIMEOUT, write).await;
-        written_or(written, "to a client").map_err(|error| error.into_down())
+        written_or(written, "to a client").map_err(|error| error.into_down())?;
+        self.has_head = true;
+        Ok(())
     }
 }
 
@@ -199,6 +208,10 @@ impl<S: KeyStore> Lane<S> {
         let body = client.body();
         report::moved(ctx, body.len(), 0);
         ctx.body_bytes = body.len() as u64;
+        if !body.is_empty() {
+            // Who leaves while it is written is seen by the line.
+            line::uploaded();
+        }
         // Who did not get all of it may answer all the same. Else that is what went wrong.
         let mut unsent = match send(upstream, &head, body, to.peer.options.write_timeout).await {
             Ok(()) => None,
@@ -213,7 +226,10 @@ impl<S: KeyStore> Lane<S> {
         let mut out = head;
         let plain = loop {
             let more = read_more(client, upstream, &mut read, wait).await;
-            more.map_err(|error| unsent.take().unwrap_or(error))?;
+            more.map_err(|error| match error.esource() {
+                ErrorSource::Upstream => unsent.take().unwrap_or(error),
+                _ => error,
+            })?;
             out.clear();
             match self.take_answer(&read, client, ctx, &mut out)? {
                 Progress::Plain(plain) => break plain,

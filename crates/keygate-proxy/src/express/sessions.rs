@@ -17,6 +17,7 @@ use pingora::{Error, ErrorType};
 use super::again::Again;
 use super::plain::{Asked, Client};
 use super::{Lane, To, leaving};
+use crate::client::CLIENT_WRITE_TIMEOUT;
 use crate::context::Context;
 use crate::upstreams::retry::Sent as SentSoFar;
 
@@ -58,6 +59,7 @@ impl<S: KeyStore> Lane<S> {
         if is_last {
             session.set_keepalive(None);
         }
+        session.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         let is_reusable = match self.go_on(&mut session, from, ctx).await {
             Ok(is_reusable) => {
                 self.gateway.logging(&mut session, ctx);
@@ -89,7 +91,13 @@ impl<S: KeyStore> Lane<S> {
             From::Asked(asked) => {
                 (self.gateway.carry_out(session, Ok(()), ctx).await?, Some(asked))
             }
-            From::Failed(error) => return Err(error),
+            From::Failed(error) => {
+                if ctx.story.bytes_in > 0 {
+                    // It was counted when it was sent on: nobody is to read it as what is left over.
+                    drop(take_body(session).await);
+                }
+                return Err(error);
+            }
         };
         if is_answered {
             return Ok(true);
