@@ -6,6 +6,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use crate::decide::Denial;
+use crate::key::memo::Recalled;
 use crate::key::{Brand, KeyDigest, Peppers, PresentedKey, has_our_shape, holds_our_shape, sha256};
 use crate::path::hex;
 
@@ -67,6 +68,8 @@ pub struct Credential {
 pub enum Presented {
     /// Of the shape of ours.
     Ours(PresentedKey),
+    /// One of ours that came before, as the name that it has in a store.
+    Known(KeyDigest),
     /// Of any other shape, as the name that it would have in a store: its text is not kept.
     Imported(KeyDigest),
 }
@@ -78,7 +81,7 @@ impl Presented {
     pub fn digest(&self, peppers: &Peppers) -> Option<KeyDigest> {
         match self {
             Self::Ours(key) => peppers.identify(key),
-            Self::Imported(digest) => Some(*digest),
+            Self::Known(digest) | Self::Imported(digest) => Some(*digest),
         }
     }
 }
@@ -105,13 +108,14 @@ enum Found {
 }
 
 impl CredentialRules {
-    /// Finds the key of a request.
+    /// Finds the key of a request. Asks `recall` what is remembered of a text that has the shape of a key.
     ///
     /// # Errors
     /// [`Denial::KeyMissing`], [`Denial::KeyMalformed`], or [`Denial::AmbiguousCredentials`] when
     /// more than one was sent, even if they are equal.
     pub fn extract<'a>(
         &self,
+        recall: &mut dyn FnMut(&[u8]) -> Recalled,
         places: Places<
             '_,
             impl Iterator<Item = &'a [u8]>,
@@ -126,16 +130,18 @@ impl CredentialRules {
         }
         let mut choice = Choice::default();
         if let Some(value) = first_authorization {
-            choice.consider(Place::Authorization, self.read_authorization(value))?;
+            choice.consider(Place::Authorization, self.read_authorization(value, recall))?;
         }
         if let Some(value) = first_x_api_key {
-            choice.consider(Place::XApiKey, self.read_own(self.x_api_key, value.trim_ascii()))?;
+            let found = self.read_own(self.x_api_key, value.trim_ascii(), recall);
+            choice.consider(Place::XApiKey, found)?;
         }
         for (at, value) in further {
-            choice.consider(Place::Further(at), self.read_own(Source::On, value.trim_ascii()))?;
+            let found = self.read_own(Source::On, value.trim_ascii(), recall);
+            choice.consider(Place::Further(at), found)?;
         }
         if let Some((query, name)) = query {
-            choice.consider(Place::Query, self.read_query(query, name)?)?;
+            choice.consider(Place::Query, self.read_query(query, name, recall)?)?;
         }
         self.made(choice, first_authorization)
     }
@@ -143,7 +149,7 @@ impl CredentialRules {
     /// A key on its own, without a request around it; nothing if it cannot be one.
     #[must_use]
     pub fn present(&self, text: &[u8]) -> Option<Presented> {
-        match self.read_own(Source::On, text.trim_ascii()) {
+        match self.read_own(Source::On, text.trim_ascii(), &mut nothing_known) {
             Found::Meant(key) => key,
             Found::Nothing | Found::Foreign => None,
         }
@@ -171,17 +177,17 @@ impl CredentialRules {
         holds_our_shape(value)
     }
 
-    fn read_authorization(&self, value: &[u8]) -> Found {
+    fn read_authorization(&self, value: &[u8], recall: &mut dyn FnMut(&[u8]) -> Recalled) -> Found {
         let Some((scheme, rest)) = split_scheme(value) else { return Found::Nothing };
         if rest.is_empty() {
-            self.read(self.bare(scheme), scheme)
+            self.read(self.bare(scheme), scheme, recall)
         } else if scheme.eq_ignore_ascii_case(b"bearer") {
-            self.read(self.bearer, rest)
+            self.read(self.bearer, rest, recall)
         } else if scheme.eq_ignore_ascii_case(b"basic") {
-            self.read_basic(rest)
+            self.read_basic(rest, recall)
         } else {
             // A key may stand where the scheme should.
-            self.read(Source::Off, if holds_our_shape(scheme) { scheme } else { rest })
+            self.read(Source::Off, if holds_our_shape(scheme) { scheme } else { rest }, recall)
         }
     }
 
@@ -193,18 +199,23 @@ impl CredentialRules {
     }
 
     /// A place that is ours alone: what is in it was meant as a key.
-    fn read_own(&self, source: Source, value: &[u8]) -> Found {
+    fn read_own(
+        &self,
+        source: Source,
+        value: &[u8],
+        recall: &mut dyn FnMut(&[u8]) -> Recalled,
+    ) -> Found {
         if value.is_empty() {
             return Found::Nothing;
         }
-        match self.read(source, value) {
+        match self.read(source, value, recall) {
             Found::Foreign => Found::Meant(self.imported(value)),
             found @ (Found::Nothing | Found::Meant(_)) => found,
         }
     }
 
     /// `base64(K:)`: the key as user name, no password (RFC 7617 section 2).
-    fn read_basic(&self, encoded: &[u8]) -> Found {
+    fn read_basic(&self, encoded: &[u8], recall: &mut dyn FnMut(&[u8]) -> Recalled) -> Found {
         let (decoded, whole) = decode_base64(encoded);
         if (decoded.is_empty() || !whole) && holds_our_shape(encoded) {
             // A key that somebody forgot to encode.
@@ -212,7 +223,7 @@ impl CredentialRules {
         }
         let colon = decoded.iter().position(|&byte| byte == b':');
         let user = colon.and_then(|at| decoded.get(..at)).unwrap_or(&decoded);
-        match self.read(self.basic, user) {
+        match self.read(self.basic, user, recall) {
             // A password beside the key, or no colon at all: not the form that we asked for.
             Found::Meant(_) if !whole || colon != decoded.len().checked_sub(1) => {
                 Found::Meant(None)
@@ -225,7 +236,12 @@ impl CredentialRules {
 
     /// # Errors
     /// [`Denial::AmbiguousCredentials`] when the parameter is there twice.
-    fn read_query(&self, query: &str, name: &str) -> Result<Found, Denial> {
+    fn read_query(
+        &self,
+        query: &str,
+        name: &str,
+        recall: &mut dyn FnMut(&[u8]) -> Recalled,
+    ) -> Result<Found, Denial> {
         let mut values = query_values(query, name);
         let value = values.next().unwrap_or_default();
         if values.next().is_some() {
@@ -233,18 +249,30 @@ impl CredentialRules {
         }
         let mut decoded = Zeroizing::new([0; CREDENTIAL_LENGTH_MAX]);
         Ok(match decode_percent(value, decoded.as_mut_slice()) {
-            Some(key) => self.read_own(Source::On, key),
+            Some(key) => self.read_own(Source::On, key, recall),
             None => Found::Meant(None),
         })
     }
 
-    fn read(&self, source: Source, value: &[u8]) -> Found {
+    fn read(
+        &self,
+        source: Source,
+        value: &[u8],
+        recall: &mut dyn FnMut(&[u8]) -> Recalled,
+    ) -> Found {
         match source {
+            // One that is remembered was read as a key by the same rules: a text that begins so under two
+            // brands, or none, is the same key under both.
             Source::On if has_our_shape(value, self.brand.as_ref()) => {
-                Found::Meant(match PresentedKey::parse(value, self.brand.as_ref()) {
-                    Ok(key) => Some(Presented::Ours(key)),
-                    // Other systems' keys may begin so, too.
-                    Err(_) => self.imported(value),
+                Found::Meant(match recall(value) {
+                    Recalled::Known(digest) => Some(Presented::Known(digest)),
+                    Recalled::Unknown(name) => {
+                        match PresentedKey::parse(value, self.brand.as_ref()) {
+                            Ok(key) => Some(Presented::Ours(key.named(name))),
+                            // Other systems' keys may begin so, too.
+                            Err(_) => self.imported(value),
+                        }
+                    }
                 })
             }
             Source::On if holds_our_shape(value) => Found::Meant(self.imported(value)),
@@ -313,6 +341,11 @@ impl CredentialRules {
         let user = decoded.strip_suffix(b":").filter(|user| whole && !user.contains(&b':'))?;
         self.imported(user)
     }
+}
+
+/// Remembers no key.
+pub fn nothing_known(_: &[u8]) -> Recalled {
+    Recalled::Unknown(None)
 }
 
 /// The one place that counts, so far.

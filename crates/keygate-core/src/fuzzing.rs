@@ -1,7 +1,7 @@
 //! What must hold whatever bytes come: run by the fuzz targets of `fuzz/`, and by every test run over
 //! their corpus. Each panics where it does not.
 
-use crate::credential::{CredentialRules, ImportedRules, Place, Places, Source};
+use crate::credential::{CredentialRules, ImportedRules, Place, Places, Source, nothing_known};
 use crate::decide::Denial;
 use crate::key::{
     Brand, Environment, KeyKind, MintedKey, Pepper, Peppers, PresentedKey, has_our_shape,
@@ -30,12 +30,15 @@ pub fn credential(data: &[u8]) {
     let values = |place: u8| values(place).map(|(_, value)| value);
     let further = || values(b'f').filter(|_| rules.imported.is_some());
     let query = values(b'q').next().and_then(|query| str::from_utf8(query).ok());
-    let found = rules.extract(Places {
-        authorization: values(b'a'),
-        x_api_key: values(b'x'),
-        further: further().map(|value| (0, value)),
-        query: query.map(|query| (query, "api_key")),
-    });
+    let found = rules.extract(
+        &mut nothing_known,
+        Places {
+            authorization: values(b'a'),
+            x_api_key: values(b'x'),
+            further: further().map(|value| (0, value)),
+            query: query.map(|query| (query, "api_key")),
+        },
+    );
     let Ok(found) = found else { return };
     assert!(values(b'a').count() < 2 && values(b'x').count() < 2, "one was chosen of several");
     let holds = |value: &&[u8]| holds_our_shape(value.trim_ascii());

@@ -146,6 +146,8 @@ pub struct PresentedKey {
     length: usize,
     /// The number that the tag stands for; the first 32 bits of the digest if the key is ours.
     tag: u32,
+    /// By what it can be remembered, if by anything.
+    name: Option<memo::Name>,
 }
 
 /// A credential does not have the shape of a key.
@@ -171,10 +173,16 @@ impl PresentedKey {
             return Err(Malformed);
         }
         let tag = decode_tag(tag).ok_or(Malformed)?;
-        let mut key = Self { words: [0; KEY_WORDS], length: credential.len(), tag };
+        let mut key = Self { words: [0; KEY_WORDS], length: credential.len(), tag, name: None };
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut key.words);
         bytes.get_mut(..credential.len()).ok_or(Malformed)?.copy_from_slice(credential);
         Ok(key)
+    }
+
+    /// With the name by which it can be remembered: that of its own text.
+    pub(crate) fn named(mut self, name: Option<memo::Name>) -> Self {
+        self.name = name;
+        self
     }
 
     /// All of it.

@@ -4,6 +4,7 @@
 //! so every rule can be tested with plain values. Start with [`decide`](decide()).
 
 pub mod balance;
+pub mod cells;
 pub mod cors;
 pub mod credential;
 pub mod decide;

@@ -457,7 +457,7 @@ impl OpenConnections {
 
     /// HTTP/1 connections, including those that wait for a next request, and running requests.
     pub(crate) fn count(&self) -> usize {
-        let requests = usize::try_from(self.requests.count()).unwrap_or(0);
+        let requests = usize::try_from(self.requests.count()).unwrap_or(usize::MAX);
         self.connections.load(Ordering::Acquire) + requests
     }
 

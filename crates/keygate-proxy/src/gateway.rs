@@ -30,7 +30,7 @@ use crate::expiry;
 use crate::facts::RequestFacts;
 use crate::failure::{failure_code, log_failure};
 use crate::forward::{self, Peer, X_REQUEST_ID};
-use crate::identify::identify;
+use crate::identify::{identify, recall};
 use crate::limits::{Charged, KeyLimits, Told};
 use crate::line::{self, Lines};
 use crate::lookup::Lookup;
@@ -132,7 +132,8 @@ impl<S: KeyStore> Gateway<S> {
             further: request.further_values(credentials.further_headers()),
             query: request.query.zip(access.query_param.as_deref()),
         };
-        let Credential { key, place, drops_authorization } = credentials.extract(places)?; // 400, 401
+        let recall = &mut |text: &[u8]| recall(text, &snapshot.peppers);
+        let Credential { key, place, drops_authorization } = credentials.extract(recall, places)?; // 400, 401
         let digest = identify(&key, &snapshot.peppers)?; // 401
         let (client, waited) = ((request.client, came), &mut story.lookup);
         let key = self.lookup.find(digest, client, &self.attempts, waited).await?; // 401, 429, 503

@@ -4,11 +4,19 @@ use std::cell::RefCell;
 
 use keygate_core::credential::Presented;
 use keygate_core::key::Peppers;
-use keygate_core::key::memo::DigestMemo;
+use keygate_core::key::memo::{DigestMemo, Recalled};
 use keygate_core::{Denial, KeyDigest};
 
 thread_local! {
     static MEMO: RefCell<Option<DigestMemo>> = RefCell::new(secret().as_ref().map(DigestMemo::new));
+}
+
+/// What this thread remembers of a text that may be a key.
+pub(crate) fn recall(text: &[u8], peppers: &Peppers) -> Recalled {
+    MEMO.with_borrow_mut(|memo| match memo {
+        Some(memo) => memo.recall(text, peppers),
+        None => Recalled::Unknown(None),
+    })
 }
 
 /// What a key's name is.
@@ -21,7 +29,7 @@ pub(crate) fn identify(key: &Presented, peppers: &Peppers) -> Result<KeyDigest, 
             Some(memo) => memo.identify(key, peppers),
             None => peppers.identify(key),
         }),
-        Presented::Imported(digest) => Some(*digest),
+        Presented::Known(digest) | Presented::Imported(digest) => Some(*digest),
     };
     digest.ok_or(Denial::KeyMalformed)
 }

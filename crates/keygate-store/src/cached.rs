@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use keygate_config::Cache as CacheSettings;
+use keygate_core::cells::Cells;
 use keygate_core::{KeyDigest, KeyRecord};
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
@@ -95,7 +96,8 @@ pub struct CacheCounts {
 
 #[derive(Default)]
 struct Counters {
-    hits: AtomicU64,
+    /// Of nearly every request.
+    hits: Cells<1>,
     misses: AtomicU64,
     unknown_hits: AtomicU64,
     evictions: Arc<AtomicU64>,
@@ -156,7 +158,7 @@ impl<S: KeyStore> CachedKeys<S> {
         };
         if let Some(found) = known.get(digest, now, holds) {
             found.key.fetch_ahead();
-            counters.hits.fetch_add(1, Relaxed);
+            counters.hits.add([(0, 1)]);
             if found.is_due {
                 self.refresh(*digest);
             }
@@ -332,7 +334,7 @@ impl<S: KeyStore> CachedKeys<S> {
         // The numbers of entries lag behind by what has not been worked in yet.
         unknown.run_pending_tasks();
         CacheCounts {
-            hits: counters.hits.load(Relaxed),
+            hits: counters.hits.sum(0),
             misses: counters.misses.load(Relaxed),
             unknown_hits: counters.unknown_hits.load(Relaxed),
             entries: known.count(coherence.now()),

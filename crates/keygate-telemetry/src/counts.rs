@@ -1,40 +1,58 @@
 //! Plain counts: requests that run or were cut off, and what becomes of keys.
 
+use keygate_core::cells::Cells;
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use crate::metrics::register;
 
 /// Counts the requests that are being worked on.
 #[derive(Clone, Copy)]
-pub struct InFlight(&'static IntGauge);
+pub struct InFlight(&'static Running);
+
+struct Running {
+    /// How many have begun, and how many have ended.
+    cells: Cells<2>,
+    gauge: IntGauge,
+}
+
+const BEGUN: usize = 0;
+const ENDED: usize = 1;
 
 impl InFlight {
     /// There is one for a process, which lives as long: so no request has to count who holds it.
     pub(crate) fn new(registry: &Registry) -> Self {
         let gauge = IntGauge::new("keygate_inflight_requests", "Requests being worked on.");
-        Self(Box::leak(Box::new(register(registry, gauge))))
+        let gauge = register(registry, gauge);
+        Self(Box::leak(Box::new(Running { cells: Cells::new(), gauge })))
     }
 
     /// Counts one request until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> InFlightGuard {
-        self.0.inc();
+        self.0.cells.add([(BEGUN, 1)]);
         InFlightGuard(self.0)
     }
 
     /// How many are being worked on.
     #[must_use]
-    pub fn count(&self) -> i64 {
-        self.0.get()
+    pub fn count(&self) -> u64 {
+        // In this order, so that none ends that has not begun, and none is left out that runs all the while.
+        let ended = self.0.cells.sum(ENDED);
+        self.0.cells.sum(BEGUN).saturating_sub(ended)
+    }
+
+    /// Says in the metric how many there are.
+    pub(crate) fn settle(&self) {
+        self.0.gauge.set(i64::try_from(self.count()).unwrap_or(i64::MAX));
     }
 }
 
 /// One request being worked on.
-pub struct InFlightGuard(&'static IntGauge);
+pub struct InFlightGuard(&'static Running);
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.cells.add([(ENDED, 1)]);
     }
 }
 

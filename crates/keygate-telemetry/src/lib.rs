@@ -6,7 +6,6 @@
 
 pub mod access_log;
 mod admin;
-mod cells;
 mod certificates;
 mod connections;
 mod counts;
@@ -19,7 +18,6 @@ mod reading;
 mod reload;
 mod route;
 mod store;
-mod threads;
 mod timing;
 pub mod traces;
 mod upstream;
@@ -36,7 +34,6 @@ pub use reading::Row;
 pub use reload::ReloadMetrics;
 pub use route::{Outcome, RouteMetrics};
 pub use store::{StoreHealth, StoreOpMetrics};
-pub use threads::{thread_number, thread_places};
 pub use timing::{DecisionTimer, LookupTimer};
 pub use upstream::{TargetReading, UpstreamMetrics};
 pub use ways::WayMetrics;

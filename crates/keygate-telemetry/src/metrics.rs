@@ -102,6 +102,8 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         self.0.store.settle();
+        self.0.in_flight.settle();
+        self.0.routes.settle();
         let mut families = self.0.registry.gather();
         families.extend(self.0.readings.families());
         families.sort_by(|one, other| one.name().cmp(other.name()));

@@ -1,9 +1,10 @@
 //! What became of the requests of one route, counted without a look-up.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use keygate_core::Code;
+use keygate_core::cells::Cells;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
@@ -23,6 +24,10 @@ pub enum Outcome {
 pub struct RouteMetrics(Arc<Handles>);
 
 struct Handles {
+    /// What nearly every request adds to: the admitted, then the answers by class.
+    often: Cells<{ 1 + CLASSES.len() }>,
+    /// So much of that is in the counters.
+    settled: Mutex<[u64; 1 + CLASSES.len()]>,
     admitted: IntCounter,
     /// By the code's discriminant.
     refused: [IntCounter; Code::ALL.len()],
@@ -39,17 +44,22 @@ struct Handles {
 const FAILURES: [Code; 4] =
     [Code::Internal, Code::UpstreamError, Code::UpstreamUnavailable, Code::UpstreamTimeout];
 
+/// Where the admitted are counted, and the answers of the first class.
+const ADMITTED: usize = 0;
+const FIRST_CLASS: usize = 1;
+
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl RouteMetrics {
-    /// Counts a decision: one step into a table and one atomic addition.
+    /// Counts a decision.
     pub fn count(&self, outcome: Outcome) {
-        let counter = match outcome {
-            Outcome::Admitted => Some(&self.0.admitted),
-            Outcome::Refused(code) => self.0.refused.get(code as usize),
-        };
-        if let Some(counter) = counter {
-            counter.inc();
+        match outcome {
+            Outcome::Admitted => self.0.often.add([(ADMITTED, 1)]),
+            Outcome::Refused(code) => {
+                if let Some(counter) = self.0.refused.get(code as usize) {
+                    counter.inc();
+                }
+            }
         }
     }
 
@@ -57,9 +67,7 @@ impl RouteMetrics {
     /// nearest one.
     pub fn response(&self, status: u16) {
         let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
-        if let Some(counter) = self.0.responses.get(class) {
-            counter.inc();
-        }
+        self.0.often.add([(FIRST_CLASS + class, 1)]);
     }
 
     /// Counts a page's question whether it may send a request: no decision, and in the same family.
@@ -86,8 +94,29 @@ impl RouteMetrics {
     }
 }
 
+impl Handles {
+    /// Puts what was counted in the cells into the counters.
+    fn settle(&self) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = [&self.admitted].into_iter().chain(&self.responses);
+        let sums = self.often.sums();
+        for ((counter, sum), settled) in counters.zip(sums).zip(settled.iter_mut()) {
+            counter.inc_by(sum.wrapping_sub(*settled));
+            *settled = sum;
+        }
+    }
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
 /// The metrics that have a route for a label.
 pub(crate) struct RouteFamilies {
+    /// Those that count in cells.
+    resolved: Mutex<Vec<Weak<Handles>>>,
     requests: IntCounterVec,
     responses: IntCounterVec,
     too_large: IntCounterVec,
@@ -101,6 +130,7 @@ impl RouteFamilies {
             register(registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         Self {
+            resolved: Mutex::default(),
             requests: counter(
                 "keygate_requests_total",
                 "Requests by what was decided about them.",
@@ -137,7 +167,9 @@ impl RouteFamilies {
     #[expect(clippy::disallowed_methods, reason = "the handles are resolved here, once")]
     pub(crate) fn resolve(&self, route: &str) -> RouteMetrics {
         let outcome = |outcome| self.requests.with_label_values(&[route, outcome]);
-        RouteMetrics(Arc::new(Handles {
+        let handles = Arc::new(Handles {
+            often: Cells::new(),
+            settled: Mutex::default(),
             admitted: outcome("admitted"),
             refused: Code::ALL.map(|code| outcome(code.as_str())),
             responses: CLASSES.map(|class| self.responses.with_label_values(&[route, class])),
@@ -145,7 +177,17 @@ impl RouteFamilies {
             preflights: outcome("preflight"),
             too_large: self.too_large.with_label_values(&[route]),
             failed: FAILURES.map(|code| self.failed.with_label_values(&[route, code.as_str()])),
-        }))
+        });
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.retain(|known| known.strong_count() > 0);
+        resolved.push(Arc::downgrade(&handles));
+        RouteMetrics(handles)
+    }
+
+    /// Puts what was counted in cells into the metrics.
+    pub(crate) fn settle(&self) {
+        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.iter().filter_map(Weak::upgrade).for_each(|handles| handles.settle());
     }
 }
 
@@ -169,9 +211,22 @@ mod tests {
             assert_eq!(counter.unwrap().get(), 1, "{}", code.as_str());
         }
         route.count(Outcome::Admitted);
+        families.settle();
+        families.settle();
         assert_eq!(route.0.admitted.get(), 1);
         let all: u64 = route.0.refused.iter().map(IntCounter::get).sum();
         assert_eq!(all, Code::ALL.len() as u64);
+    }
+
+    #[test]
+    fn what_a_route_has_counted_outlives_the_handles() {
+        let (_, families) = families();
+        let (first, second) = (families.resolve("r"), families.resolve("r"));
+        first.count(Outcome::Admitted);
+        drop(first);
+        second.count(Outcome::Admitted);
+        families.settle();
+        assert_eq!(second.0.admitted.get(), 2);
     }
 
     #[test]
@@ -196,9 +251,11 @@ mod tests {
             let class = families.responses.get_metric_with_label_values(&["r", class]).unwrap();
             let before = class.get();
             route.response(status);
+            families.settle();
             assert_eq!(class.get(), before + 1, "{status}");
         }
         route.response(u16::MAX);
+        families.settle();
         assert_eq!(route.0.responses[4].get(), 2);
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keygate_core::cells::Cells;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, Metric, MetricFamily, MetricType};
 use prometheus::{Histogram, HistogramOpts, Opts, Registry};
 
-use crate::cells::Cells;
 use crate::metrics::register;
 
 /// A decision from memory takes well under a microsecond, one that asks the store up to a second. In

@@ -38,7 +38,7 @@ fn extract(
         further: std::iter::empty(),
         query: Some((query, "api_key")),
     };
-    match rules.extract(places) {
+    match rules.extract(&mut nothing_known, places) {
         Ok(credential) => format!("{:?}", credential.place),
         Err(denial) => denial.code().as_str().to_owned(),
     }
@@ -160,9 +160,55 @@ proptest::proptest! {
             further: std::iter::empty(),
             query: Some((&query, "api_key")),
         };
-        drop(rules().extract(places));
+        drop(rules().extract(&mut nothing_known, places));
         let held = CredentialRules::authorization_is_ours(&authorization);
         proptest::prop_assert!(held || !authorization.windows(8).any(|w| w == b"sk_live_"));
         drop(without_param(&query, "api_key"));
+    }
+}
+
+#[test]
+fn a_text_that_is_remembered_is_asked_about_only_where_it_would_be_a_key() {
+    let digest = KeyDigest::from_bytes([3; 32]);
+    let mut asked = Vec::new();
+    let mut recall = |text: &[u8]| {
+        asked.push(text.to_vec());
+        Recalled::Known(digest)
+    };
+    let values = [b"Bearer sk_live_abc".as_slice(), b"Digest sk_live_abc", b"Bearer eyJ", b""];
+    let found = values.map(|value| {
+        let places = Places {
+            authorization: [value].into_iter(),
+            x_api_key: std::iter::empty(),
+            further: std::iter::empty(),
+            query: None,
+        };
+        let found = rules().extract(&mut recall, places);
+        matches!(found, Ok(Credential { key: Presented::Known(known), .. }) if known == digest)
+    });
+    assert_eq!(found, [true, false, false, false]);
+    assert_eq!(asked, [b"sk_live_abc"]);
+}
+
+#[test]
+fn a_key_of_one_brand_is_not_asked_about_under_another() {
+    let branded = |brand: Option<&str>| CredentialRules {
+        brand: brand.map(|brand| brand.parse().unwrap()),
+        ..rules()
+    };
+    for (brand, text, is_asked) in [
+        (Some("acme"), "acme_sk_live_x", true),
+        (Some("other"), "acme_sk_live_x", false),
+        (None, "acme_sk_live_x", false),
+        (Some("acme"), "sk_live_x", true),
+        (None, "sk_live_x", true),
+    ] {
+        let mut asked = false;
+        let mut recall = |_: &[u8]| {
+            asked = true;
+            Recalled::Unknown(None)
+        };
+        drop(branded(brand).read(Source::On, text.as_bytes(), &mut recall));
+        assert_eq!(asked, is_asked, "{brand:?} {text}");
     }
 }

@@ -1,15 +1,14 @@
 //! What the digests of keys were when they came before: a keyed hash of a key's text, made under a secret
 //! of the memo's own, leads to what its HMAC came to, for a third of what that costs.
 //!
-//! Only says what [`Peppers::identify`] says. Who wants another answer has to find a text whose 128 bits
+//! A text that it knows was parsed and identified when it came before, so neither is done again. Only says
+//! what [`Peppers::identify`] says. Who wants another answer has to find a text whose 128 bits
 //! are those of a key that came lately, without knowing the secret that they are made under. Holds no
 //! texts, and nothing of made-up keys.
 
-use std::hash::Hasher;
+use siphasher::sip128::SipHasher24;
 
-use siphasher::sip128::{Hasher128, SipHasher24};
-
-use super::{KeyDigest, Peppers, PresentedKey};
+use super::{KEY_LENGTH_MAX, KeyDigest, Peppers, PresentedKey};
 
 /// So many keys are known at most: more than a busy thread sees again and again, and half a megabyte.
 const SETS: usize = 4_096;
@@ -37,8 +36,24 @@ pub struct DigestMemo {
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Known {
-    name: u128,
+    name: Name,
     digest: KeyDigest,
+}
+
+/// Two texts, or one under other peppers, have one name once in 2^128 times.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    text: u128,
+    /// Of the peppers.
+    mark: u64,
+}
+
+/// What is remembered of a text.
+pub enum Recalled {
+    /// It is a key, and this its digest.
+    Known(KeyDigest),
+    /// Nothing, and by what name it can be remembered.
+    Unknown(Option<Name>),
 }
 
 impl DigestMemo {
@@ -46,7 +61,7 @@ impl DigestMemo {
     #[must_use]
     pub fn new(secret: &[u8; 16]) -> Self {
         // The name of no text, as good as surely.
-        let nothing = Known { name: 0, digest: KeyDigest([0; 32]) };
+        let nothing = Known { name: Name { text: 0, mark: 0 }, digest: KeyDigest([0; 32]) };
         Self {
             keyed: SipHasher24::new_with_key(secret),
             sets: vec![[nothing; WAYS]; SETS].into_boxed_slice(),
@@ -56,37 +71,46 @@ impl DigestMemo {
         }
     }
 
-    /// As [`Peppers::identify`].
+    /// Whether a text is a key that came lately.
     #[must_use]
-    pub fn identify(&mut self, key: &PresentedKey, peppers: &Peppers) -> Option<KeyDigest> {
+    pub fn recall(&mut self, text: &[u8], peppers: &Peppers) -> Recalled {
+        if text.len() > KEY_LENGTH_MAX {
+            return Recalled::Unknown(None);
+        }
         if self.resting > 0 {
             self.resting -= 1;
-            return peppers.identify(key);
+            return Recalled::Unknown(None);
         }
-        let name = self.name(key, peppers);
-        let place = name as usize % SETS;
-        let set = self.sets.get_mut(place)?;
-        if let Some(known) = set.iter().find(|known| known.name == name) {
-            let digest = known.digest;
-            self.count(1);
-            return Some(digest);
+        let name = self.name(text, peppers);
+        let known = self.sets.get(name.place()).and_then(|set| set.iter().find(|k| k.name == name));
+        match known.map(|known| known.digest) {
+            Some(digest) => {
+                self.count(1);
+                Recalled::Known(digest)
+            }
+            None => Recalled::Unknown(Some(name)),
         }
+    }
+
+    /// As [`Peppers::identify`], of a key whose text was not known just now.
+    #[must_use]
+    pub fn identify(&mut self, key: &PresentedKey, peppers: &Peppers) -> Option<KeyDigest> {
         let digest = peppers.identify(key)?;
-        // The newest is first, and the oldest goes.
-        set.rotate_right(1);
-        if let Some(first) = set.first_mut() {
-            *first = Known { name, digest };
+        if let Some(name) = key.name.filter(|name| name.mark == peppers.mark) {
+            if let Some(set) = self.sets.get_mut(name.place()) {
+                // The newest is first, and the oldest goes.
+                set.rotate_right(1);
+                if let Some(first) = set.first_mut() {
+                    *first = Known { name, digest };
+                }
+            }
+            self.count(0);
         }
-        self.count(0);
         Some(digest)
     }
 
-    /// Two texts, or one under other peppers, have one name once in 2^128 times.
-    fn name(&self, key: &PresentedKey, peppers: &Peppers) -> u128 {
-        let mut hasher = self.keyed;
-        hasher.write_u64(peppers.mark);
-        hasher.write(key.text());
-        hasher.finish128().as_u128()
+    fn name(&self, text: &[u8], peppers: &Peppers) -> Name {
+        Name { text: self.keyed.hash(text).as_u128(), mark: peppers.mark }
     }
 
     fn count(&mut self, known: u32) {
@@ -98,6 +122,12 @@ impl DigestMemo {
             }
             (self.asked, self.known) = (0, 0);
         }
+    }
+}
+
+impl Name {
+    fn place(self) -> usize {
+        self.text as usize % SETS
     }
 }
 
@@ -121,6 +151,18 @@ mod tests {
         DigestMemo::new(&[5; 16])
     }
 
+    /// What becomes of a key that comes, and whether it was known.
+    fn come(memo: &mut DigestMemo, key: &PresentedKey, all: &Peppers) -> (Option<KeyDigest>, bool) {
+        match memo.recall(key.text(), all) {
+            Recalled::Known(digest) => (Some(digest), true),
+            Recalled::Unknown(name) => {
+                let mut again = PresentedKey::parse(key.text(), None).unwrap();
+                again.name = name;
+                (memo.identify(&again, all), false)
+            }
+        }
+    }
+
     #[test]
     fn it_says_what_the_peppers_say_however_often_it_is_asked() {
         let all = [
@@ -134,8 +176,10 @@ mod tests {
         for round in 0..4 {
             for (at, key) in keys.iter().enumerate() {
                 let peppers = &all[(at + round) % all.len()];
-                assert!(memo.identify(key, peppers) == peppers.identify(key));
-                assert!(memo.identify(key, peppers) == peppers.identify(key));
+                let (first, _) = come(&mut memo, key, peppers);
+                let (second, was_known) = come(&mut memo, key, peppers);
+                assert!(first == peppers.identify(key) && second == first);
+                assert_eq!(was_known, first.is_some());
             }
         }
     }
@@ -143,17 +187,35 @@ mod tests {
     #[test]
     fn a_key_that_has_lost_its_pepper_is_not_known_any_more() {
         let (mut memo, key) = (memo(), key(1, &pepper(1)));
-        assert!(memo.identify(&key, &Peppers::new(pepper(1), Vec::new())).is_some());
-        assert!(memo.identify(&key, &Peppers::new(pepper(2), Vec::new())).is_none());
+        assert!(come(&mut memo, &key, &Peppers::new(pepper(1), Vec::new())).0.is_some());
+        assert!(come(&mut memo, &key, &Peppers::new(pepper(2), Vec::new())).0.is_none());
+    }
+
+    #[test]
+    fn a_name_that_was_made_under_other_peppers_is_none_to_remember_by() {
+        let (old, new) = (Peppers::new(pepper(1), Vec::new()), Peppers::new(pepper(2), vec![]));
+        let (mut memo, mut key) = (memo(), key(1, &pepper(2)));
+        let Recalled::Unknown(name) = memo.recall(key.text(), &old) else { panic!("known") };
+        key.name = name;
+        assert!(memo.identify(&key, &new).is_some());
+        assert!(come(&mut memo, &key, &old).0.is_none());
+        assert!(!come(&mut memo, &key, &new).1);
+    }
+
+    #[test]
+    fn no_text_is_hashed_that_is_too_long_to_be_a_key() {
+        let (mut memo, peppers) = (memo(), Peppers::new(pepper(1), Vec::new()));
+        let recalled = memo.recall(&[b'a'; KEY_LENGTH_MAX + 1], &peppers);
+        assert!(matches!(recalled, Recalled::Unknown(None)));
     }
 
     #[test]
     fn a_made_up_key_leaves_nothing() {
         let (mut memo, peppers) = (memo(), Peppers::new(pepper(1), Vec::new()));
         for n in 0..100 {
-            assert!(memo.identify(&key(n, &pepper(9)), &peppers).is_none());
+            assert!(come(&mut memo, &key(n, &pepper(9)), &peppers).0.is_none());
         }
-        assert!(memo.sets.iter().flatten().all(|known| known.name == 0));
+        assert!(memo.sets.iter().flatten().all(|known| known.name.text == 0));
         assert_eq!((memo.asked, memo.resting), (0, 0));
     }
 
@@ -163,14 +225,14 @@ mod tests {
         let mut next = 0;
         let mut ask_new = |memo: &mut DigestMemo| {
             next += 1;
-            assert!(memo.identify(&key(next, &pepper(1)), &peppers).is_some());
+            assert!(come(memo, &key(next, &pepper(1)), &peppers).0.is_some());
         };
         (0..WINDOW).for_each(|_| ask_new(&mut memo));
         assert_eq!(memo.resting, REST);
         (0..REST).for_each(|_| ask_new(&mut memo));
         assert_eq!((memo.resting, memo.asked), (0, 0));
         let again = key(u32::MAX, &pepper(1));
-        (0..WINDOW).for_each(|_| assert!(memo.identify(&again, &peppers).is_some()));
+        (0..WINDOW).for_each(|_| assert!(come(&mut memo, &again, &peppers).0.is_some()));
         assert_eq!(memo.resting, 0, "all but the first were known");
     }
 
@@ -178,6 +240,6 @@ mod tests {
     fn each_memo_has_names_of_its_own() {
         let (key, peppers) = (key(1, &pepper(1)), Peppers::new(pepper(1), Vec::new()));
         let other = DigestMemo::new(&[6; 16]);
-        assert_ne!(memo().name(&key, &peppers), other.name(&key, &peppers));
+        assert!(memo().name(key.text(), &peppers) != other.name(key.text(), &peppers));
     }
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use keygate_telemetry::{WayMetrics, thread_number, thread_places};
+use keygate_core::cells::{thread_number, thread_places};
+use keygate_telemetry::WayMetrics;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use pingora::protocols::Stream;

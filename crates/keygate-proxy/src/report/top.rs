@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use keygate_core::cells::{thread_number, thread_places};
 use keygate_core::top::{Ended, Slot, TopList, TopQuery, Windows};
 use keygate_core::{Code, UnixMillis};
-use keygate_telemetry::{thread_number, thread_places};
 use quanta::Instant;
 use tokio::time::sleep;
 

@@ -6,10 +6,11 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use keygate_core::cells::{thread_number, thread_places};
+
 use super::line::Lines;
 use super::lock;
 use super::record::Record;
-use crate::threads::{thread_number, thread_places};
 
 /// What an empty shelf may hold on to: some ten times what a busy thread writes between two looks. With
 /// less, the kernel would be asked for memory again and again, which costs more than all else does.

@@ -48,12 +48,15 @@ impl Sent {
     }
 
     fn extract(&self, rules: &CredentialRules) -> Result<Credential, Denial> {
-        rules.extract(Places {
-            authorization: self.authorization.iter().map(|value| value.as_bytes()),
-            x_api_key: self.x_api_key.iter().map(|value| value.as_bytes()),
-            further: self.further.iter().map(|(place, value)| (*place, value.as_bytes())),
-            query: Some((&self.query, "api_key")),
-        })
+        rules.extract(
+            &mut nothing_known,
+            Places {
+                authorization: self.authorization.iter().map(|value| value.as_bytes()),
+                x_api_key: self.x_api_key.iter().map(|value| value.as_bytes()),
+                further: self.further.iter().map(|(place, value)| (*place, value.as_bytes())),
+                query: Some((&self.query, "api_key")),
+            },
+        )
     }
 }
 
@@ -68,7 +71,9 @@ fn finds(sent: &Sent, place: Place, text: &str) {
         Ok(Credential { key: Presented::Imported(digest), place: found, .. }) => {
             assert_eq!((found, digest), (place, digest_of(text)));
         }
-        Ok(Credential { key: Presented::Ours(_), .. }) => panic!("a key of ours"),
+        Ok(Credential { key: Presented::Ours(_) | Presented::Known(_), .. }) => {
+            panic!("a key of ours")
+        }
         Err(denial) => panic!("{denial:?}"),
     }
 }
@@ -77,7 +82,9 @@ fn finds(sent: &Sent, place: Place, text: &str) {
 fn finds_ours(sent: &Sent, place: Place) {
     match sent.extract(&on()) {
         Ok(Credential { key: Presented::Ours(_), place: found, .. }) => assert_eq!(found, place),
-        Ok(Credential { key: Presented::Imported(_), .. }) => panic!("a key of another system"),
+        Ok(Credential { key: Presented::Known(_) | Presented::Imported(_), .. }) => {
+            panic!("a key of another system")
+        }
         Err(denial) => panic!("{denial:?}"),
     }
 }

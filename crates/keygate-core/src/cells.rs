@@ -2,12 +2,14 @@
 //! operation that a number shared with others costs; whoever reads adds them up.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use crate::threads::{thread_number, thread_places};
+mod threads;
+
+pub use threads::{thread_number, thread_places};
 
 /// So many numbers, which only grow.
-pub(crate) struct Cells<const N: usize> {
+pub struct Cells<const N: usize> {
     own: Box<[Place<N>]>,
     /// Of threads beyond those that have places of their own.
     shared: Place<N>,
@@ -23,42 +25,53 @@ impl<const N: usize> Default for Place<N> {
     }
 }
 
+impl<const N: usize> Default for Cells<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<const N: usize> Cells<N> {
-    pub(crate) fn new() -> Self {
+    #[must_use]
+    pub fn new() -> Self {
         let own = (0..thread_places()).map(|_| Place::default()).collect();
         Self { own, shared: Place::default() }
     }
 
     /// Adds to some of the numbers, by their places.
     #[inline]
-    pub(crate) fn add<const M: usize>(&self, amounts: [(usize, u64); M]) {
+    pub fn add<const M: usize>(&self, amounts: [(usize, u64); M]) {
         match self.own.get(thread_number()) {
             Some(place) => {
                 for (which, amount) in amounts {
                     if let Some(cell) = place.0.get(which) {
                         // Nobody else has this thread's number, and so nobody else writes here.
-                        cell.store(cell.load(Relaxed).wrapping_add(amount), Relaxed);
+                        cell.store(cell.load(Relaxed).wrapping_add(amount), Release);
                     }
                 }
             }
             None => {
                 for (which, amount) in amounts {
                     if let Some(cell) = self.shared.0.get(which) {
-                        cell.fetch_add(amount, Relaxed);
+                        cell.fetch_add(amount, Release);
                     }
                 }
             }
         }
     }
 
-    pub(crate) fn sums(&self) -> [u64; N] {
-        let mut sums = [0_u64; N];
-        for place in self.own.iter().chain([&self.shared]) {
-            for (sum, cell) in sums.iter_mut().zip(&place.0) {
-                *sum = sum.wrapping_add(cell.load(Relaxed));
-            }
-        }
-        sums
+    #[must_use]
+    pub fn sums(&self) -> [u64; N] {
+        std::array::from_fn(|which| self.sum(which))
+    }
+
+    /// One of the numbers. Whoever reads another one after it sees all that was added to that one before
+    /// what was added here.
+    #[must_use]
+    pub fn sum(&self, which: usize) -> u64 {
+        let places = self.own.iter().chain([&self.shared]);
+        let cells = places.filter_map(|place| place.0.get(which));
+        cells.fold(0, |sum, cell| sum.wrapping_add(cell.load(Acquire)))
     }
 }
 
