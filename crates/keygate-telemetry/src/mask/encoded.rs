@@ -35,7 +35,7 @@ pub(crate) fn may_hold_secret(text: &str) -> bool {
 
 /// A key has `k_` in it and a token `kg`, unless they are escaped. Most texts have neither, and are spared
 /// the search; this one has no early end, so that many bytes are looked at at once.
-fn may_begin_secret(text: &[u8]) -> bool {
+pub(crate) fn may_begin_secret(text: &[u8]) -> bool {
     let [first, rest @ ..] = text else { return false };
     let may_begin =
         |byte: u8, next: u8| (next == b'%') | ((byte == b'k') & ((next == b'_') | (next == b'g')));

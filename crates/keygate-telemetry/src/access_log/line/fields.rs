@@ -1,7 +1,9 @@
 //! Fields of a JSON object (RFC 8259), written one by one: what is known to need nothing escaped is copied.
+//! A line has some thirty of them, so all that is short is inlined: its length is known then, and it is
+//! copied without a call.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use keygate_core::UnixMillis;
@@ -26,14 +28,14 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// The object begins with a word of ours.
-    pub(super) fn begin<'a>(out: &'a mut Vec<u8>, name: &str, word: &str) -> Fields<'a> {
+    /// The object begins so.
+    #[inline]
+    pub(super) fn begin<'a, const LENGTH: usize>(
+        out: &'a mut Vec<u8>,
+        beginning: &[u8; LENGTH],
+    ) -> Fields<'a> {
         out.reserve(USUAL_BYTES);
-        out.extend_from_slice(b"{\"");
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b"\":\"");
-        out.extend_from_slice(word.as_bytes());
-        out.push(b'"');
+        out.extend_from_slice(beginning);
         Fields { out }
     }
 
@@ -42,17 +44,20 @@ impl Fields<'_> {
         self.out.extend_from_slice(b"}\n");
     }
 
+    #[inline]
     fn name(&mut self, name: &str) {
         self.out.extend_from_slice(name.as_bytes());
     }
 
-    /// What needs no quotes.
-    pub(super) fn raw(&mut self, name: &str, value: &[u8]) {
+    /// What is JSON already.
+    #[inline]
+    pub(super) fn json(&mut self, name: &str, value: &[u8]) {
         self.name(name);
         self.out.extend_from_slice(value);
     }
 
     /// What needs quotes and nothing escaped.
+    #[inline]
     pub(super) fn quoted(&mut self, name: &str, value: &[u8]) {
         self.name(name);
         self.out.push(b'"');
@@ -61,15 +66,14 @@ impl Fields<'_> {
     }
 
     /// A word of ours.
-    pub(super) fn word(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.quoted(name, value.as_bytes());
-        }
+    #[inline]
+    pub(super) fn word(&mut self, name: &str, value: &str) {
+        self.quoted(name, value.as_bytes());
     }
 
     /// What may need something escaped.
     pub(super) fn text(&mut self, name: &str, text: &str) {
-        if is_plain(text) {
+        if is_plain(text.as_bytes()) {
             return self.quoted(name, text.as_bytes());
         }
         self.name(name);
@@ -77,76 +81,88 @@ impl Fields<'_> {
         serde_json::to_writer(&mut *self.out, text).unwrap_or_default();
     }
 
+    #[inline]
     pub(super) fn number(&mut self, name: &str, number: u64) {
         self.name(name);
         self.digits(number);
     }
 
     /// With three decimals: nanoseconds are nobody's business.
-    pub(super) fn millis(&mut self, name: &str, time: Option<Duration>) {
-        let Some(time) = time else { return };
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    #[inline]
+    pub(super) fn millis(&mut self, name: &str, time: Duration) {
+        let micros = u64::from(time.subsec_micros());
         self.name(name);
-        self.digits(micros / 1_000);
-        self.push_thousandths(micros % 1_000);
+        self.digits(time.as_secs().saturating_mul(1_000).saturating_add(micros / 1_000));
+        self.thousandths(micros % 1_000);
     }
 
-    /// A time as RFC 3339 has it, in UTC.
-    pub(super) fn moment(&mut self, name: &str, second: &str, time: UnixMillis) {
-        self.name(name);
-        self.out.push(b'"');
-        self.out.extend_from_slice(second.as_bytes());
-        self.push_thousandths(time.0 % 1_000);
+    /// The rest of a time as RFC 3339 has it, in UTC, of which the second is there.
+    #[inline]
+    pub(super) fn end_moment(&mut self, time: UnixMillis) {
+        self.thousandths(time.0 % 1_000);
         self.out.extend_from_slice(b"Z\"");
     }
 
-    fn push_thousandths(&mut self, thousandths: u64) {
-        self.out.push(b'.');
-        for unit in [100, 10, 1] {
-            self.out.extend(b"0123456789".get((thousandths / unit % 10) as usize));
-        }
+    #[inline]
+    fn thousandths(&mut self, thousandths: u64) {
+        let [hundreds, tens, ones] = three_digits(thousandths);
+        self.out.extend_from_slice(&[b'.', hundreds, tens, ones]);
     }
 
-    pub(super) fn address(&mut self, name: &str, address: Option<IpAddr>) {
-        let Some(address) = address else { return };
+    #[inline]
+    pub(super) fn address(&mut self, name: &str, address: IpAddr) {
         self.name(name);
         self.out.push(b'"');
-        self.push_address(address);
+        match address {
+            IpAddr::V4(address) => self.address_v4(address),
+            // Writing to memory does not fail.
+            IpAddr::V6(address) => write!(self.out, "{address}").unwrap_or_default(),
+        }
         self.out.push(b'"');
     }
 
-    pub(super) fn socket(&mut self, name: &str, socket: Option<SocketAddr>) {
-        let Some(socket) = socket else { return };
+    #[inline]
+    pub(super) fn socket(&mut self, name: &str, socket: SocketAddr) {
         self.name(name);
         self.out.push(b'"');
         match socket {
             SocketAddr::V4(socket) => {
-                self.push_address(IpAddr::V4(*socket.ip()));
+                self.address_v4(*socket.ip());
                 self.out.push(b':');
                 self.digits(socket.port().into());
             }
-            // Writing to memory does not fail.
             SocketAddr::V6(socket) => write!(self.out, "{socket}").unwrap_or_default(),
         }
         self.out.push(b'"');
     }
 
-    fn push_address(&mut self, address: IpAddr) {
-        match address {
-            // The usual one, without the cost of formatting.
-            IpAddr::V4(address) => {
-                for (at, octet) in address.octets().into_iter().enumerate() {
-                    if at > 0 {
-                        self.out.push(b'.');
-                    }
-                    self.digits(octet.into());
-                }
-            }
-            IpAddr::V6(address) => write!(self.out, "{address}").unwrap_or_default(),
+    /// The usual one, without the cost of formatting.
+    fn address_v4(&mut self, address: Ipv4Addr) {
+        let [first, rest @ ..] = address.octets();
+        self.digits(first.into());
+        for octet in rest {
+            self.out.push(b'.');
+            self.digits(octet.into());
         }
     }
 
+    #[inline]
     fn digits(&mut self, number: u64) {
-        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        let [hundreds, tens, ones] = three_digits(number % 1_000);
+        match number {
+            0..10 => self.out.push(ones),
+            10..100 => self.out.extend_from_slice(&[tens, ones]),
+            100..1_000 => self.out.extend_from_slice(&[hundreds, tens, ones]),
+            1_000.. => {
+                self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            }
+        }
     }
+}
+
+/// The digits of a number below a thousand, with zeros in front.
+#[inline]
+fn three_digits(number: u64) -> [u8; 3] {
+    let digit = |value: u64| b'0' | (value % 10) as u8;
+    [digit(number / 100), digit(number / 10), digit(number)]
 }
