@@ -296,7 +296,7 @@ fn texts_of(head: &RequestHeader, request_id: Option<&HeaderValue>) -> Texts {
         request_id: request_id.map(HeaderValue::as_bytes).unwrap_or_default(),
         method: head.method.as_str().as_bytes(),
         // Before it there may be a user and a password.
-        host: memchr::memrchr(b'@', host).map_or(host, |at| host.get(at + 1..).unwrap_or_default()),
+        host: host.rsplit(|&byte| byte == b'@').next().unwrap_or_default(),
         path: uri.path().as_bytes(),
         user_agent: header(USER_AGENT),
         query: uri.query().unwrap_or_default().as_bytes(),

@@ -1,6 +1,7 @@
 //! A record as its line: one JSON object. Nothing that a client or an operator wrote gets into it but
 //! through the mask.
 
+use draft::Draft;
 use fields::{Fields, name};
 use jiff::Timestamp;
 use keygate_core::UnixMillis;
@@ -9,6 +10,7 @@ use super::query;
 use super::record::{CutShort, Decision, Holder, Name, Protocol, Record, Text, Times};
 use crate::mask::{mask_encoded, may_hold_secret};
 
+mod draft;
 mod fields;
 
 /// The longest line. What a pipe takes at once, so that whoever else writes to it does so before or
@@ -23,6 +25,8 @@ pub(super) struct Lines {
     /// The parameters that may hold a key.
     key_params: Vec<Box<str>>,
     beginning: Beginning,
+    /// Where a line is made: a small place that stays in the processor's cache.
+    draft: Draft,
 }
 
 impl Lines {
@@ -36,14 +40,16 @@ impl Lines {
 
     /// Adds the line of a record, with its end.
     pub(super) fn add(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
-        let begin = out.len();
-        let Self { key_params, beginning } = self;
-        let line = Line::new(record, beginning.of(record.began), key_params);
-        line.write(out);
-        if out.len() - begin > LINE_BYTES_MAX {
-            out.truncate(begin);
-            line.shortened().write(out);
+        let Self { key_params, beginning, draft } = self;
+        let mut line = Line::new(record, beginning.of(record.began), key_params);
+        line.write(draft);
+        for texts_max in [SHORT_TEXT_BYTES_MAX, 0] {
+            if draft.is_over() {
+                line.shorten(texts_max);
+                line.write(draft);
+            }
         }
+        out.extend_from_slice(draft.written());
     }
 }
 
@@ -55,6 +61,9 @@ struct Beginning {
 }
 
 const BEGINNING: &str = "{\"log\":\"access\",\"time\":\"2026-01-01T00:00:00";
+
+/// What is not known.
+const NULL: &[u8] = b"null";
 
 impl Beginning {
     fn of(&mut self, time: UnixMillis) -> &[u8; BEGINNING.len()] {
@@ -101,18 +110,19 @@ impl<'a> Line<'a> {
         Self { record, beginning, query, is_plain: texts.are_plain(), texts_max: usize::MAX }
     }
 
-    /// The same with less of each text.
-    fn shortened(self) -> Self {
-        Self { is_plain: false, texts_max: SHORT_TEXT_BYTES_MAX, ..self }
+    /// From now on there is so much of each text at most.
+    fn shorten(&mut self, texts_max: usize) {
+        self.is_plain = false;
+        self.texts_max = texts_max;
     }
 
     /// All fields in their order. What is always there is `null` if it is not known.
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut Draft) {
         let record = self.record;
         let mut fields = Fields::begin(out, self.beginning);
         fields.end_moment(record.began);
         self.text_or_null(&mut fields, name!("request_id"), Text::RequestId);
-        fields.json(name!("route"), record.route.map_or(b"null", Name::json));
+        fields.json(name!("route"), record.route.map_or(NULL, Name::json));
         self.text_or_null(&mut fields, name!("method"), Text::Method);
         self.text_or_null(&mut fields, name!("host"), Text::Host);
         self.text_or_null(&mut fields, name!("path"), Text::Path);
@@ -147,7 +157,7 @@ impl<'a> Line<'a> {
         }
         match record.status {
             Some(status) => fields.number(name!("status"), status.into()),
-            None => fields.json(name!("status"), b"null"),
+            None => fields.json(name!("status"), NULL),
         }
         fields.word(name!("decision"), record.decision.name());
         if let Some(code) = record.failure {
@@ -159,14 +169,14 @@ impl<'a> Line<'a> {
     }
 
     fn write_holder(&self, fields: &mut Fields<'_>, holder: &Holder<'_>) {
-        fields.quoted(name!("key_id"), &holder.key.text());
+        fields.id(name!("key_id"), &holder.key.text());
         if holder.has_hint_of_ours() {
             fields.quoted(name!("hint"), holder.hint.as_bytes());
         } else if !holder.hint.is_empty() {
             fields.text(name!("hint"), self.cut(&mask_encoded(holder.hint)));
         }
-        fields.quoted(name!("app_id"), &holder.app.text());
-        fields.quoted(name!("account_id"), &holder.account.text());
+        fields.id(name!("app_id"), &holder.app.text());
+        fields.id(name!("account_id"), &holder.account.text());
     }
 
     fn write_times(&self, fields: &mut Fields<'_>) {
@@ -199,24 +209,29 @@ impl<'a> Line<'a> {
             fields.number(name!("attempts"), record.attempts as u64);
         }
         if let Some(trace) = record.trace {
-            fields.quoted(name!("trace_id"), &trace.text());
+            fields.id(name!("trace_id"), &trace.text());
         }
         if let Some(span) = record.span {
-            fields.quoted(name!("span_id"), &span.text());
+            fields.id(name!("span_id"), &span.text());
         }
     }
 
     #[inline]
-    fn text_or_null(&self, fields: &mut Fields<'_>, name: &str, which: Text) {
+    fn text_or_null<const NAME: usize>(
+        &self,
+        fields: &mut Fields<'_>,
+        name: &[u8; NAME],
+        which: Text,
+    ) {
         if self.record.texts.of_kind(which).is_empty() {
-            fields.json(name, b"null");
+            fields.json(name, NULL);
         } else {
             self.text(fields, name, which);
         }
     }
 
     #[inline]
-    fn text(&self, fields: &mut Fields<'_>, name: &str, which: Text) {
+    fn text<const NAME: usize>(&self, fields: &mut Fields<'_>, name: &[u8; NAME], which: Text) {
         let text = self.record.texts.of_kind(which);
         if self.is_plain {
             fields.quoted(name, text);
@@ -227,7 +242,7 @@ impl<'a> Line<'a> {
 
     /// A text that may have something to hide or to escape, or be none.
     #[cold]
-    fn odd_text(&self, fields: &mut Fields<'_>, name: &str, text: &[u8]) {
+    fn odd_text<const NAME: usize>(&self, fields: &mut Fields<'_>, name: &[u8; NAME], text: &[u8]) {
         let text = String::from_utf8_lossy(text);
         if may_hold_secret(&text) {
             fields.text(name, self.cut(&mask_encoded(&text)));

@@ -101,16 +101,16 @@ pub struct Head<'a> {
 /// The texts of a head, by what they are, in the order in which they are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Text {
+    /// Apart from the others, since it has a mask of its own.
+    Query,
     RequestId,
     Method,
     Host,
     Path,
     UserAgent,
-    /// Last, since it has a mask of its own.
-    Query,
 }
 
-const TEXTS: usize = Text::Query as usize + 1;
+const TEXTS: usize = Text::UserAgent as usize + 1;
 
 impl Text {
     /// The most bytes of it that are kept. What a client can make as long as it likes is bounded so that
@@ -127,8 +127,11 @@ impl Text {
 
 /// Stands between two texts, so that no key begins in one and ends in the other.
 const BETWEEN: u8 = 0x7f;
+/// How many bytes may be looked at at once: what is left over would be looked at one by one.
+const LANE: usize = 32;
 
-/// A head's texts, copied for when it is gone, each up to its bound. Allocates once.
+/// A head's texts, copied for when it is gone, each up to its bound, and filled up so that they are whole
+/// lanes behind the query. Allocates once.
 #[derive(Debug, Default)]
 pub struct Texts {
     bytes: Vec<u8>,
@@ -140,15 +143,16 @@ impl Texts {
     #[must_use]
     pub fn of(head: &Head<'_>) -> Self {
         let Head { request_id, method, host, path, user_agent, query } = *head;
+        let kept_query = cut(query, Text::Query);
         let texts = [
+            kept_query,
             cut(request_id, Text::RequestId),
             cut(method, Text::Method),
             cut(host, Text::Host),
             cut(path, Text::Path),
             cut(user_agent, Text::UserAgent),
-            cut(query, Text::Query),
         ];
-        let room = texts.iter().map(|text| text.len() + 1).sum();
+        let room = texts.iter().map(|text| text.len() + 1).sum::<usize>() + LANE;
         let mut bytes = Vec::with_capacity(room);
         let mut ends = [0; TEXTS];
         for (text, end) in texts.into_iter().zip(&mut ends) {
@@ -157,14 +161,26 @@ impl Texts {
             *end = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
             bytes.push(BETWEEN);
         }
+        let odd = (bytes.len() - 1 - kept_query.len()) % LANE;
+        if odd > 0 {
+            bytes.extend_from_slice([BETWEEN; LANE].get(odd..).unwrap_or_default());
+        }
         Self { bytes, ends }
     }
 
     /// Whether a line has all of them but the query as they are: nothing to hide, nothing to escape, nothing
-    /// that is no text. Nearly always so, and seen in one search for all of them.
+    /// that is no text. Nearly always so, and seen in one search for all of them, which has no
+    /// early end, so that many bytes are looked at at once.
     pub(super) fn are_plain(&self) -> bool {
-        let end = self.ends.get(Text::UserAgent as usize).copied().unwrap_or_default();
-        self.bytes.get(..end.into()).is_none_or(|texts| is_plain(texts) && !may_begin_secret(texts))
+        // From what stands behind the query to the last one.
+        let [query_end, ..] = self.ends;
+        let Some(searched @ [_, nexts @ ..]) = self.bytes.get(query_end.into()..) else {
+            return true;
+        };
+        let is_odd =
+            |byte, next| needs_escape(byte) | (byte >= 0x80) | may_begin_secret(byte, next);
+        let pairs = searched.iter().zip(nexts);
+        pairs.fold(0, |found, (&byte, &next)| found | u8::from(is_odd(byte, next))) == 0
     }
 
     /// One of them; empty if there is none.
@@ -190,11 +206,15 @@ fn cut(text: &[u8], which: Text) -> &[u8] {
     kept.get(..length - begun.map_or(0, |at| at + 1)).unwrap_or(kept)
 }
 
-/// Whether JSON has a text as it is, whatever its other letters are. Looks to its end in any case, so that
-/// many bytes are looked at at once.
+/// Whether JSON has to escape it.
+#[inline]
+fn needs_escape(byte: u8) -> bool {
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
+}
+
+/// Whether JSON has a text as it is. Looks to its end in any case, so that many bytes are looked at at once.
 pub(super) fn is_plain(text: &[u8]) -> bool {
-    let is_odd = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\') | (byte >= 0x80);
-    text.iter().fold(0, |found, &byte| found | u8::from(is_odd(byte))) == 0
+    text.iter().fold(0, |found, &byte| found | u8::from(needs_escape(byte))) == 0
 }
 
 /// A name of the configuration as lines have it, worked out once.

@@ -17,8 +17,9 @@ const HEAD: Head<'_> = Head {
     user_agent: b"curl/8",
     query: b"page=2&api_key=x",
 };
-/// A place of the head for each of its texts.
-const PLACES: [(Text, fn(&[u8]) -> Head<'_>); 6] = [
+type Put = fn(&[u8]) -> Head<'_>;
+/// How each of its texts is put into a head.
+const PLACES: [(Text, Put); 6] = [
     (Text::RequestId, |text| Head { request_id: text, ..HEAD }),
     (Text::Method, |text| Head { method: text, ..HEAD }),
     (Text::Host, |text| Head { host: text, ..HEAD }),
