@@ -30,7 +30,7 @@ pub use decide::{Caller, Denial, Permit, Refused, decide};
 pub use id::{AccountId, AppId, KeyId, TokenId};
 pub use key::{Environment, KeyDigest, KeyKind, Pepper, Peppers, PresentedKey};
 pub use problem::Code;
-pub use record::{Identity, KeyRecord, Standing};
+pub use record::{KeyRecord, Standing};
 pub use route::{Access, Route, RouteTable};
 pub use scope::{Scope, ScopeSet};
 pub use time::UnixMillis;

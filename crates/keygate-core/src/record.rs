@@ -80,12 +80,6 @@ impl Bounds {
 }
 
 impl KeyRecord {
-    /// The ids of the key, the app and the account, and the hint, as texts.
-    #[must_use]
-    pub fn identity(&self) -> Identity<'_> {
-        Identity { ids: Ids::of(self), hint: &self.hint }
-    }
-
     /// The ids of the key, the app and the account for headers, in one allocation.
     #[must_use]
     pub fn shared_ids(&self) -> [Bytes; 3] {
@@ -198,39 +192,20 @@ impl AsRef<[u8]> for Ids {
     }
 }
 
-/// Who is calling, as text.
-#[derive(Clone, Copy)]
-pub struct Identity<'a> {
-    ids: Ids,
-    hint: &'a str,
-}
-
-impl Identity<'_> {
-    /// The ids of the key, the app and the account, and the hint.
-    #[must_use]
-    pub fn texts(&self) -> [&[u8]; 4] {
-        let (first, account) = self.ids.0.split_at(ACCOUNT_FROM);
-        let (key, app) = first.split_at(APP_FROM);
-        [key, app, account, self.hint.as_bytes()]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::decide::tests::record;
 
     #[test]
-    fn an_identity_gives_back_its_parts() {
-        let mut key = record();
-        key.hint = kept_hint("sk_live_abcd");
+    fn ids_are_given_apart_and_a_hint_is_cut_at_its_bound() {
+        let key = record();
         let ids = [key.id.to_string(), key.app.to_string(), key.account.to_string()];
         let [id, app, account] = key.shared_ids();
         assert_eq!(
             [&id[..], &app, &account],
             [ids[0].as_bytes(), ids[1].as_bytes(), ids[2].as_bytes()]
         );
-        assert_eq!(key.identity().texts(), [&id[..], &app, &account, b"sk_live_abcd"]);
         let long = format!("a{}", "é".repeat(200));
         assert_eq!(kept_hint(&long).len(), HINT_BYTES_MAX - 1);
     }

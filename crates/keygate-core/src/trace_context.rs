@@ -110,13 +110,27 @@ fn digits(text: &[u8]) -> Option<u128> {
 
 /// Two digits for each byte. Formatting with `{:x}` costs ten times as much.
 pub fn write_hex(digits: &mut [u8], bytes: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digit = |value: u8| HEX.get(usize::from(value)).copied().unwrap_or(b'0');
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        if let [high, low] = pair {
-            (*high, *low) = (digit(byte >> 4), digit(byte & 0xf));
-        }
+    let (eights, rest) = digits.as_chunks_mut::<8>();
+    let (fours, bytes) = bytes.as_chunks::<4>();
+    for (eight, four) in eights.iter_mut().zip(fours) {
+        *eight = eight_digits(u32::from_be_bytes(*four));
     }
+    for (pair, byte) in rest.chunks_exact_mut(2).zip(bytes) {
+        let [.., high, low] = eight_digits((*byte).into());
+        pair.copy_from_slice(&[high, low]);
+    }
+}
+
+/// All digits at once, each in a byte of one word.
+fn eight_digits(number: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let number = u64::from(number);
+    let halves = (number << 16 | number) & 0x0000_ffff_0000_ffff;
+    let bytes = (halves << 8 | halves) & 0x00ff_00ff_00ff_00ff;
+    let values = (bytes << 4 | bytes) & (EACH * 0xf);
+    // One in each byte that is a letter: six more do not fit into four bits.
+    let letters = ((values + EACH * 6) >> 4) & EACH;
+    (values + EACH * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 #[cfg(test)]

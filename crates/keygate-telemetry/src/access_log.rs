@@ -20,7 +20,9 @@ mod sink;
 mod writer;
 
 pub use metrics::AccessLogMetrics;
-pub use record::{CutShort, Decision, Protocol, Record, Text, Texts, Times, shown_address};
+pub use record::{
+    CutShort, Decision, Head, Holder, Name, Protocol, Record, Texts, Times, shown_address,
+};
 
 use shelf::Shelves;
 use writer::Writer;
@@ -78,7 +80,7 @@ impl AccessLog {
 
     /// Makes a request's line and leaves it to be written. Waits for no sink: when too many lines wait,
     /// this one is dropped.
-    pub fn write(&self, record: &Record) {
+    pub fn write(&self, record: &Record<'_>) {
         let Some(shared) = &self.0 else { return };
         let Some(running) = shared.running.get() else { return };
         if !running.shelves.add(record) {

@@ -9,7 +9,7 @@ use regex::Regex;
 mod encoded;
 
 pub use encoded::mask_encoded;
-pub(crate) use encoded::{may_hold_secret, unescaped};
+pub(crate) use encoded::{may_begin_secret, may_hold_secret, unescaped};
 
 /// A longer line is cut here: a writer that never ends its line must not fill the memory.
 const LINE_LENGTH_MAX: usize = 256 * 1024;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderValue, Version};
 use keygate_config::{AccessLogSettings, AccessLogSink, Config, Sample};
-use keygate_core::{Access, Code, Identity, TraceId, UnixMillis};
+use keygate_core::{Access, Code, KeyRecord, Route, TraceId, UnixMillis};
 use keygate_telemetry::Metrics;
 use keygate_telemetry::access_log::{
-    self as telemetry, CutShort, Decision, Protocol, Record, Text, Texts, Times, shown_address,
+    self as telemetry, CutShort, Decision, Head, Holder, Name, Protocol, Record, Texts, Times,
+    shown_address,
 };
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType};
@@ -40,21 +41,36 @@ struct Kept {
 }
 
 /// What is worked out of a configuration once.
-#[derive(Clone, Copy)]
 pub(crate) struct Rules {
     /// The largest of all samples: a request beyond it gets no line, however it ends.
     most: Sample,
+    /// In the order of the routes, unless there is no log.
+    routes: Vec<RouteNames>,
+}
+
+/// What lines say of a route.
+struct RouteNames {
+    route: Name,
+    upstream: Option<Name>,
 }
 
 impl Rules {
     pub(crate) fn of(config: &Config) -> Self {
         let settings = &config.access_log;
         if settings.sink == AccessLogSink::Off {
-            return Self { most: Sample::NONE };
+            return Self { most: Sample::NONE, routes: Vec::new() };
         }
         let of_routes = config.route_settings.iter().filter_map(|route| route.access_log_sample);
         let samples = [settings.sample, settings.sample_refused, settings.sample_failed];
-        Self { most: samples.into_iter().chain(of_routes).max().unwrap_or(Sample::NONE) }
+        let upstream_of = |route: &Route| config.upstreams.get(route.upstream?);
+        let names = |route: &Route| RouteNames {
+            route: Name::of(&route.name),
+            upstream: upstream_of(route).map(|upstream| Name::of(&upstream.name)),
+        };
+        Self {
+            most: samples.into_iter().chain(of_routes).max().unwrap_or(Sample::NONE),
+            routes: config.routes.routes().iter().map(names).collect(),
+        }
     }
 }
 
@@ -89,15 +105,21 @@ impl AccessLog {
     }
 
     #[inline]
-    pub(super) fn begun(&self, head: &RequestHeader, snapshot: &Snapshot, story: &mut Story) {
+    pub(super) fn begun(
+        &self,
+        head: &RequestHeader,
+        request_id: Option<&HeaderValue>,
+        snapshot: &Snapshot,
+        story: &mut Story,
+    ) {
         let most = snapshot.log_rules.most;
         if most == Sample::NONE {
             return;
         }
         let random = fastrand::u64(..);
         if most.takes(random) {
-            let kept = Kept { texts: texts_of(head), protocol: protocol(head.version), random };
-            story.log = Noted(Some(kept));
+            let texts = texts_of(head, request_id);
+            story.log = Noted(Some(Kept { texts, protocol: protocol(head.version), random }));
         }
     }
 
@@ -112,40 +134,31 @@ impl AccessLog {
         let Noted(Some(kept)) = noted else { return };
         let cut = cut_short(end, ctx);
         if sample(ctx, status, cut).takes(kept.random) {
-            self.log.write(&self.record(kept, ctx, status, cut, took));
+            self.log.write(&self.record(&kept, ctx, status, cut, took));
         }
     }
 
-    fn record(
+    fn record<'a>(
         &self,
-        kept: Kept,
-        ctx: &Context,
+        kept: &'a Kept,
+        ctx: &'a Context,
         status: Option<u16>,
         cut: Option<CutShort>,
         took: Duration,
-    ) -> Record {
-        let Kept { mut texts, protocol, random: _ } = kept;
+    ) -> Record<'a> {
         let Context { snapshot, story, admitted, tries, .. } = ctx;
         let settings = &snapshot.config.access_log;
-        if let Some(id) = &ctx.request_id {
-            texts.set_bytes(Text::RequestId, id.as_bytes());
-        }
-        if let Some(route) = ctx.route() {
-            texts.set(Text::Route, &route.name);
-        }
+        let names = ctx.route.and_then(|route| snapshot.log_rules.routes.get(route));
         let attempts = tries.count();
-        if let Some(upstream) = ctx.upstream().filter(|_| attempts > 0) {
-            texts.set(Text::Upstream, &upstream.settings().name);
-        }
         let key = admitted.as_ref().and_then(|admitted| admitted.permit.key());
-        if let Some(key) = key.or(story.refused.as_deref()) {
-            set_identity(&mut texts, key.identity());
-        }
         Record {
             began: began(story).unwrap_or_else(|| self.moment(took)),
-            texts,
+            texts: &kept.texts,
+            route: names.map(|names| &names.route),
+            upstream: names.and_then(|names| names.upstream.as_ref()).filter(|_| attempts > 0),
+            holder: key.or(story.refused.as_deref()).map(holder),
             query: settings.query,
-            protocol,
+            protocol: kept.protocol,
             is_tls: line::with_client(|client| client.tls().is_some()).unwrap_or_default(),
             client: story
                 .client
@@ -172,12 +185,14 @@ impl AccessLog {
         {
             return;
         }
-        let mut texts = Texts::with_room(0);
-        texts.set_bytes(Text::RequestId, refused.request_id.as_bytes());
+        let head = Head { request_id: refused.request_id.as_bytes(), ..Head::default() };
         let code = refused.denial.code();
         self.log.write(&Record {
             began: self.moment(Duration::ZERO),
-            texts,
+            texts: &Texts::of(&head),
+            route: None,
+            upstream: None,
+            holder: None,
             query: settings.query,
             protocol: Protocol::Unknown,
             is_tls: refused.is_tls,
@@ -272,32 +287,25 @@ pub(crate) fn client_fault(error: &Error) -> CutShort {
     if is_slow { CutShort::SlowClient } else { CutShort::ClientLeft }
 }
 
-fn texts_of(head: &RequestHeader) -> Texts {
+fn texts_of(head: &RequestHeader, request_id: Option<&HeaderValue>) -> Texts {
     let (uri, headers) = (&head.uri, &head.headers);
     let header = |name| headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
     let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
     let host = authority.unwrap_or_else(|| header(HOST));
-    // Before it there may be a user and a password.
-    let host = host.rsplit(|&byte| byte == b'@').next().unwrap_or_default();
-    let (method, path, query) = (head.method.as_str(), uri.path(), uri.query().unwrap_or_default());
-    let agent = header(USER_AGENT);
-    let mut texts =
-        Texts::with_room(method.len() + host.len() + path.len() + query.len() + agent.len());
-    texts.set(Text::Method, method);
-    texts.set_bytes(Text::Host, host);
-    texts.set(Text::Path, path);
-    texts.set(Text::Query, query);
-    texts.set_bytes(Text::UserAgent, agent);
-    texts
+    Texts::of(&Head {
+        request_id: request_id.map(HeaderValue::as_bytes).unwrap_or_default(),
+        method: head.method.as_str().as_bytes(),
+        // Before it there may be a user and a password.
+        host: host.rsplit(|&byte| byte == b'@').next().unwrap_or_default(),
+        path: uri.path().as_bytes(),
+        user_agent: header(USER_AGENT),
+        query: uri.query().unwrap_or_default().as_bytes(),
+    })
 }
 
-fn set_identity(texts: &mut Texts, identity: Identity<'_>) {
-    let [key, app, account, hint] = identity.texts();
-    texts.set_bytes(Text::KeyId, key);
-    texts.set_bytes(Text::AppId, app);
-    texts.set_bytes(Text::AccountId, account);
-    // Last, since all before it is searched for keys in one go.
-    texts.set_bytes(Text::Hint, hint);
+fn holder(key: &KeyRecord) -> Holder<'_> {
+    let KeyRecord { id, app, account, hint, .. } = key;
+    Holder { key: *id, app: *app, account: *account, hint }
 }
 
 fn protocol(version: Version) -> Protocol {

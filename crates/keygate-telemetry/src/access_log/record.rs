@@ -1,19 +1,24 @@
-//! What the access log is told of one request: plain data, with the texts of it in one allocation.
+//! What the access log is told of one request: plain data, with the texts of its head in one allocation.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use keygate_config::{ClientAddress, QueryShown};
-use keygate_core::{Code, SpanId, TraceId, UnixMillis};
+use keygate_core::{AccountId, AppId, Code, KeyId, SpanId, TraceId, UnixMillis};
 
-use crate::mask::may_hold_secret;
+use crate::mask::{mask_encoded, may_begin_secret};
 
 /// One request, once it has ended.
 #[derive(Debug)]
-pub struct Record {
+pub struct Record<'a> {
     /// When it began.
     pub began: UnixMillis,
-    pub texts: Texts,
+    pub texts: &'a Texts,
+    pub route: Option<&'a Name>,
+    /// Whom it was sent to, if to anybody.
+    pub upstream: Option<&'a Name>,
+    /// Once it is known whose key it came with.
+    pub holder: Option<Holder<'a>>,
     pub query: QueryShown,
     pub protocol: Protocol,
     pub is_tls: bool,
@@ -82,122 +87,175 @@ pub enum Protocol {
     Unknown,
 }
 
-/// The texts of a record, by what they are.
+/// What a client wrote into a head, as it is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Head<'a> {
+    pub request_id: &'a [u8],
+    pub method: &'a [u8],
+    pub host: &'a [u8],
+    pub path: &'a [u8],
+    pub user_agent: &'a [u8],
+    pub query: &'a [u8],
+}
+
+/// The texts of a head, by what they are, in the order in which they are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Text {
+pub(super) enum Text {
+    /// Apart from the others, since it has a mask of its own.
+    Query,
+    RequestId,
     Method,
     Host,
     Path,
-    Query,
     UserAgent,
-    RequestId,
-    Route,
-    Upstream,
-    KeyId,
-    Hint,
-    AppId,
-    AccountId,
 }
 
-const TEXTS: usize = Text::AccountId as usize + 1;
+const TEXTS: usize = Text::UserAgent as usize + 1;
 
 impl Text {
     /// The most bytes of it that are kept. What a client can make as long as it likes is bounded so that
     /// a line has room for it.
-    #[must_use]
-    pub const fn length_max(self) -> usize {
+    pub(super) const fn length_max(self) -> usize {
         match self {
             Self::Method => 32,
             Self::Path | Self::Query => 1_024,
             Self::Host | Self::UserAgent => 256,
-            Self::RequestId | Self::Route | Self::Upstream => 128,
-            Self::KeyId | Self::Hint | Self::AppId | Self::AccountId => 64,
+            Self::RequestId => 128,
         }
     }
 }
 
-/// Stands between two texts, so that no key begins in one and ends in the other. Needs no escape in JSON.
-const BETWEEN: char = '\u{7f}';
-/// What the texts that are known at a request's end take besides those of its head.
-const FURTHER_BYTES: usize = 192;
+/// Stands between two texts, so that no key begins in one and ends in the other.
+const BETWEEN: u8 = 0x7f;
+/// How many bytes may be looked at at once: what is left over would be looked at one by one.
+const LANE: usize = 32;
 
-/// The texts of a record. Allocates once, unless names are unusually long.
+/// A head's texts, copied for when it is gone, each up to its bound, and filled up so that they are whole
+/// lanes behind the query. Allocates once.
 #[derive(Debug, Default)]
 pub struct Texts {
-    text: String,
-    /// Where each begins and ends.
-    spans: [(u16, u16); TEXTS],
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: [u16; TEXTS],
 }
 
 impl Texts {
-    /// With room for so many bytes of a head, and for what is known at the request's end.
     #[must_use]
-    pub fn with_room(head_bytes: usize) -> Self {
-        const HEAD_BYTES_MAX: usize = 2 * 1_024 + 2 * 256 + 128;
-        let text = String::with_capacity(head_bytes.min(HEAD_BYTES_MAX) + FURTHER_BYTES);
-        Self { text, spans: <[_; TEXTS]>::default() }
-    }
-
-    /// Sets one of them, which was not set before; cut at its bound.
-    pub fn set(&mut self, which: Text, text: &str) {
-        let kept = text.get(..text.floor_char_boundary(which.length_max())).unwrap_or_default();
-        let begin = self.text.len();
-        self.text.push_str(kept);
-        let end = self.text.len();
-        self.text.push(BETWEEN);
-        // All of them together are bounded far below that.
-        let place = |at: usize| u16::try_from(at).unwrap_or(u16::MAX);
-        if let Some(span) = self.spans.get_mut(which as usize) {
-            *span = (place(begin), place(end));
+    pub fn of(head: &Head<'_>) -> Self {
+        let Head { request_id, method, host, path, user_agent, query } = *head;
+        let kept_query = cut(query, Text::Query);
+        let texts = [
+            kept_query,
+            cut(request_id, Text::RequestId),
+            cut(method, Text::Method),
+            cut(host, Text::Host),
+            cut(path, Text::Path),
+            cut(user_agent, Text::UserAgent),
+        ];
+        let room = texts.iter().map(|text| text.len() + 1).sum::<usize>() + LANE;
+        let mut bytes = Vec::with_capacity(room);
+        let mut ends = [0; TEXTS];
+        for (text, end) in texts.into_iter().zip(&mut ends) {
+            bytes.extend_from_slice(text);
+            // All of them together are bounded far below that.
+            *end = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+            bytes.push(BETWEEN);
         }
-    }
-
-    /// The same for what may be no text.
-    pub fn set_bytes(&mut self, which: Text, bytes: &[u8]) {
-        let kept = bytes.get(..which.length_max()).unwrap_or(bytes);
-        match str::from_utf8(kept) {
-            Ok(text) => self.set(which, text),
-            // Looks at each byte by itself, where the usual text is seen to be one word by word.
-            Err(_) => self.set(which, &String::from_utf8_lossy(kept)),
+        let odd = (bytes.len() - 1 - kept_query.len()) % LANE;
+        if odd > 0 {
+            bytes.extend_from_slice([BETWEEN; LANE].get(odd..).unwrap_or_default());
         }
+        Self { bytes, ends }
     }
 
-    /// Whether any of them may hold a key or a token. One search for all that stands before the hint,
-    /// which looks like the beginning of a key, and is one of ours if it is no longer than that.
-    pub(super) fn may_hold_secret(&self) -> bool {
-        let hint = self.of(Text::Hint).unwrap_or_default();
-        let all = &*self.text;
-        if !is_hint_of_ours(hint) {
-            return may_hold_secret(all);
-        }
-        let (begin, end) = self.spans.get(Text::Hint as usize).copied().unwrap_or_default();
-        let before = all.get(..begin.into()).unwrap_or(all);
-        let after = all.get(end.into()..).unwrap_or_default();
-        may_hold_secret(before) || (after.len() > 1 && may_hold_secret(after))
-    }
-
-    /// Whether JSON has all of them as they are.
+    /// Whether a line has all of them but the query as they are: nothing to hide, nothing to escape, nothing
+    /// that is no text. Nearly always so, and seen in one search for all of them, which has no
+    /// early end, so that many bytes are looked at at once.
     pub(super) fn are_plain(&self) -> bool {
-        is_plain(&self.text)
+        // From what stands behind the query to the last one.
+        let [query_end, ..] = self.ends;
+        let Some(searched @ [_, nexts @ ..]) = self.bytes.get(query_end.into()..) else {
+            return true;
+        };
+        let is_odd =
+            |byte, next| needs_escape(byte) | (byte >= 0x80) | may_begin_secret(byte, next);
+        let pairs = searched.iter().zip(nexts);
+        pairs.fold(0, |found, (&byte, &next)| found | u8::from(is_odd(byte, next))) == 0
     }
 
-    /// One of them, unless it is empty.
-    pub(super) fn of(&self, which: Text) -> Option<&str> {
-        let &(begin, end) = self.spans.get(which as usize)?;
-        self.text.get(begin.into()..end.into()).filter(|text| !text.is_empty())
+    /// One of them; empty if there is none.
+    #[inline]
+    pub(super) fn of_kind(&self, which: Text) -> &[u8] {
+        let before = (which as usize).checked_sub(1).and_then(|at| self.ends.get(at));
+        let begin = before.map_or(0, |&end| usize::from(end) + 1);
+        let end = self.ends.get(which as usize).copied().unwrap_or_default();
+        self.bytes.get(begin..end.into()).unwrap_or_default()
     }
+}
+
+/// As much of a text as is kept, without half a character at its end.
+fn cut(text: &[u8], which: Text) -> &[u8] {
+    let length = which.length_max();
+    let Some((kept, [next, ..])) = text.split_at_checked(length) else { return text };
+    let is_within = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
+    if !is_within(*next) {
+        return kept;
+    }
+    // A character has three of these bytes at most.
+    let begun = kept.iter().rev().take(4).position(|&byte| !is_within(byte));
+    kept.get(..length - begun.map_or(0, |at| at + 1)).unwrap_or(kept)
+}
+
+/// Whether JSON has to escape it.
+#[inline]
+fn needs_escape(byte: u8) -> bool {
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
 /// Whether JSON has a text as it is. Looks to its end in any case, so that many bytes are looked at at once.
-pub(super) fn is_plain(text: &str) -> bool {
-    let is_odd = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
-    text.bytes().fold(0, |found, byte| found | u8::from(is_odd(byte))) == 0
+pub(super) fn is_plain(text: &[u8]) -> bool {
+    text.iter().fold(0, |found, &byte| found | u8::from(needs_escape(byte))) == 0
 }
 
-/// A key's kind, its environment and four characters of it, as in `sk_live_abcd`: too short to hold more.
-fn is_hint_of_ours(hint: &str) -> bool {
-    let begins_as_ours = |word: &str| hint.get(1..).is_some_and(|rest| rest.starts_with(word));
-    hint.len() == "sk_live_abcd".len() && (begins_as_ours("k_live_") || begins_as_ours("k_test_"))
+/// A name of the configuration as lines have it, worked out once.
+#[derive(Debug)]
+pub struct Name(Box<[u8]>);
+
+impl Name {
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        const LENGTH_MAX: usize = 128;
+        let shown = mask_encoded(name);
+        let shown = shown.get(..shown.floor_char_boundary(LENGTH_MAX)).unwrap_or_default();
+        // A text cannot fail to become JSON.
+        Self(serde_json::to_vec(shown).unwrap_or_else(|_| b"null".to_vec()).into())
+    }
+
+    /// With its quotes.
+    pub(super) fn json(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Whose key it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder<'a> {
+    pub key: KeyId,
+    pub app: AppId,
+    pub account: AccountId,
+    pub hint: &'a str,
+}
+
+impl Holder<'_> {
+    /// Whether the hint is a key's kind, its environment and four characters of it, as in `sk_live_abcd`:
+    /// too short to hold more, and with nothing to escape.
+    pub(super) fn has_hint_of_ours(&self) -> bool {
+        let hint = self.hint.as_bytes();
+        let begins_as_ours = |word: &[u8]| hint.get(1..8).is_some_and(|begin| begin == word);
+        hint.len() == "sk_live_abcd".len()
+            && (begins_as_ours(b"k_live_") || begins_as_ours(b"k_test_"))
+            && is_plain(hint)
+    }
 }
 
 /// As much of an address as is to be shown.
@@ -223,15 +281,39 @@ mod tests {
 
     #[test]
     fn texts_are_kept_apart_and_cut_at_their_bounds() {
-        let mut texts = Texts::with_room(10);
-        texts.set(Text::Path, "/v1/orders");
-        texts.set(Text::Query, "");
-        texts.set(Text::Host, &"é".repeat(200));
-        texts.set_bytes(Text::UserAgent, b"a\xffb");
-        assert_eq!(texts.of(Text::Path), Some("/v1/orders"));
-        assert_eq!((texts.of(Text::Query), texts.of(Text::Hint)), (None, None));
-        assert_eq!(texts.of(Text::Host), Some(&*"é".repeat(128)));
-        assert_eq!(texts.of(Text::UserAgent), Some("a\u{fffd}b"));
+        let long = "é".repeat(2_000);
+        // Of a character of three bytes, the first two are within the bound of a host.
+        let host = format!("{}€", "a".repeat(254));
+        let head = Head {
+            path: b"/v1/orders",
+            host: host.as_bytes(),
+            user_agent: long.as_bytes(),
+            query: &[0x80; 1_100],
+            ..Head::default()
+        };
+        let texts = Texts::of(&head);
+        let text = |which| String::from_utf8_lossy(texts.of_kind(which)).into_owned();
+        assert_eq!(text(Text::Path), "/v1/orders");
+        assert_eq!((text(Text::Method), text(Text::RequestId)), (String::new(), String::new()));
+        assert_eq!(text(Text::Host), "a".repeat(254));
+        assert_eq!(text(Text::UserAgent), "é".repeat(128));
+        assert_eq!(texts.of_kind(Text::Query), [0x80; 1_024]);
+        let host = "é".repeat(128);
+        let texts = Texts::of(&Head { host: host.as_bytes(), ..head });
+        assert_eq!(texts.of_kind(Text::Host), host.as_bytes());
+    }
+
+    #[test]
+    fn what_may_be_masked_or_escaped_is_not_plain() {
+        let are_plain = |host: &[u8], query: &[u8]| {
+            Texts::of(&Head { path: b"/sk", host, query, ..Head::default() }).are_plain()
+        };
+        assert!(are_plain(b"api.example.com", b"key=sk_live_%22\"\xff"));
+        for odd in
+            [&b"a\"b"[..], b"a\\b", b"\x1f", b"\xc3\xa9", b"\xff", b"a%20b", b"k_live", b"kgat_"]
+        {
+            assert!(!are_plain(odd, b""), "{odd:?}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Shelves {
     }
 
     /// Makes a line and puts it on this thread's shelf; false if there is no room.
-    pub(super) fn add(&self, record: &Record) -> bool {
+    pub(super) fn add(&self, record: &Record<'_>) -> bool {
         let Some(shelf) = self.shelves.get(thread_number() % self.shelves.len()) else {
             return false;
         };

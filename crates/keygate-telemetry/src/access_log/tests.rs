@@ -42,11 +42,13 @@ impl Bench {
 
     fn write(&self, count: u64) {
         for _ in 0..count {
-            let mut texts = Texts::with_room(10);
-            texts.set(Text::Path, "/v1/orders");
+            let texts = Texts::of(&Head { path: b"/v1/orders", ..Head::default() });
             self.log.write(&Record {
                 began: UnixMillis(1_790_000_000_007),
-                texts,
+                texts: &texts,
+                route: None,
+                upstream: None,
+                holder: None,
                 query: QueryShown::Names,
                 protocol: Protocol::Http11,
                 is_tls: false,

@@ -30,18 +30,20 @@ pub fn mask_encoded(text: &str) -> Cow<'_, str> {
 
 /// Whether [`mask_encoded`] has anything to look at more closely.
 pub(crate) fn may_hold_secret(text: &str) -> bool {
-    may_begin_secret(text.as_bytes()) && (text.contains('%') || SECRET.is_match(text))
+    let [first, rest @ ..] = text.as_bytes() else { return false };
+    // Most texts hold none and are spared the search; this one has no early end, so that many bytes are
+    // looked at at once.
+    let pairs = text.bytes().zip(rest);
+    let found =
+        pairs.fold(0, |found, (byte, &next)| found | u8::from(may_begin_secret(byte, next)));
+    (found != 0 || *first == b'%') && (text.contains('%') || SECRET.is_match(text))
 }
 
-/// A key has `k_` in it and a token `kg`, unless they are escaped. Most texts have neither, and are spared
-/// the search; this one has no early end, so that many bytes are looked at at once.
-fn may_begin_secret(text: &[u8]) -> bool {
-    let [first, rest @ ..] = text else { return false };
-    let may_begin =
-        |byte: u8, next: u8| (next == b'%') | ((byte == b'k') & ((next == b'_') | (next == b'g')));
-    let pairs = text.iter().zip(rest);
-    let found = pairs.fold(0, |found, (&byte, &next)| found | u8::from(may_begin(byte, next)));
-    found != 0 || *first == b'%'
+/// Whether a secret may be where these two are: a key has `k_` in it and a token `kg`,
+/// unless they are escaped.
+#[inline]
+pub(crate) fn may_begin_secret(byte: u8, next: u8) -> bool {
+    (next == b'%') | ((byte == b'k') & ((next == b'_') | (next == b'g')))
 }
 
 /// The text with nothing escaped; nothing if it goes on being escaped.

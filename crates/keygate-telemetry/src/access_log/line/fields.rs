@@ -1,75 +1,92 @@
 //! Fields of a JSON object (RFC 8259), written one by one: what is known to need nothing escaped is copied.
+//! A line has some thirty of them, so all that is short is inlined: its length is known then, and it is
+//! copied without a call.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use keygate_core::UnixMillis;
 
+use super::draft::Draft;
 use crate::access_log::record::is_plain;
 
 /// The name of a field, with all that stands between the value before it and its own.
 macro_rules! name {
-    ($name:literal) => {
-        concat!(",\"", $name, "\":")
-    };
+    ($name:literal) => {{
+        const NAME: &str = concat!(",\"", $name, "\":");
+        const BYTES: [u8; NAME.len()] = *NAME.as_bytes().as_array().unwrap();
+        &BYTES
+    }};
 }
 
 pub(super) use name;
 
-/// More than most objects take.
-const USUAL_BYTES: usize = 1_024;
-
 /// An object that is being written. Names come from [`name!`].
 pub(super) struct Fields<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut Draft,
 }
 
 impl Fields<'_> {
-    /// The object begins with a word of ours.
-    pub(super) fn begin<'a>(out: &'a mut Vec<u8>, name: &str, word: &str) -> Fields<'a> {
-        out.reserve(USUAL_BYTES);
-        out.extend_from_slice(b"{\"");
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b"\":\"");
-        out.extend_from_slice(word.as_bytes());
-        out.push(b'"');
+    /// The object begins so, and what was drafted before is gone.
+    #[inline]
+    pub(super) fn begin<'a, const LENGTH: usize>(
+        out: &'a mut Draft,
+        beginning: &[u8; LENGTH],
+    ) -> Fields<'a> {
+        out.clear();
+        out.put_all(beginning);
         Fields { out }
     }
 
     /// The object ends, and with it its line.
     pub(super) fn end(self) {
-        self.out.extend_from_slice(b"}\n");
+        self.out.put_all(b"}\n");
     }
 
-    fn name(&mut self, name: &str) {
-        self.out.extend_from_slice(name.as_bytes());
+    #[inline]
+    fn name<const NAME: usize>(&mut self, name: &[u8; NAME]) {
+        self.out.put_all(name);
     }
 
-    /// What needs no quotes.
-    pub(super) fn raw(&mut self, name: &str, value: &[u8]) {
+    /// What is JSON already.
+    #[inline]
+    pub(super) fn json<const NAME: usize>(&mut self, name: &[u8; NAME], value: &[u8]) {
         self.name(name);
-        self.out.extend_from_slice(value);
+        self.out.put(value);
     }
 
     /// What needs quotes and nothing escaped.
-    pub(super) fn quoted(&mut self, name: &str, value: &[u8]) {
+    #[inline]
+    pub(super) fn quoted<const NAME: usize>(&mut self, name: &[u8; NAME], value: &[u8]) {
         self.name(name);
-        self.out.push(b'"');
-        self.out.extend_from_slice(value);
-        self.out.push(b'"');
+        self.out.put_all(b"\"");
+        self.out.put(value);
+        self.out.put_all(b"\"");
+    }
+
+    /// The same for what has a length that is known when this is compiled.
+    #[inline]
+    pub(super) fn id<const NAME: usize, const LENGTH: usize>(
+        &mut self,
+        name: &[u8; NAME],
+        id: &[u8; LENGTH],
+    ) {
+        self.name(name);
+        self.out.put_all(b"\"");
+        self.out.put_all(id);
+        self.out.put_all(b"\"");
     }
 
     /// A word of ours.
-    pub(super) fn word(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.quoted(name, value.as_bytes());
-        }
+    #[inline]
+    pub(super) fn word<const NAME: usize>(&mut self, name: &[u8; NAME], value: &str) {
+        self.quoted(name, value.as_bytes());
     }
 
     /// What may need something escaped.
-    pub(super) fn text(&mut self, name: &str, text: &str) {
-        if is_plain(text) {
+    pub(super) fn text<const NAME: usize>(&mut self, name: &[u8; NAME], text: &str) {
+        if is_plain(text.as_bytes()) {
             return self.quoted(name, text.as_bytes());
         }
         self.name(name);
@@ -77,76 +94,101 @@ impl Fields<'_> {
         serde_json::to_writer(&mut *self.out, text).unwrap_or_default();
     }
 
-    pub(super) fn number(&mut self, name: &str, number: u64) {
+    #[inline]
+    pub(super) fn number<const NAME: usize>(&mut self, name: &[u8; NAME], number: u64) {
         self.name(name);
         self.digits(number);
     }
 
     /// With three decimals: nanoseconds are nobody's business.
-    pub(super) fn millis(&mut self, name: &str, time: Option<Duration>) {
-        let Some(time) = time else { return };
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    #[inline]
+    pub(super) fn millis<const NAME: usize>(&mut self, name: &[u8; NAME], time: Duration) {
+        let micros = time.subsec_micros();
         self.name(name);
-        self.digits(micros / 1_000);
-        self.push_thousandths(micros % 1_000);
+        self.digits(time.as_secs().saturating_mul(1_000).saturating_add((micros / 1_000).into()));
+        self.thousandths((micros % 1_000) as u16);
     }
 
-    /// A time as RFC 3339 has it, in UTC.
-    pub(super) fn moment(&mut self, name: &str, second: &str, time: UnixMillis) {
+    /// The rest of a time as RFC 3339 has it, in UTC, of which the second is there.
+    #[inline]
+    pub(super) fn end_moment(&mut self, time: UnixMillis) {
+        self.thousandths((time.0 % 1_000) as u16);
+        self.out.put_all(b"Z\"");
+    }
+
+    #[inline]
+    fn thousandths(&mut self, thousandths: u16) {
+        let [hundreds, tens, ones] = three_digits(thousandths);
+        self.out.put_all(&[b'.', hundreds, tens, ones]);
+    }
+
+    #[inline]
+    pub(super) fn address<const NAME: usize>(&mut self, name: &[u8; NAME], address: IpAddr) {
         self.name(name);
-        self.out.push(b'"');
-        self.out.extend_from_slice(second.as_bytes());
-        self.push_thousandths(time.0 % 1_000);
-        self.out.extend_from_slice(b"Z\"");
-    }
-
-    fn push_thousandths(&mut self, thousandths: u64) {
-        self.out.push(b'.');
-        for unit in [100, 10, 1] {
-            self.out.extend(b"0123456789".get((thousandths / unit % 10) as usize));
-        }
-    }
-
-    pub(super) fn address(&mut self, name: &str, address: Option<IpAddr>) {
-        let Some(address) = address else { return };
-        self.name(name);
-        self.out.push(b'"');
-        self.push_address(address);
-        self.out.push(b'"');
-    }
-
-    pub(super) fn socket(&mut self, name: &str, socket: Option<SocketAddr>) {
-        let Some(socket) = socket else { return };
-        self.name(name);
-        self.out.push(b'"');
-        match socket {
-            SocketAddr::V4(socket) => {
-                self.push_address(IpAddr::V4(*socket.ip()));
-                self.out.push(b':');
-                self.digits(socket.port().into());
-            }
-            // Writing to memory does not fail.
-            SocketAddr::V6(socket) => write!(self.out, "{socket}").unwrap_or_default(),
-        }
-        self.out.push(b'"');
-    }
-
-    fn push_address(&mut self, address: IpAddr) {
+        self.out.put_all(b"\"");
         match address {
-            // The usual one, without the cost of formatting.
-            IpAddr::V4(address) => {
-                for (at, octet) in address.octets().into_iter().enumerate() {
-                    if at > 0 {
-                        self.out.push(b'.');
-                    }
-                    self.digits(octet.into());
-                }
-            }
+            IpAddr::V4(address) => self.address_v4(address),
+            // Writing to memory does not fail.
             IpAddr::V6(address) => write!(self.out, "{address}").unwrap_or_default(),
         }
+        self.out.put_all(b"\"");
     }
 
-    fn digits(&mut self, number: u64) {
-        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    #[inline]
+    pub(super) fn socket<const NAME: usize>(&mut self, name: &[u8; NAME], socket: SocketAddr) {
+        self.name(name);
+        self.out.put_all(b"\"");
+        match socket {
+            SocketAddr::V4(socket) => {
+                self.address_v4(*socket.ip());
+                self.out.put_all(b":");
+                self.digits(socket.port().into());
+            }
+            SocketAddr::V6(socket) => write!(self.out, "{socket}").unwrap_or_default(),
+        }
+        self.out.put_all(b"\"");
     }
+
+    /// The usual one, without the cost of formatting.
+    fn address_v4(&mut self, address: Ipv4Addr) {
+        let [first, rest @ ..] = address.octets();
+        self.digits(first.into());
+        for octet in rest {
+            self.out.put_all(b".");
+            self.digits(octet.into());
+        }
+    }
+
+    #[inline]
+    fn digits(&mut self, number: u64) {
+        let digits = usize::try_from(number).ok().and_then(|number| DIGITS.get(number));
+        if let Some((digits, length)) = digits {
+            self.out.put_first(digits, (*length).into());
+        } else {
+            self.out.put(itoa::Buffer::new().format(number).as_bytes());
+        }
+    }
+}
+
+/// The numbers below a thousand, and how many digits they have.
+#[expect(clippy::indexing_slicing, reason = "worked out when it is compiled")]
+static DIGITS: [([u8; 3], u8); 1_000] = {
+    let mut all = [([0; 3], 0); 1_000];
+    let mut number: u16 = 0;
+    while number < 1_000 {
+        let [hundreds, tens, ones] = three_digits(number);
+        all[number as usize] = match number {
+            0..10 => ([ones, 0, 0], 1),
+            10..100 => ([tens, ones, 0], 2),
+            100.. => ([hundreds, tens, ones], 3),
+        };
+        number += 1;
+    }
+    all
+};
+
+/// The digits of a number below a thousand, with zeros in front.
+#[inline]
+const fn three_digits(number: u16) -> [u8; 3] {
+    [b'0' | (number / 100 % 10) as u8, b'0' | (number / 10 % 10) as u8, b'0' | (number % 10) as u8]
 }

@@ -1,36 +1,40 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use keygate_config::QueryShown;
-use keygate_core::{Code, SpanId, TraceId};
+use keygate_core::{AccountId, AppId, Code, KeyId, SpanId, TraceId};
 use serde_json::{Value, json};
 
-use super::super::record::{Texts, Times};
+use super::super::record::{Head, Texts};
 use super::*;
 
 const KEY: &str = "sk_live_111thX6LZfHDZZKUs92febYZhYRcXddmzfzF2NvTkPNE1rz4QK";
-const TEXTS: [(Text, &str); 12] = [
-    (Text::Method, "GET"),
-    (Text::Host, "api.example.com"),
-    (Text::Path, "/v1/orders"),
-    (Text::Query, "page=2&api_key=x"),
-    (Text::UserAgent, "curl/8"),
-    (Text::RequestId, "abc"),
-    (Text::Route, "orders.read"),
-    (Text::Upstream, "main"),
-    (Text::KeyId, "key_1"),
-    (Text::Hint, "sk_live_111t"),
-    (Text::AppId, "app_1"),
-    (Text::AccountId, "acc_1"),
+const HEAD: Head<'_> = Head {
+    request_id: b"abc",
+    method: b"GET",
+    host: b"api.example.com",
+    path: b"/v1/orders",
+    user_agent: b"curl/8",
+    query: b"page=2&api_key=x",
+};
+type Put = fn(&[u8]) -> Head<'_>;
+/// How each of its texts is put into a head.
+const PLACES: [(Text, Put); 6] = [
+    (Text::RequestId, |text| Head { request_id: text, ..HEAD }),
+    (Text::Method, |text| Head { method: text, ..HEAD }),
+    (Text::Host, |text| Head { host: text, ..HEAD }),
+    (Text::Path, |text| Head { path: text, ..HEAD }),
+    (Text::UserAgent, |text| Head { user_agent: text, ..HEAD }),
+    (Text::Query, |text| Head { query: text, ..HEAD }),
 ];
 
-fn record(texts: &[(Text, &str)]) -> Record {
-    let mut all = Texts::with_room(100);
-    for (which, text) in texts {
-        all.set(*which, text);
-    }
+fn record(texts: &Texts) -> Record<'_> {
     Record {
         began: UnixMillis(1_790_000_000_007),
-        texts: all,
+        texts,
+        route: None,
+        upstream: None,
+        holder: None,
         query: QueryShown::Full,
         protocol: Protocol::Http11,
         is_tls: false,
@@ -49,53 +53,76 @@ fn record(texts: &[(Text, &str)]) -> Record {
     }
 }
 
-fn line(record: &Record) -> String {
+fn line(record: &Record<'_>) -> String {
     let mut out = Vec::new();
     Lines::default().add(record, &mut out);
     String::from_utf8(out).unwrap()
 }
 
-fn parsed(record: &Record) -> Value {
+fn line_of(head: &Head<'_>) -> String {
+    line(&record(&Texts::of(head)))
+}
+
+fn parsed(record: &Record<'_>) -> Value {
     serde_json::from_str(&line(record)).unwrap()
 }
 
-/// A record with all that there can be.
-fn full() -> Record {
-    let mut full = record(&TEXTS);
-    full.is_tls = true;
-    full.client = "192.0.2.1".parse().ok();
-    full.failure = Some(Code::UpstreamError);
-    full.cut = Some(CutShort::Revoked);
-    full.status = Some(502);
-    (full.bytes_in, full.bytes_out, full.attempts) = (3, 4, 2);
-    full.target = "127.0.0.1:9000".parse().ok();
-    full.trace = Some(TraceId(0xabc));
-    full.span = Some(SpanId(0xdef));
+fn holder(hint: &str) -> Holder<'_> {
+    Holder {
+        key: KeyId::new(UnixMillis(1), [1; 10]),
+        app: AppId::new(UnixMillis(2), [2; 10]),
+        account: AccountId::new(UnixMillis(3), [3; 10]),
+        hint,
+    }
+}
+
+/// Calls with a record that has all that there can be.
+fn with_full<T>(then: impl FnOnce(&Record<'_>) -> T) -> T {
+    let (texts, route, upstream) = (Texts::of(&HEAD), Name::of("orders.read"), Name::of("main"));
     let micros = |micros| Some(Duration::from_micros(micros));
-    full.times = Times {
-        total: Duration::from_micros(12_345),
-        decision: micros(7),
-        lookup: micros(3),
-        connect: micros(1_000),
-        first_byte: micros(9_000_001),
-    };
-    full
+    then(&Record {
+        route: Some(&route),
+        upstream: Some(&upstream),
+        holder: Some(holder("sk_live_111t")),
+        is_tls: true,
+        client: "192.0.2.1".parse().ok(),
+        failure: Some(Code::UpstreamError),
+        cut: Some(CutShort::Revoked),
+        status: Some(502),
+        bytes_in: 3,
+        bytes_out: 1_234_567,
+        attempts: 2,
+        target: "127.0.0.1:9000".parse().ok(),
+        trace: Some(TraceId(0xabc)),
+        span: Some(SpanId(0xdef)),
+        times: Times {
+            total: Duration::from_micros(12_345),
+            decision: micros(7),
+            lookup: micros(30),
+            connect: micros(1_000),
+            first_byte: micros(9_000_001),
+        },
+        ..record(&texts)
+    })
 }
 
 #[test]
 fn a_line_says_all_that_is_known_of_a_request() {
-    let expected = json!({
-        "log": "access", "time": "2026-09-21T14:13:20.007Z", "request_id": "abc",
-        "route": "orders.read", "method": "GET", "host": "api.example.com", "path": "/v1/orders",
-        "query": "page=2&api_key=…", "protocol": "HTTP/1.1", "tls": true, "status": 502,
-        "decision": "admitted", "reason": "upstream_error", "cut": "key_revoked", "key_id": "key_1",
-        "hint": "sk_live_111t", "app_id": "app_1", "account_id": "acc_1", "client": "192.0.2.1",
-        "user_agent": "curl/8", "bytes_in": 3, "bytes_out": 4, "total_ms": 12.345,
-        "decision_ms": 0.007, "lookup_ms": 0.003, "connect_ms": 1.0, "first_byte_ms": 9000.001,
-        "upstream": "main", "target": "127.0.0.1:9000", "attempts": 2,
-        "trace_id": "00000000000000000000000000000abc", "span_id": "0000000000000def",
-    });
-    assert_eq!(parsed(&full()), expected);
+    let expected = concat!(
+        r#"{"log":"access","time":"2026-09-21T14:13:20.007Z","request_id":"abc","route":"orders.read","#,
+        r#""method":"GET","host":"api.example.com","path":"/v1/orders","query":"page=2&api_key=…","#,
+        r#""protocol":"HTTP/1.1","tls":true,"status":502,"decision":"admitted","#,
+        r#""reason":"upstream_error","cut":"key_revoked","#,
+        r#""key_id":"key_0000000001040G2081040G2081","hint":"sk_live_111t","#,
+        r#""app_id":"app_0000000002081040G2081040G2","#,
+        r#""account_id":"acct_00000000030C1G60R30C1G60R3","client":"192.0.2.1","#,
+        r#""user_agent":"curl/8","bytes_in":3,"bytes_out":1234567,"total_ms":12.345,"#,
+        r#""decision_ms":0.007,"lookup_ms":0.030,"connect_ms":1.000,"first_byte_ms":9000.001,"#,
+        r#""upstream":"main","target":"127.0.0.1:9000","attempts":2,"#,
+        r#""trace_id":"00000000000000000000000000000abc","span_id":"0000000000000def"}"#,
+        "\n"
+    );
+    assert_eq!(with_full(line), expected);
 }
 
 /// The page's sample has every field there is, and its table a line for each.
@@ -105,7 +132,7 @@ fn every_field_is_documented() {
     let (_, sample) = page.split_once("```json\n").unwrap();
     let (sample, table) = sample.split_once("```").unwrap();
     let sample: serde_json::Map<String, Value> = serde_json::from_str(sample).unwrap();
-    let line = parsed(&full());
+    let line = with_full(parsed);
     let fields: Vec<&String> = line.as_object().unwrap().keys().collect();
     for field in &fields {
         assert!(table.contains(&format!("`{field}`")), "{field}");
@@ -130,54 +157,132 @@ fn every_end_before_its_time_is_documented_by_its_name() {
 
 #[test]
 fn what_is_not_known_is_left_out_or_null() {
-    let mut refused = record(&[(Text::RequestId, "abc")]);
-    refused.decision = Decision::Refused(Code::BadRequest);
-    refused.protocol = Protocol::Unknown;
-    refused.status = Some(400);
-    let expected = json!({
-        "log": "access", "time": "2026-09-21T14:13:20.007Z", "request_id": "abc", "route": null,
-        "method": null, "host": null, "path": null, "status": 400, "decision": "bad_request",
-        "bytes_in": 0, "bytes_out": 0, "total_ms": 0.0,
-    });
-    assert_eq!(parsed(&refused), expected);
+    let texts = Texts::of(&Head { request_id: b"abc", ..Head::default() });
+    let refused = Record {
+        decision: Decision::Refused(Code::BadRequest),
+        protocol: Protocol::Unknown,
+        status: Some(400),
+        ..record(&texts)
+    };
+    let expected = concat!(
+        r#"{"log":"access","time":"2026-09-21T14:13:20.007Z","request_id":"abc","route":null,"#,
+        r#""method":null,"host":null,"path":null,"status":400,"decision":"bad_request","#,
+        r#""bytes_in":0,"bytes_out":0,"total_ms":0.000}"#,
+        "\n"
+    );
+    assert_eq!(line(&refused), expected);
+    let texts = Texts::default();
+    let nothing = parsed(&record(&texts));
+    assert_eq!((&nothing["status"], &nothing["request_id"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn a_number_has_all_of_its_digits() {
+    let texts = Texts::default();
+    let numbers = [0, 9, 10, 99, 100, 101, 999, 1_000, 10_010, 123_456_789, u64::MAX];
+    for number in numbers {
+        let line = parsed(&Record { bytes_in: number, ..record(&texts) });
+        assert_eq!(line["bytes_in"], json!(number));
+    }
+    for (address, port) in [("0.9.10.255", 1), ("100.101.199.1", 65_535), ("2001:db8::1", 443)] {
+        let client = address.parse().ok();
+        let target = client.map(|address| SocketAddr::new(address, port));
+        let line = parsed(&Record { client, target, ..record(&texts) });
+        assert_eq!(line["client"], address);
+        assert_eq!(line["target"], target.unwrap().to_string());
+    }
+}
+
+#[test]
+fn what_has_to_be_escaped_is_and_what_is_no_text_is_marked() {
+    for (text, shown) in [
+        (&b"a\"b\\c"[..], "a\"b\\c"),
+        (b"tab\there", "tab\there"),
+        ("café/日本".as_bytes(), "café/日本"),
+        (b"bad\xff.", "bad\u{fffd}."),
+        (b"/a%20b", "/a%20b"),
+    ] {
+        for (which, of) in PLACES {
+            let line: Value = serde_json::from_str(&line_of(&of(text))).unwrap();
+            let name = match which {
+                Text::RequestId => "request_id",
+                Text::Method => "method",
+                Text::Host => "host",
+                Text::Path => "path",
+                Text::UserAgent => "user_agent",
+                // Has rules of its own.
+                Text::Query => continue,
+            };
+            assert_eq!(line[name], shown);
+        }
+    }
 }
 
 #[test]
 fn a_key_is_hidden_wherever_it_was_put() {
     let escaped: String = KEY.bytes().map(|byte| format!("%{byte:02x}")).collect();
     for key in [KEY, &escaped, &KEY.replace('_', "%5F"), &KEY.replace('_', "%255f")] {
-        for (which, _) in TEXTS {
+        let is_hidden = |line: &str| !line.contains(&KEY[12..]) && !line.contains(&escaped[36..]);
+        for (which, of) in PLACES {
             let put = if which == Text::Query { format!("a={key}") } else { key.to_owned() };
-            let line = line(&record(&[(which, &*put)]));
-            assert!(!line.contains(&KEY[12..]), "{which:?} {line}");
-            assert!(!line.contains(&escaped[36..]), "{which:?} {line}");
+            let line = line_of(&of(put.as_bytes()));
+            assert!(is_hidden(&line), "{which:?} {line}");
             // Of a method not even a hint's length is kept.
             assert!(line.contains('…') || which == Text::Method, "{which:?} {line}");
         }
+        let texts = Texts::default();
+        let name = Name::of(key);
+        let line = line(&Record {
+            route: Some(&name),
+            upstream: Some(&name),
+            holder: Some(holder(key)),
+            ..record(&texts)
+        });
+        assert!(is_hidden(&line) && line.matches('…').count() == 3, "{line}");
     }
 }
 
 #[test]
+fn a_hint_from_elsewhere_is_shown_whatever_it_is() {
+    let texts = Texts::default();
+    for hint in ["sk_live_111t", "pk_test_abcd", "legacy-1", "sk_live_1\"\\t", "é"] {
+        let line = parsed(&Record { holder: Some(holder(hint)), ..record(&texts) });
+        assert_eq!(line["hint"], hint);
+    }
+    let line = parsed(&Record { holder: Some(holder("")), ..record(&texts) });
+    assert_eq!(line.get("hint"), None);
+}
+
+#[test]
 fn a_line_is_never_longer_than_what_a_pipe_takes_at_once() {
-    let long = "\"".repeat(5_000);
-    let texts = TEXTS.map(|(which, _)| (which, &*long));
-    let text = line(&record(&texts));
+    let of = |long: &str| {
+        let long = long.as_bytes();
+        let texts = Texts::of(&Head {
+            request_id: long,
+            method: long,
+            host: long,
+            path: long,
+            user_agent: long,
+            query: long,
+        });
+        line(&record(&texts))
+    };
+    let path = |line: &str| serde_json::from_str::<Value>(line).unwrap()["path"].clone();
+    let text = of(&"\u{1}".repeat(5_000));
     assert!(text.len() <= LINE_BYTES_MAX, "{}", text.len());
     assert_eq!(text.matches('\n').count(), 1);
-    assert_eq!(parsed(&record(&texts))["path"], "\"".repeat(SHORT_TEXT_BYTES_MAX));
+    assert_eq!(path(&text), "\u{1}".repeat(SHORT_TEXT_BYTES_MAX));
     // The usual case has room for all.
-    let long = "a".repeat(5_000);
-    let texts = TEXTS.map(|(which, _)| (which, &*long));
-    let path = parsed(&record(&texts))["path"].as_str().unwrap().len();
-    assert_eq!(path, Text::Path.length_max());
+    assert_eq!(path(&of(&"a".repeat(5_000))).as_str().unwrap().len(), Text::Path.length_max());
 }
 
 #[test]
 fn times_go_on_within_a_second_and_beyond() {
+    let texts = Texts::default();
     let mut lines = Lines::default();
     let mut out = Vec::new();
     for millis in [1_790_000_000_999, 1_790_000_001_000, 1_790_000_001_001, 5] {
-        lines.add(&Record { began: UnixMillis(millis), ..record(&[]) }, &mut out);
+        lines.add(&Record { began: UnixMillis(millis), ..record(&texts) }, &mut out);
     }
     let text = String::from_utf8(out).unwrap();
     let times: Vec<String> = text
