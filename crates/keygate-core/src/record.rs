@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-
 use crate::id::{AccountId, AppId, KeyId};
 use crate::key::{Environment, KeyKind};
 use crate::limit::meter::Meter;
@@ -80,13 +78,6 @@ impl Bounds {
 }
 
 impl KeyRecord {
-    /// The ids of the key, the app and the account for headers, in one allocation.
-    #[must_use]
-    pub fn shared_ids(&self) -> [Bytes; 3] {
-        let ids = Bytes::from_owner(Ids::of(self));
-        [ids.slice(..APP_FROM), ids.slice(APP_FROM..ACCOUNT_FROM), ids.slice(ACCOUNT_FROM..)]
-    }
-
     /// What the key has instead of its tier's limits.
     #[inline]
     #[must_use]
@@ -165,47 +156,12 @@ pub fn kept_hint(hint: &str) -> Box<str> {
     hint.get(..hint.floor_char_boundary(HINT_BYTES_MAX)).unwrap_or_default().into()
 }
 
-const APP_FROM: usize = KeyId::LENGTH;
-const ACCOUNT_FROM: usize = APP_FROM + AppId::LENGTH;
-const IDS_LENGTH: usize = ACCOUNT_FROM + AccountId::LENGTH;
-
-/// The texts of a key's ids, one after the other. Made where they are needed, which takes some nanoseconds:
-/// kept, they would be half of what a cached key takes.
-#[derive(Clone, Copy)]
-struct Ids([u8; IDS_LENGTH]);
-
-impl Ids {
-    fn of(key: &KeyRecord) -> Self {
-        let mut ids = [0; IDS_LENGTH];
-        let (first, account) = ids.split_at_mut(ACCOUNT_FROM);
-        let (id, app) = first.split_at_mut(APP_FROM);
-        id.copy_from_slice(&key.id.text());
-        app.copy_from_slice(&key.app.text());
-        account.copy_from_slice(&key.account.text());
-        Self(ids)
-    }
-}
-
-impl AsRef<[u8]> for Ids {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::tests::record;
 
     #[test]
-    fn ids_are_given_apart_and_a_hint_is_cut_at_its_bound() {
-        let key = record();
-        let ids = [key.id.to_string(), key.app.to_string(), key.account.to_string()];
-        let [id, app, account] = key.shared_ids();
-        assert_eq!(
-            [&id[..], &app, &account],
-            [ids[0].as_bytes(), ids[1].as_bytes(), ids[2].as_bytes()]
-        );
+    fn a_hint_is_cut_at_its_bound() {
         let long = format!("a{}", "é".repeat(200));
         assert_eq!(kept_hint(&long).len(), HINT_BYTES_MAX - 1);
     }

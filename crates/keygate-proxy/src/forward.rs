@@ -166,11 +166,9 @@ impl<'a> Forwarded<'a> {
         }
         add(&X_REQUEST_ID, self.caller.request_id.as_bytes());
         if let Some(key) = self.key {
-            let identity = key.identity();
-            let [id, app, account, _hint] = identity.texts();
-            add(&KEY_ID, id);
-            add(&APP_ID, app);
-            add(&ACCOUNT_ID, account);
+            add(&KEY_ID, &key.id.text());
+            add(&APP_ID, &key.app.text());
+            add(&ACCOUNT_ID, &key.account.text());
             add(&SCOPES, key.scopes.as_str().as_bytes());
             let environment: &[u8] = match key.environment {
                 Environment::Live => b"live",

@@ -85,7 +85,7 @@ async fn a_loaded_key_is_served_without_the_store() {
     assert_eq!(loaded.standing, Standing::Active);
     // The app grants all of read, and nothing of users but reading.
     assert_eq!(loaded.scopes.as_str(), "read:orders");
-    assert_eq!(loaded.shared_ids()[0], key.id.to_string().as_bytes());
+    assert_eq!(loaded.id, key.id);
     assert_eq!(&*loaded.origins()[0], "https://example.com");
     for _ in 0..10 {
         assert!(matches!(keys.cached(&key.digest), Some(Cached::Known(_))));
