@@ -27,6 +27,9 @@ pub(crate) fn failure_code(error: &Error) -> Option<Code> {
             Some(Code::UpstreamTimeout)
         }
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Code::UpstreamTimeout),
+        (ErrorSource::Upstream, _) if io_kind(error) == Some(io::ErrorKind::TimedOut) => {
+            Some(Code::UpstreamTimeout)
+        }
         (ErrorSource::Upstream, _) => Some(Code::UpstreamError),
         (ErrorSource::Downstream, InvalidHTTPHeader | ErrorType::ConnectError) => {
             Some(Code::BadRequest)
@@ -42,8 +45,16 @@ pub(crate) fn failure_code(error: &Error) -> Option<Code> {
 
 /// Whether the request's body is none, as `ClientStream` has read it.
 fn has_bad_chunks(error: &Error) -> bool {
-    let io_error = error.root_cause().downcast_ref::<io::Error>();
-    io_error.and_then(io::Error::get_ref).is_some_and(|fault| fault.is::<BadChunks>())
+    io_error(error).and_then(io::Error::get_ref).is_some_and(|fault| fault.is::<BadChunks>())
+}
+
+/// The system's word on a connection that broke.
+fn io_kind(error: &Error) -> Option<io::ErrorKind> {
+    io_error(error).map(io::Error::kind)
+}
+
+fn io_error(error: &Error) -> Option<&io::Error> {
+    error.root_cause().downcast_ref()
 }
 
 /// What a client did wrong is its own affair; what an upstream or we did wrong is the operator's.
