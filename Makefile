@@ -141,7 +141,7 @@ soak: setup-tests
 # What cargo-fuzz sets but for the sanitizers, which need a nightly compiler; the code has nothing unsafe.
 # The corpora are read, and what is new is kept beside them; a finding lies in fuzz/artifacts.
 SECONDS ?= 60
-FUZZED ?= credential key route config record change import
+FUZZED ?= credential key chunks route config record change import
 fuzz: HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 fuzz: export RUSTFLAGS = --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

@@ -1,8 +1,10 @@
 //! From HTTP/2 to HTTP/1.1: what frames can carry and lines cannot must not become a second
 //! request, a forged header or another target.
 
-use crate::harness::h2_raw::{Ending, Rest, exchange};
-use crate::harness::{Gateway, Setup, Upstream, Wire, get, post};
+use std::io;
+
+use crate::harness::h2_raw::{Client, END_STREAM, Ending, Rest, exchange};
+use crate::harness::{Gateway, H2Upstream, Setup, Upstream, Wire, get, post};
 
 const FORGED: &str = "forged-by-a-client";
 const SMUGGLED: &[u8] =
@@ -26,6 +28,23 @@ impl Stage {
     /// Sends a request with these fields instead of, or beside, the usual ones.
     fn send(&self, changed: &[(&str, &[u8])], rest: Rest<'_>) -> Ending {
         let method: &[u8] = if matches!(rest, Rest::Nothing) { b"GET" } else { b"POST" };
+        exchange(self.gateway.proxy, &self.fields(method, changed), rest)
+    }
+
+    /// Sends a request as far as the first bytes of its body, and waits until the gateway has read it.
+    fn begin(&self, method: &[u8], length: &str, body: &[u8]) -> Client {
+        let length = length.as_bytes();
+        let mut client = Client::open(self.gateway.proxy);
+        client.begin(&self.fields(method, &[("content-length", length)]), body);
+        client.ping();
+        client
+    }
+
+    fn fields<'a>(
+        &'a self,
+        method: &'a [u8],
+        changed: &[(&'a str, &'a [u8])],
+    ) -> Vec<(&'a str, &'a [u8])> {
         let usual: [(&str, &[u8]); 5] = [
             (":method", method),
             (":scheme", b"http"),
@@ -40,7 +59,7 @@ impl Stage {
         fields.extend(changed.iter().filter(|(name, _)| pseudo(name)));
         fields.extend(usual.iter().filter(|(name, _)| !pseudo(name) && !is_changed(name)));
         fields.extend(changed.iter().filter(|(name, _)| !pseudo(name)));
-        exchange(self.gateway.proxy, &fields, rest)
+        fields
     }
 
     /// Asserts that nothing forged and no second request came through, and that the connection to
@@ -189,6 +208,111 @@ fn a_length_that_is_not_the_bodys_is_refused_or_corrected() {
         stage.send(&[("content-length", length.as_bytes())], Rest::Body(b"short"));
         stage.nothing_came_through(length);
     }
+}
+
+/// The ways of a stream with a length behind us, over HTTP/1.1 and over HTTP/2.
+struct Behind {
+    stage: Stage,
+    h2: H2Upstream,
+    before_h2: Stage,
+}
+
+impl Behind {
+    fn set() -> Self {
+        let h2 = H2Upstream::start();
+        let gateway =
+            Setup::in_front_of_address(h2.address).upstream("protocol = \"http2\"").start();
+        let key = gateway.key(&["read:orders", "write:orders"]);
+        let before_h2 = Stage { gateway, upstream: Upstream::start(), key };
+        Self { stage: Stage::set(), h2, before_h2 }
+    }
+
+    /// The bodies that came whole to either upstream, but for that of a last request which says that all
+    /// before it is there.
+    fn whole_bodies(&self) -> [Vec<Vec<u8>>; 2] {
+        for Stage { gateway, key, .. } in [&self.stage, &self.before_h2] {
+            let last = post("/v1/orders/last", "last").bearer(key);
+            assert_eq!(gateway.send_over(Wire::H2c, &last).status, 200);
+        }
+        let mut h1 = self.stage.upstream.seen();
+        h1.retain(|seen| seen.body.complete);
+        self.stage.upstream.forget();
+        let h1 = h1.into_iter().map(|seen| seen.body.start).filter(|body| body != b"last");
+        let h2 = self.h2.take_bodies().into_iter().filter(|body| body != "last");
+        [h1.collect(), h2.map(Vec::from).collect()]
+    }
+}
+
+const NO_BODIES: [Vec<Vec<u8>>; 2] = [const { Vec::new() }; 2];
+
+/// RFC 9113 section 8.1.1: the request is malformed. That shows when its stream goes on beyond its
+/// length, and behind us it must not be whole by then.
+#[test]
+fn a_stream_longer_than_its_length_never_makes_a_whole_request() {
+    let behind = Behind::set();
+    for (length, body) in [("0", ""), ("00", ""), ("5", "hello"), ("05", "hel"), ("5", "")] {
+        for stage in [&behind.stage, &behind.before_h2] {
+            let mut client = stage.begin(b"POST", length, body.as_bytes());
+            assert_eq!(behind.whole_bodies(), NO_BODIES, "{length} {body}");
+            for piece in ["lo", "more"] {
+                client.data(piece.as_bytes(), 0);
+            }
+            assert_eq!(client.ending(), Ending::Reset, "{length} {body}");
+            assert_eq!(behind.whole_bodies(), NO_BODIES, "{length} {body}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_ends_after_its_length_is_a_whole_request() {
+    let behind = Behind::set();
+    for (length, pieces) in [
+        ("0", &[][..]),
+        ("00", &[]),
+        ("5", &["hello"]),
+        ("5", &["hel", "lo"]),
+        ("5", &["", "hello", ""]),
+    ] {
+        for stage in [&behind.stage, &behind.before_h2] {
+            let mut client = stage.begin(b"POST", length, b"");
+            for piece in pieces {
+                client.data(piece.as_bytes(), 0);
+                client.ping();
+            }
+            client.data(b"", END_STREAM);
+            assert_eq!(client.ending(), Ending::Answered, "{length} {pieces:?}");
+        }
+        let expected = vec![pieces.concat().into_bytes()];
+        assert_eq!(behind.whole_bodies(), [expected.clone(), expected], "{length} {pieces:?}");
+    }
+}
+
+/// What was held back of the first attempt belongs to it alone.
+#[test]
+fn a_second_attempt_is_sent_each_piece_once() {
+    // Closes when it has read a head.
+    let dead = Upstream::answering(|_| Err(io::ErrorKind::ConnectionAborted.into()));
+    let stage = Stage::set();
+    let good = &stage.upstream;
+    let targets = format!("targets = [\"{}\", \"{}\"]", dead.address(), good.address());
+    let gateway = Setup::in_front_of(good)
+        .tables(&format!(
+            "[upstreams.many]\n{targets}\nretry_budget_percent = 100\n\
+             [upstreams.many.ejection]\nfailures = 0"
+        ))
+        .route("name = \"many\"\npath = \"/many\"\nupstream = \"many\"\nauth = \"public\"")
+        .start();
+    let path: (&str, &[u8]) = (":path", b"/many");
+    for count in 1..=4 {
+        let mut client = Client::open(gateway.proxy);
+        client.begin(&stage.fields(b"GET", &[path, ("content-length", b"5")]), b"hello");
+        good.wait_for(count);
+        client.data(b"", END_STREAM);
+        assert_eq!(client.ending(), Ending::Answered);
+    }
+    assert!(dead.count() > 0, "no attempt was a second one");
+    let seen = good.seen();
+    assert!(seen.iter().all(|seen| seen.body.complete && seen.body.start == b"hello"), "{seen:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::harness::{Connection, Setup, Upstream, assert_refused, chunk, post};
+use crate::harness::{Answer, Connection, Gateway, Setup, Upstream, assert_refused, chunk, post};
 
 /// Sends a head that waits for `100 Continue`, and reads that.
 #[track_caller]
@@ -89,4 +89,52 @@ fn over_http_1_1_a_grpc_content_type_is_refused_like_any_other() {
         }
     }
     upstream.saw_nothing();
+}
+
+/// Sends a body in chunks behind its head, in one piece.
+fn answer_to_chunks(gateway: &Gateway, body: &str) -> Answer {
+    let head = "POST /public HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    gateway.send_raw(format!("{head}{body}").as_bytes()).unwrap()
+}
+
+#[test]
+fn a_body_that_turns_out_to_be_none_is_refused_and_the_upstream_sees_no_end_of_it() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::in_front_of(&upstream).start();
+    for fault in ["\n0\r\n\r\n", "\r\n\r\n", "5\r\nhello0\r\n\r\n", "0\r\nA : b\r\n\r\n"] {
+        upstream.forget();
+        let mut connection = gateway.connect();
+        let head = "POST /public HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        connection.send(&[head.as_bytes(), &chunk(b"hello")].concat()).unwrap();
+        // It has begun to be forwarded.
+        upstream.wait_for(1);
+        connection.send(fault.as_bytes()).unwrap();
+        // Whatever the client goes on to send, it sees the answer.
+        let _ = connection.send(&chunk(&[b'x'; 500_000]));
+        assert_refused(&connection.answer("POST").unwrap(), 400, "bad_request");
+        drop(connection);
+        let seen = upstream.only();
+        assert!(!seen.body.complete, "{fault:?}: {seen:?}");
+    }
+    gateway.is_alive_and_well();
+}
+
+#[test]
+fn sizes_extensions_and_trailers_of_chunks_have_bounds() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let size = |digits: usize| format!("{:0>digits$}\r\nhello\r\n0\r\n\r\n", 5);
+    let extension = |length: usize| format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(length - 1));
+    let trailers = |count| format!("5\r\nhello\r\n0\r\n{}\r\n", "A: b\r\n".repeat(count));
+    let trailer =
+        |length: usize| format!("5\r\nhello\r\n0\r\nA:{}\r\n\r\n", "b".repeat(length - 4));
+    for within in [size(15), extension(256), trailers(64), trailer(8 * 1024)] {
+        assert_eq!(answer_to_chunks(&gateway, &within).status, 200, "{within}");
+        assert_eq!(upstream.only().body.start, b"hello");
+        upstream.forget();
+    }
+    for beyond in [size(16), extension(257), trailers(65), trailer(8 * 1024 + 1)] {
+        assert_refused(&answer_to_chunks(&gateway, &beyond), 400, "bad_request");
+    }
+    assert!(upstream.seen().iter().all(|seen| !seen.body.complete));
 }

@@ -48,6 +48,68 @@ fn the_admin_api_opens_to_its_token_alone() {
     }
 }
 
+/// A page in an operator's browser is told apart by its `Origin`, whatever else it has.
+#[test]
+fn no_page_calls_the_admin_api() {
+    let gateway = Setup::in_front_of(&Upstream::start()).start();
+    let admin = gateway.admin();
+    let before = admin.read("/v1/accounts");
+    let own = format!("http://{}", gateway.admin_address);
+    for origin in ["https://evil.example", "null", "", own.as_str()] {
+        let body = "{\"name\":\"made by a page\"}";
+        for request in [
+            post("/v1/accounts", body).header("Content-Type", "application/json"),
+            post("/v1/accounts", body).header("Content-Type", "text/plain"),
+            request("OPTIONS", "/v1/accounts").header("Access-Control-Request-Method", "POST"),
+            get("/v1/accounts"),
+            get("/metrics"),
+            get("/readyz"),
+        ] {
+            let request = request.header("Origin", origin);
+            let answer = admin.send(&request);
+            assert_eq!(
+                (answer.status, &*answer.code()),
+                (403, "browser_not_allowed"),
+                "{request:?}"
+            );
+            assert_eq!(answer.header("access-control-allow-origin"), None);
+        }
+    }
+    assert_eq!(admin.read("/v1/accounts"), before);
+}
+
+#[test]
+fn no_spelling_of_an_open_path_opens_another() {
+    let gateway = Setup::in_front_of(&Upstream::start()).start();
+    gateway.key(&["read:orders"]);
+    for path in [
+        "/metrics/../v1/accounts",
+        "/metrics/%2e%2e/v1/accounts",
+        "/metrics/..%2fv1/accounts",
+        "/metrics;/../v1/accounts",
+        "/metrics?/v1/accounts",
+        "//v1/accounts",
+        "/./v1/accounts",
+        "/v1/accounts?/metrics",
+        "/v1/accounts;/metrics",
+        "/v1/accounts#/metrics",
+        "/v1/accounts/",
+        "/v1//accounts",
+        "/V1/accounts",
+        "/v1/%61ccounts",
+        "http://metrics/v1/accounts",
+    ] {
+        let mut connection = Connection::open(gateway.admin_address);
+        let head = format!("GET {path} HTTP/1.1\r\nHost: /metrics\r\nConnection: close\r\n\r\n");
+        connection.send(head.as_bytes()).unwrap();
+        let answer = connection.answer("GET").unwrap();
+        let text = answer.text();
+        assert!(!text.contains("acct_"), "{path}: {text}");
+        let is_metrics = path.starts_with("/metrics?");
+        assert_eq!(answer.status == 200, is_metrics, "{path}: {} {text}", answer.status);
+    }
+}
+
 #[test]
 fn the_clients_listener_knows_nothing_of_the_admin_api() {
     let upstream = Upstream::start();

@@ -94,6 +94,12 @@ impl Client {
         self.stream.write_all(&[head, data].concat()).unwrap();
     }
 
+    /// Sends more of its body, with these flags.
+    pub fn data(&mut self, bytes: &[u8], flags: u8) {
+        // The gateway may have ended it.
+        let _ = self.stream.write_all(&frame(DATA, flags, 1, bytes));
+    }
+
     /// Takes the request back.
     pub fn cancel(&mut self) {
         const CANCEL: u32 = 8;

@@ -1,6 +1,7 @@
 //! What must hold whatever bytes come: run by the fuzz targets of `fuzz/`, and by every test run over
 //! their corpus. Each panics where it does not.
 
+use crate::chunks::{BadChunks, Chunks};
 use crate::credential::{CredentialRules, ImportedRules, Place, Places, Source, nothing_known};
 use crate::decide::Denial;
 use crate::key::{
@@ -190,6 +191,91 @@ fn decoded(segment: &str) -> Vec<u8> {
     bytes
 }
 
+/// A body in chunks: the first byte says how long the pieces are in which it comes, 0 that it comes whole.
+/// It ends where a plain reading of the whole has its end, or nowhere, however it comes.
+pub fn chunks(data: &[u8]) {
+    let Some((&piece, body)) = data.split_first() else { return };
+    let whole = Chunks::default().advance(body);
+    assert_eq!(whole.ok().flatten(), end_of_chunks(body), "{whole:?}");
+    let pieces = body.chunks(usize::from(piece).max(1));
+    assert_eq!(in_pieces(pieces), whole);
+    if let Ok(Some(end)) = whole {
+        assert_eq!(in_pieces([body.get(..end).unwrap_or_default()].into_iter()), whole);
+        let all_but_one = body.get(..end - 1).unwrap_or_default();
+        assert_eq!(Chunks::default().advance(all_but_one), Ok(None));
+    }
+}
+
+fn in_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Option<usize>, BadChunks> {
+    let mut chunks = Chunks::default();
+    let mut before = 0;
+    for piece in pieces {
+        match chunks.advance(piece) {
+            Ok(None) => before += piece.len(),
+            Ok(Some(end)) => {
+                assert_eq!(chunks.advance(b"more"), Ok(Some(0)), "an end is one");
+                return Ok(Some(before + end));
+            }
+            Err(fault) => {
+                assert_eq!(chunks.advance(b"0\r\n\r\n"), Err(fault), "a fault stays one");
+                return Err(fault);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The end of a body in chunks, read line by line.
+fn end_of_chunks(body: &[u8]) -> Option<usize> {
+    let is_text = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+    let mut rest = body;
+    loop {
+        let (line, behind) = first_line(rest)?;
+        let at = line.iter().position(|byte| b" \t;".contains(byte)).unwrap_or(line.len());
+        let (digits, extension) = line.split_at(at);
+        let is_size = (1..=15).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
+        let named = extension.trim_ascii_start();
+        let is_extension = named.is_empty() || named.starts_with(b";");
+        if !is_size || !is_extension || extension.len() > 256 || !extension.iter().all(is_text) {
+            return None;
+        }
+        let size = usize::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+        if size == 0 {
+            rest = behind;
+            break;
+        }
+        rest = behind.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+    let mut trailers = 0;
+    let section = rest;
+    loop {
+        let (line, behind) = first_line(rest)?;
+        if line.is_empty() {
+            return Some(body.len() - behind.len());
+        }
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (name, value) = line.split_at(colon);
+        let is_token =
+            |byte: &u8| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(byte);
+        trailers += 1;
+        let bytes = section.len() - behind.len();
+        let is_bounded = trailers <= 64 && bytes <= 8192;
+        if name.is_empty()
+            || !name.iter().all(is_token)
+            || !value.iter().all(is_text)
+            || !is_bounded
+        {
+            return None;
+        }
+        rest = behind;
+    }
+}
+
+fn first_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = bytes.windows(2).position(|two| two == b"\r\n")?;
+    Some((bytes.get(..at)?, bytes.get(at + 2..)?))
+}
+
 #[cfg(test)]
 #[path = "../../../fuzz/smoke.rs"]
 mod smoke;
@@ -202,6 +288,11 @@ mod tests {
     #[test]
     fn one_credential_at_most_is_found() {
         replay("credential", 20_000, credential);
+    }
+
+    #[test]
+    fn a_body_in_chunks_has_one_end_however_it_comes() {
+        replay("chunks", 20_000, chunks);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod cells;
+pub mod chunks;
 pub mod cors;
 pub mod credential;
 pub mod decide;

@@ -1,14 +1,15 @@
 //! How large bodies may be: those of requests by the server's bound or the route's own, those of answers
-//! by the route's. A tunnel has no body.
+//! by the route's. A tunnel has no body. And over HTTP/2, that a body is as long as its head says.
 
+use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use keygate_core::{Code, Denial};
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 
-use crate::context::Context;
+use crate::context::{Context, Promise};
 use crate::forward::has_no_body;
 use crate::snapshot::Snapshot;
 
@@ -49,6 +50,31 @@ pub(crate) fn count_request(
         return Err(Error::explain(status, "the body is too large").into_down());
     }
     Ok(())
+}
+
+/// What the length of a body over HTTP/2 promises; over HTTP/1 it is how long the body is.
+pub(crate) fn promise(head: &RequestHeader, length: Option<u64>) -> Option<Promise> {
+    let is_http2 = head.version == Version::HTTP_2;
+    length.filter(|_| is_http2).map(|length| Promise { length, held: None })
+}
+
+/// Keeps the piece that makes a body over HTTP/2 as long as promised until its stream has ended: if that
+/// goes on, the request is malformed (RFC 9113 section 8.1.1) and its stream reset, and an upstream must
+/// not have the whole of it by then.
+pub(crate) fn hold_back(body: &mut Option<Bytes>, is_end: bool, ctx: &mut Context) {
+    let Some(promise) = &mut ctx.promise else { return };
+    if is_end || body.is_none() {
+        // Nothing is held back when the end comes with a piece: what is longer than promised has none.
+        let held = promise.held.take();
+        if body.as_ref().is_none_or(Bytes::is_empty) && held.is_some() {
+            *body = held;
+        }
+    } else if ctx.body_bytes >= promise.length
+        && let Some(piece) = body
+        && !piece.is_empty()
+    {
+        promise.held = Some(std::mem::take(piece));
+    }
 }
 
 fn request_max(snapshot: &Snapshot, place: Option<usize>) -> u64 {

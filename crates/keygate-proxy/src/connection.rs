@@ -160,6 +160,10 @@ impl<S: KeyStore> Inner<S> {
                         stopping_grace = NEXT_BYTES_GRACE;
                         continue;
                     }
+                    if let Shape::Chunked(chunks) = shape.1 {
+                        let Some(watched) = ClientStream::watched(stream, chunks) else { return };
+                        stream = watched;
+                    }
                     let mut session = Http1Session::new(stream);
                     session.set_pipelined_prefix(bytes);
                     let mut session = ServerSession::H1(session);
@@ -212,8 +216,7 @@ impl<S: KeyStore> Inner<S> {
         open: OpenConnection,
         shutdown: &ShutdownWatch,
     ) {
-        // Every connection is one: Pingora has given it another name.
-        let Ok(mut stream) = stream.into_any().downcast::<ClientStream>() else { return };
+        let Some(mut stream) = ClientStream::of(stream) else { return };
         stream.as_http2(read);
         let idle_timeout = self.snapshots.bounds().keepalive_timeout;
         let proxy = Arc::clone(&self.proxy);
@@ -341,7 +344,9 @@ impl<S: KeyStore> Inner<S> {
                 finish_preface(stream, buffer, *bounds).await
             }
             Ok(Some(length)) => {
-                match inspect(buffer.get(..length).unwrap_or_default(), bounds.head) {
+                let (head, behind) = buffer.split_at(length);
+                let shape = inspect(head, bounds.head).and_then(|shape| shape.with_body(behind));
+                match shape {
                     Ok(shape) => Head::Http1(buffer, (length, shape)),
                     Err(denial) => Head::Refused(denial),
                 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use keygate_core::credential::{FURTHER_HEADERS_MAX, Place, holds_param, without_param};
 use keygate_core::rewrite::PathRewrite;
@@ -40,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) told: Told,
     /// Bytes of the request's body so far.
     pub(crate) body_bytes: u64,
+    /// What a length over HTTP/2 says of the body, and how far that is so.
+    pub(crate) promise: Option<Promise>,
     /// Bytes of the answer's body so far, if its route bounds them.
     pub(crate) answer_bytes: u64,
     /// Who was asked to answer.
@@ -51,6 +54,13 @@ pub(crate) struct Context {
     pub(crate) is_logged: bool,
     /// Counts the request as running until it is dropped, whatever way it ends.
     pub(crate) _in_flight: InFlightGuard,
+}
+
+/// A body over HTTP/2 with a length. Its stream may go on beyond it (RFC 9113 section 8.1.1).
+pub(crate) struct Promise {
+    pub(crate) length: u64,
+    /// The piece that reaches the length, until the stream has ended.
+    pub(crate) held: Option<Bytes>,
 }
 
 impl Context {
@@ -262,6 +272,7 @@ mod tests {
             admitted: None,
             told: Told::default(),
             body_bytes: 0,
+            promise: None,
             answer_bytes: 0,
             tries: Tries::default(),
             forwarded_at: None,

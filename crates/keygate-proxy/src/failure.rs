@@ -1,9 +1,11 @@
 //! What a failure after admission means: what the client is told, and what the log says.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::HeaderValue;
+use keygate_core::chunks::BadChunks;
 use keygate_core::{Code, Route};
 use keygate_store::keys::StoreError;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -25,14 +27,34 @@ pub(crate) fn failure_code(error: &Error) -> Option<Code> {
             Some(Code::UpstreamTimeout)
         }
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Code::UpstreamTimeout),
+        (ErrorSource::Upstream, _) if io_kind(error) == Some(io::ErrorKind::TimedOut) => {
+            Some(Code::UpstreamTimeout)
+        }
         (ErrorSource::Upstream, _) => Some(Code::UpstreamError),
         (ErrorSource::Downstream, InvalidHTTPHeader | ErrorType::ConnectError) => {
+            Some(Code::BadRequest)
+        }
+        (ErrorSource::Downstream, ErrorType::ReadError) if has_bad_chunks(error) => {
             Some(Code::BadRequest)
         }
         // The client went away, reset its stream, or broke its body off.
         (ErrorSource::Downstream, _) => None,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Code::Internal),
     }
+}
+
+/// Whether the request's body is none, as `ClientStream` has read it.
+fn has_bad_chunks(error: &Error) -> bool {
+    io_error(error).and_then(io::Error::get_ref).is_some_and(|fault| fault.is::<BadChunks>())
+}
+
+/// The system's word on a connection that broke.
+fn io_kind(error: &Error) -> Option<io::ErrorKind> {
+    io_error(error).map(io::Error::kind)
+}
+
+fn io_error(error: &Error) -> Option<&io::Error> {
+    error.root_cause().downcast_ref()
 }
 
 /// What a client did wrong is its own affair; what an upstream or we did wrong is the operator's.

@@ -84,6 +84,7 @@ impl<S: KeyStore> Gateway<S> {
         ctx.route = Some(place);
         let route = snapshot.route(place).ok_or(Denial::RouteNotFound)?;
         bodies::check_declared(request.length, snapshot, place)?; // 413
+        ctx.promise = bodies::promise(head, request.length);
         let rewrite = snapshot.work(place).and_then(|work| work.path.as_ref());
         let access = match &route.access {
             Access::Public(public) => {
@@ -220,6 +221,7 @@ impl<S: KeyStore> Gateway<S> {
             has_imported_key: false,
             told: Told::default(),
             body_bytes: 0,
+            promise: None,
             answer_bytes: 0,
             tries: Tries::default(),
             forwarded_at: None,
@@ -281,6 +283,9 @@ impl<S: KeyStore> Gateway<S> {
         }
         pace::expect(session, ctx);
         if ctx.work().is_none_or(|work| !work.answers()) {
+            if ctx.promise.as_ref().is_some_and(|promise| promise.length == 0) {
+                Box::pin(pace::see_the_end(session, ctx)).await?;
+            }
             return Ok(!ANSWERED);
         }
         Box::pin(answer::answered_by_route(session, ctx, |ctx| self.told(ctx))).await
@@ -516,6 +521,9 @@ fn next_peer(ctx: &mut Context) -> pingora::Result<(Box<HttpPeer>, Instant)> {
     }
     // A second attempt is sent the body from its beginning.
     ctx.body_bytes = 0;
+    if let Some(promise) = &mut ctx.promise {
+        promise.held = None;
+    }
     let now = Instant::now();
     ctx.forwarded_at = Some(now);
     Ok((retry::next(ctx, now)?, now))

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 
 use keygate_config::Server;
 use keygate_core::Denial;
+use keygate_core::chunks::Chunks;
 use keygate_core::path::canonical_host;
 
 /// Pingora stops at this many headers, so a head that passed here has no more.
@@ -110,8 +111,11 @@ pub(crate) fn inspect(head: &[u8], limits: HeadLimits) -> Result<Shape, Denial> 
     let target = request.path.unwrap_or_default();
     check_target(target, framing.host.unwrap_or_default())?;
     let is_plain = request.version == Some(1) && target.starts_with('/');
-    let length = framing.plain_length.filter(|_| is_plain);
-    Ok(length.map_or(Shape::Other, |length| Shape::Plain { length }))
+    Ok(match framing.plain_length {
+        Some(length) if is_plain => Shape::Plain { length },
+        _ if framing.transfer_encoding.is_some() => Shape::Chunked(Chunks::default()),
+        _ => Shape::Other,
+    })
 }
 
 /// What a head that was inspected is for: its method, target and host.
@@ -132,7 +136,21 @@ pub(crate) enum Shape {
     Plain {
         length: usize,
     },
+    /// A body in chunks that is not over yet, read so far.
+    Chunked(Chunks),
     Other,
+}
+
+impl Shape {
+    /// With what came behind its head.
+    ///
+    /// # Errors
+    /// [`Denial::BadRequest`] for a body in chunks that is none.
+    pub(crate) fn with_body(self, bytes: &[u8]) -> Result<Self, Denial> {
+        let Self::Chunked(mut chunks) = self else { return Ok(self) };
+        let end = chunks.advance(bytes).map_err(|fault| Denial::BadRequest(fault.0))?;
+        Ok(end.map_or(Self::Chunked(chunks), |_| Self::Other))
+    }
 }
 
 /// The headers that say where a message ends and whom it is for.
@@ -330,7 +348,6 @@ mod tests {
             "Connection: keep-alive, X-A\r\n",
             "Connection: close\r\nConnection: close\r\n",
             "Connection: upgrade\r\n",
-            "Transfer-Encoding: chunked\r\n",
             "TE: trailers\r\n",
             "EXPECT: 100-continue\r\n",
             "Upgrade: x\r\n",
@@ -343,6 +360,46 @@ mod tests {
             "Content-Length: 9999999999999999999\r\nTE: x\r\n",
         ] {
             assert_eq!(shape(get, more), Shape::Other, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_body_in_chunks_is_read_as_far_as_it_came() {
+        let head = |line: &str| format!("{line}\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for line in ["POST / HTTP/1.1", "POST http://a/ HTTP/1.1"] {
+            let shape = inspect(head(line).as_bytes(), LIMITS).unwrap();
+            assert_eq!(shape, Shape::Chunked(Chunks::default()), "{line}");
+            assert!(matches!(shape.with_body(b""), Ok(Shape::Chunked(_))));
+            assert!(matches!(shape.with_body(b"5\r\nhel"), Ok(Shape::Chunked(_))));
+            assert_eq!(shape.with_body(b"5\r\nhello\r\n0\r\n\r\nGET /"), Ok(Shape::Other));
+            assert!(matches!(shape.with_body(b"5\nhello"), Err(Denial::BadRequest(_))));
+        }
+        // What has no body in chunks is not read as one.
+        assert_eq!(Shape::Other.with_body(b"x"), Ok(Shape::Other));
+        assert_eq!(Shape::Plain { length: 1 }.with_body(b"x"), Ok(Shape::Plain { length: 1 }));
+    }
+
+    /// Pingora's parser must read a size where ours does, and of the same value.
+    #[test]
+    fn a_size_that_is_read_here_is_read_alike_by_pingora() {
+        for line in [
+            "5\r\n",
+            "0\r\n",
+            "000\r\n",
+            "5;\r\n",
+            "5;a=b\r\n",
+            "5 \r\n",
+            "5\t;a\r\n",
+            "5 ; \t\r\n",
+            "fffffffffffffff\r\n",
+            "000000000000005\r\n",
+            "aB;\u{e9}\r\n",
+        ] {
+            assert_eq!(Chunks::default().advance(line.as_bytes()), Ok(None), "{line:?}");
+            let digits: String = line.chars().take_while(char::is_ascii_hexdigit).collect();
+            let size = u64::from_str_radix(&digits, 16).unwrap();
+            let read = httparse::parse_chunk_size(line.as_bytes()).unwrap();
+            assert_eq!(read, httparse::Status::Complete((line.len(), size)), "{line:?}");
         }
     }
 

@@ -22,6 +22,18 @@ pub(crate) fn expect(session: &mut Session, ctx: &Context) {
     }
 }
 
+/// Waits for the end of a stream of HTTP/2 that promises an empty body: Pingora believes that, and an
+/// upstream would have the whole request before more than nothing is seen.
+///
+/// # Errors
+/// Pingora's, when there is more, or the client is gone.
+pub(crate) async fn see_the_end(session: &mut Session, ctx: &Context) -> pingora::Result<()> {
+    line::body_due(due(ctx.snapshot.config.server.body_timeout));
+    while session.read_request_body().await.map_err(|error| error.into_down())?.is_some() {}
+    line::body_due(line::NEVER);
+    Ok(())
+}
+
 /// What comes through a tunnel is no body. Until there is one, a request that only asks for it has a
 /// body like any other.
 pub(crate) fn answered(session: &mut Session, status: StatusCode) {

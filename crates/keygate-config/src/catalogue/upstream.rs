@@ -20,8 +20,12 @@ pub(crate) const CONNECT_TIMEOUT: Setting<Duration> =
 pub(crate) const READ_TIMEOUT: Setting<Duration> =
     Setting::new("read_timeout", Default("\"60s\""), "between two reads, the first included")
         .within(1, DAY_MS);
-pub(crate) const WRITE_TIMEOUT: Setting<Duration> =
-    Setting::new("write_timeout", Default("\"60s\""), "of one write").within(1, DAY_MS);
+pub(crate) const WRITE_TIMEOUT: Setting<Duration> = Setting::new(
+    "write_timeout",
+    Default("\"60s\""),
+    "of one write, and until it is taken (1 s at least)",
+)
+.within(1, DAY_MS);
 pub(crate) const IDLE_TIMEOUT: Setting<Duration> =
     Setting::new("idle_timeout", Default("\"60s\""), "how long an idle connection is kept")
         .within(1, DAY_MS);

@@ -15,6 +15,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 
 use super::Gateway;
+use crate::bodies;
 use crate::context::Context;
 use crate::upstreams::retry::Sent;
 
@@ -83,7 +84,9 @@ impl<S: KeyStore> ProxyHttp for Shared<S> {
         ctx: &mut Context,
     ) -> pingora::Result<()> {
         let piece = body.as_ref().map_or(0, Bytes::len);
-        self.gateway.request_body_filter(session, piece, end_of_stream, ctx).await
+        self.gateway.request_body_filter(session, piece, end_of_stream, ctx).await?;
+        bodies::hold_back(body, end_of_stream, ctx);
+        Ok(())
     }
 
     async fn response_filter(

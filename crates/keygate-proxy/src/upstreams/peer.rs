@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keygate_config::{Identity, Protocol, Target, Upstream, UpstreamTls};
+use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::pki_types::pem::PemObject;
@@ -20,6 +21,10 @@ use crate::server::ProxyError;
 /// The shortest wait that Pingora can be asked for: its timer counts milliseconds from when it was first
 /// used, and rounds what ends within the first of them to before that.
 pub(crate) const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// The shortest time in which an upstream has to take what it was sent: one packet that is lost is sent
+/// again within it.
+const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// What all connections to an upstream have in common.
 pub(crate) struct PeerTemplate {
@@ -41,6 +46,14 @@ impl PeerTemplate {
         peer.options.read_timeout = Some(upstream.read_timeout);
         peer.options.write_timeout = Some(upstream.write_timeout);
         peer.options.idle_timeout = Some(upstream.idle_timeout);
+        // A write that took too long is an error that Pingora tells nobody before an answer was waited for
+        // in vain. So the system breaks off a connection whose other end takes nothing.
+        peer.options.tcp_keepalive = Some(TcpKeepalive {
+            idle: Duration::from_secs(60),
+            interval: Duration::from_secs(15),
+            count: 4,
+            user_timeout: upstream.write_timeout.max(STALL_MIN),
+        });
         let (newest, oldest) = match upstream.protocol {
             Protocol::Http1 => (1, 1),
             Protocol::Http2 => (2, 2),
@@ -103,11 +116,12 @@ fn certificates(pem: &[u8]) -> Option<Vec<WrappedX509>> {
 }
 
 /// Connections are shared by peers of one group only. Pingora tells them apart by their address, name
-/// and protocol's bounds, but not by whom they believe. The same settings give the same group, so that
+/// and protocol's bounds, but not by whom they believe, nor by how long they may stall. The same settings give the same group, so that
 /// a reload keeps connections.
 fn group(upstream: &Upstream) -> u64 {
     let mut hasher = DefaultHasher::new();
     upstream.name.hash(&mut hasher);
+    upstream.write_timeout.hash(&mut hasher);
     let protocol: u8 = match upstream.protocol {
         Protocol::Http1 => 0,
         Protocol::Http2 => 1,
