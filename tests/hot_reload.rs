@@ -139,7 +139,11 @@ fn a_broken_file_is_told_of_once_and_mended_by_the_next_change() {
     let key_file = "[upstreams.tls]\ntargets = [\"127.0.0.1:9\"]\ntls = { ca_file = \"ca.pem\" }\n";
     gateway.write(&format!("{good}\n{key_file}"));
     eventually("the refusal", || (count(&gateway, "failure") == 1.0).then_some(()));
-    let failed = config(&gateway);
+    // Counted, and then told.
+    let failed = eventually("what failed", || {
+        let now = config(&gateway);
+        now["failed_reload"].is_object().then_some(now)
+    });
     assert_eq!(failed["hash"], hash);
     assert_eq!(failed["failed_reload"]["actor"], "file:gateway.toml");
     let problem = failed["failed_reload"]["problems"][0].as_str().unwrap();

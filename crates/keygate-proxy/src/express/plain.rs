@@ -329,7 +329,11 @@ async fn send(
     wait: Option<Duration>,
 ) -> pingora::Result<()> {
     let write = async {
-        upstream.write_all_buf(&mut Buf::chain(head, body)).await?;
+        if body.is_empty() {
+            upstream.write_all(head).await?;
+        } else {
+            upstream.write_all_buf(&mut Buf::chain(head, body)).await?;
+        }
         upstream.flush().await
     };
     let written = match wait {
