@@ -172,14 +172,23 @@ impl UnreadBody {
 async fn discard_body(session: &mut Session, ctx: &mut Context) {
     let read = async {
         let mut bytes = 0;
-        while let Ok(Some(piece)) = session.read_request_body().await {
-            bytes += piece.len();
-            report::discarded(ctx, piece.len());
-            if bytes > DISCARD_BYTES_MAX {
-                return false;
+        loop {
+            match session.read_request_body().await {
+                Ok(Some(piece)) => {
+                    bytes += piece.len();
+                    report::discarded(ctx, piece.len());
+                    if bytes > DISCARD_BYTES_MAX {
+                        return false;
+                    }
+                }
+                Ok(None) => return true,
+                Err(_) => {
+                    // Behind a fault in chunks, what follows is thrown away in one more reading.
+                    drop(session.read_request_body().await);
+                    return false;
+                }
             }
         }
-        true
     };
     let finished = tokio::time::timeout(DISCARD_TIMEOUT, read).await.unwrap_or(false);
     if !finished {

@@ -173,6 +173,9 @@ impl<S: KeyStore> Inner<S> {
                         // Not to be used again, or cut.
                         Some(None) | None => return,
                     }
+                    if !ClientStream::is_between_requests(&stream) {
+                        return;
+                    }
                 }
                 Head::Http2(bytes) => {
                     // Its streams have lines of their own.

@@ -27,9 +27,7 @@ pub(crate) fn failure_code(error: &Error) -> Option<Code> {
             Some(Code::UpstreamTimeout)
         }
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Some(Code::UpstreamTimeout),
-        (ErrorSource::Upstream, _) if io_kind(error) == Some(io::ErrorKind::TimedOut) => {
-            Some(Code::UpstreamTimeout)
-        }
+        (ErrorSource::Upstream, _) if has_stalled(error) => Some(Code::UpstreamTimeout),
         (ErrorSource::Upstream, _) => Some(Code::UpstreamError),
         (ErrorSource::Downstream, InvalidHTTPHeader | ErrorType::ConnectError) => {
             Some(Code::BadRequest)
@@ -48,9 +46,9 @@ fn has_bad_chunks(error: &Error) -> bool {
     io_error(error).and_then(io::Error::get_ref).is_some_and(|fault| fault.is::<BadChunks>())
 }
 
-/// The system's word on a connection that broke.
-fn io_kind(error: &Error) -> Option<io::ErrorKind> {
-    io_error(error).map(io::Error::kind)
+/// Whether the system has broken a connection off whose other end took nothing.
+pub(crate) fn has_stalled(error: &Error) -> bool {
+    io_error(error).is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 fn io_error(error: &Error) -> Option<&io::Error> {

@@ -24,7 +24,7 @@ pub use record::{
     CutShort, Decision, Head, Holder, Name, Protocol, Record, Texts, Times, shown_address,
 };
 
-use shelf::Shelves;
+use shelf::{Added, Shelves};
 use writer::Writer;
 
 /// How long the end of the process waits for lines that are still to be written.
@@ -83,10 +83,13 @@ impl AccessLog {
     pub fn write(&self, record: &Record<'_>) {
         let Some(shared) = &self.0 else { return };
         let Some(running) = shared.running.get() else { return };
-        if !running.shelves.add(record) {
-            return shared.metrics.dropped();
-        }
-        if running.is_idle.load(Relaxed) && running.is_idle.swap(false, Relaxed) {
+        let is_worth_a_piece = match running.shelves.add(record) {
+            Added::Nothing => return shared.metrics.dropped(),
+            Added::Line => false,
+            Added::LastOfPiece => true,
+        };
+        let is_idle = running.is_idle.load(Relaxed) && running.is_idle.swap(false, Relaxed);
+        if is_idle || is_worth_a_piece {
             running.thread.unpark();
         }
     }

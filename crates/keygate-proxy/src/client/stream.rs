@@ -67,6 +67,11 @@ impl ClientStream {
         Some(stream)
     }
 
+    /// Whether no body in chunks is under way, by the strict reading.
+    pub(crate) fn is_between_requests(stream: &Stream) -> bool {
+        stream.as_any().downcast_ref::<Self>().is_some_and(|stream| stream.chunks.is_none())
+    }
+
     /// A connection from this address, which a PROXY header may have told.
     pub(super) fn plain(socket: Socket, address: SocketAddr) -> Self {
         Self::new(Transport::Plain(socket), address)

@@ -228,7 +228,7 @@ impl<S: KeyStore> Lane<S> {
             let more = read_more(client, upstream, &mut read, wait).await;
             more.map_err(|error| match error.esource() {
                 ErrorSource::Upstream => unsent.take().unwrap_or(error),
-                _ => error,
+                ErrorSource::Downstream | ErrorSource::Internal | ErrorSource::Unset => error,
             })?;
             out.clear();
             match self.take_answer(&read, client, ctx, &mut out)? {

@@ -26,6 +26,9 @@ pub(crate) const WAIT_MIN: Duration = Duration::from_millis(1);
 /// again within it.
 const STALL_MIN: Duration = Duration::from_secs(1);
 
+/// The longest that Linux has: nine hours.
+const KEEPALIVE_IDLE_MAX: Duration = Duration::from_secs(32_767);
+
 /// What all connections to an upstream have in common.
 pub(crate) struct PeerTemplate {
     peer: HttpPeer,
@@ -49,9 +52,11 @@ impl PeerTemplate {
         // A write that took too long is an error that Pingora tells nobody before an answer was waited for
         // in vain. So the system breaks off a connection whose other end takes nothing.
         peer.options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(15),
-            count: 4,
+            // Not wanted, and set along with it: with that bound one lost probe would end a connection on
+            // which an answer is waited for in silence.
+            idle: KEEPALIVE_IDLE_MAX,
+            interval: KEEPALIVE_IDLE_MAX,
+            count: 1,
             user_timeout: upstream.write_timeout.max(STALL_MIN),
         });
         let (newest, oldest) = match upstream.protocol {

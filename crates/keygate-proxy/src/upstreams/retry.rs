@@ -14,6 +14,7 @@ use quanta::Instant;
 use super::state::{Busy, Endpoint};
 use super::{Caller, UpstreamPeers, WAIT_MIN};
 use crate::context::Context;
+use crate::failure::has_stalled;
 use crate::line;
 
 /// The kind of the error that ends a request whose time is over.
@@ -204,7 +205,8 @@ pub(crate) fn broken_off(
     }
     // On HTTP/2 nearly every request finds a connection, and one that is refused alone was not idle.
     let is_of_stream = *error.etype() == ErrorType::H2Error;
-    let was_idle = connection == Connection::Reused && !is_slow && !is_of_stream;
+    let is_quick = !is_slow && !has_stalled(error);
+    let was_idle = connection == Connection::Reused && is_quick && !is_of_stream;
     let fault = if promised || was_idle { Fault::Nobody } else { Fault::Target };
     let has_other = tries.take_away(upstream, fault, now);
     let is_harmless = promised || sent.method.is_idempotent();

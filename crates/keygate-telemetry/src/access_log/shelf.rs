@@ -16,6 +16,20 @@ use super::record::Record;
 /// less, the kernel would be asked for memory again and again, which costs more than all else does.
 const SPARE_BYTES_MAX: usize = 2 << 20;
 
+/// How much is written at once. As soon as there is so much on a shelf it is taken, so that its memory
+/// stays in the processor's caches.
+pub(super) const PIECE_BYTES: usize = 64 << 10;
+
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// There was no room.
+    Nothing,
+    Line,
+    /// There is as much on the shelf as is written at once.
+    LastOfPiece,
+}
+
 pub(super) struct Shelves {
     shelves: Box<[Shelf]>,
     /// Lines that are neither written nor lost.
@@ -41,19 +55,20 @@ impl Shelves {
         Self { shelves: shelves.collect(), waiting: AtomicUsize::new(0), most }
     }
 
-    /// Makes a line and puts it on this thread's shelf; false if there is no room.
-    pub(super) fn add(&self, record: &Record<'_>) -> bool {
+    /// Makes a line and puts it on this thread's shelf, if there is room.
+    pub(super) fn add(&self, record: &Record<'_>) -> Added {
         let Some(shelf) = self.shelves.get(thread_number() % self.shelves.len()) else {
-            return false;
+            return Added::Nothing;
         };
         if self.waiting.fetch_add(1, Relaxed) >= self.most {
             self.waiting.fetch_sub(1, Relaxed);
-            return false;
+            return Added::Nothing;
         }
         let mut shelf = lock(&shelf.0);
         let Waiting { lines, text } = &mut *shelf;
+        let before = text.len() / PIECE_BYTES;
         lines.add(record, text);
-        true
+        if text.len() / PIECE_BYTES > before { Added::LastOfPiece } else { Added::Line }
     }
 
     /// From now on these query parameters hold keys too. What held keys until now still does, in the

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use keygate_config::AccessLogSink;
 
+use super::shelf::PIECE_BYTES;
 use super::sink::{Sink, Written};
 use super::{Orders, Shared};
 
@@ -18,8 +19,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// How often it is looked at then, in case that the wake was lost.
 const LOOK_EVERY_IDLE: Duration = Duration::from_millis(100);
-/// How much is written at once.
-const PIECE_BYTES: usize = 64 << 10;
 /// How long to wait for a reader before it is looked whether there are other orders.
 const READER_PATIENCE: Duration = Duration::from_millis(50);
 /// How long to wait after a failure.
