@@ -1,5 +1,6 @@
 //! Routes: which policy and which upstream a request falls under, by host, path and method.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -219,7 +220,6 @@ impl RouteTable {
     /// # Errors
     /// As [`find`](Self::find).
     pub fn place(&self, host: &str, path: &str, method: &str) -> Result<usize, Denial> {
-        let path = matching_form(path);
         let segments = path.get(1..).unwrap_or_default();
         let on_host = self
             .by_host
@@ -250,9 +250,8 @@ impl Node {
     fn deepest(&self, rest: Option<&str>, depth: usize) -> Option<(usize, &Self)> {
         let here = (!self.routes.is_empty()).then_some((depth, self));
         let Some(rest) = rest.filter(|_| self.has_children()) else { return here };
-        let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
-        let segment = rest.get(..end).unwrap_or_default();
-        let after = rest.get(end + 1..);
+        let (segment, after) = first_segment(rest);
+        let segment = &*segment;
         let literal = self
             .literals
             .binary_search_by(|(text, _)| (**text).cmp(segment))
@@ -276,6 +275,21 @@ impl Node {
     fn has_children(&self) -> bool {
         !self.literals.is_empty() || self.param.is_some()
     }
+}
+
+/// The first segment, in the form that routes are matched by, and what follows its slash. One pass: most
+/// paths go on where no route looks any more. By hand, since segments are short.
+#[inline]
+fn first_segment(path: &str) -> (Cow<'_, str>, Option<&str>) {
+    let (mut end, mut has_escape) = (0, false);
+    for byte in path.bytes().take_while(|&byte| byte != b'/') {
+        has_escape |= byte == b'%';
+        end += 1;
+    }
+    let segment = path.get(..end).unwrap_or_default();
+    // No form has a slash that was not one before, so segments can be brought to it one by one.
+    let segment = if has_escape { matching_form(segment) } else { Cow::Borrowed(segment) };
+    (segment, path.get(end + 1..))
 }
 
 fn child<'a>(children: &'a mut Vec<(Box<str>, Node)>, name: &str) -> &'a mut Node {
@@ -373,6 +387,27 @@ mod tests {
                 Ok("verb"),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn each_segment_is_matched_by_its_own_form() {
+        let routes = vec![
+            route("all", None, "/", &[]),
+            route("deep", None, "/a:b/{id}/c@d", &[]),
+            route("escape", None, "/a:b/%25/x", &[]),
+        ];
+        let table = RouteTable::new(routes).unwrap();
+        let name = |path| table.find("x", path, "GET").map(|route| &*route.name);
+        for path in ["/a:b/1/c@d", "/a%3Ab/1%20%2B/c%40d", "/a%3Ab/%25/c@d/%40", "/a:b/%3A/c%40d/"]
+        {
+            assert_eq!(name(path), Ok("deep"), "{path}");
+        }
+        for path in ["/a:b/%25/x", "/a%3Ab/%25/x/%3A"] {
+            assert_eq!(name(path), Ok("escape"), "{path}");
+        }
+        for path in ["/a%25b/1/c@d", "/a%20b/1/c@d", "/a:b%3A/1/c@d", "/a%3Ab//c@d"] {
+            assert_eq!(name(path), Ok("all"), "{path}");
         }
     }
 

@@ -100,10 +100,10 @@ impl Tally {
         }
         self.bucket = bucket;
         let mut windows = Windows::default();
-        for quota in terms.quotas {
-            let window = self.window(quota.unit, now.unix);
+        // All of them are there, and hold this moment, since each was looked at above.
+        for window in self.quotas.iter_mut().filter(|one| terms.quota(one.unit).is_some()) {
             window.used += cost;
-            windows.add(quota.unit, window.ends_at);
+            windows.add(window.unit, window.ends_at);
         }
         let takes_slot = terms.concurrency.is_some();
         self.running = self.running.saturating_add(1);

@@ -27,6 +27,26 @@ fn a_refused_request_is_charged_to_nothing() {
 }
 
 #[test]
+fn only_the_windows_of_its_own_terms_are_charged_and_given_back() {
+    let (all, day) = (limits(None, &["9/hour", "9/day"], None), limits(None, &["9/day"], None));
+    let left = |tally: &Tally, now| -> Vec<u64> {
+        tally.uses(&terms(&all), now).iter().map(|one| one.remaining).collect()
+    };
+    let mut tally = Tally::default();
+    tally.charge(&terms(&all), 1, at(0)).unwrap();
+    let charged = tally.charge(&terms(&day), 2, at(0)).unwrap();
+    assert_eq!(left(&tally, at(0)), [8, 6]);
+    tally.refund(&charged, at(0));
+    assert_eq!(left(&tally, at(0)), [8, 8]);
+    // Windows that were used up long ago begin anew, each by itself.
+    let later = at(86_400_000);
+    tally.charge(&terms(&day), 3, later).unwrap();
+    assert_eq!(left(&tally, later), [9, 6]);
+    tally.charge(&terms(&all), 1, later).unwrap();
+    assert_eq!(left(&tally, later), [8, 5]);
+}
+
+#[test]
 fn every_policy_in_the_way_is_named_and_the_longest_wait_counts() {
     let limits = limits(Some(("1/s", 1)), &["1/minute", "1/hour"], Some(1));
     let terms = terms(&limits);
