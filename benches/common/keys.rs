@@ -75,6 +75,12 @@ fn minted(pepper: &Pepper, number: usize) -> MintedKey {
     MintedKey::mint(KeyKind::Secret, Environment::Live, None, pepper, &entropy)
 }
 
+/// A key with a good tag that no store has.
+pub(crate) fn stranger(number: usize) -> String {
+    // Keys of a store have small numbers.
+    minted(&Pepper::new(&PEPPER), number | 1 << 48).reveal().to_string()
+}
+
 /// Has a gateway in this folder know the keys of this bench for what they are.
 pub(crate) fn put_pepper(folder: &Path) {
     let hex: String = PEPPER.iter().map(|byte| format!("{byte:02x}")).collect();
