@@ -16,7 +16,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use common::options::Options;
 use common::process::{PEERS_CORE, Running, free_port, has, pin_self};
 use common::redis::Redis;
 use common::service;
+use rustix::net::{AddressFamily, SocketType, bind, socket};
 
 const KEYS: usize = 200;
 
@@ -111,9 +112,9 @@ fn revoke(a: &Setup<'_>, b: &Setup<'_>, keys: &Keys, at: usize) -> Revoked {
     keys.put(&mut request, at);
     let asked = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| ask_until_refused(b.port, &request, &asked));
+        let asking = scope.spawn(|| ask_until_refused(client(at), b.port, &request, &asked));
         // It is in use, and cached, before it is revoked.
-        while asked.load(Ordering::Relaxed) < 5 {
+        while asked.load(Ordering::Relaxed) < 5 && !asking.is_finished() {
             std::thread::sleep(Duration::from_micros(200));
         }
         let begun = Instant::now();
@@ -129,8 +130,13 @@ fn revoke(a: &Setup<'_>, b: &Setup<'_>, keys: &Keys, at: usize) -> Revoked {
 }
 
 /// When requests were sent that passed, and when the refusal was there.
-fn ask_until_refused(port: u16, request: &[u8], asked: &AtomicUsize) -> (Vec<Instant>, Instant) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+fn ask_until_refused(
+    from: Ipv4Addr,
+    port: u16,
+    request: &[u8],
+    asked: &AtomicUsize,
+) -> (Vec<Instant>, Instant) {
+    let mut stream = connect(from, port);
     stream.set_nodelay(true).unwrap();
     let mut buffer = vec![0; 16 << 10];
     let mut passed = Vec::new();
@@ -147,6 +153,18 @@ fn ask_until_refused(port: u16, request: &[u8], asked: &AtomicUsize) -> (Vec<Ins
         passed.push(sent);
         asked.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// An address for each key: one that sends so many revoked keys is told to wait.
+fn client(at: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + u32::try_from(at).unwrap())
+}
+
+fn connect(from: Ipv4Addr, port: u16) -> TcpStream {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddrV4::new(from, 0)).unwrap();
+    rustix::net::connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
+    TcpStream::from(socket)
 }
 
 fn micros(time: Duration) -> f64 {

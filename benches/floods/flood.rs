@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,6 @@ const ETHERNET_SEGMENT: u32 = 1448;
 const STEP: Duration = Duration::from_millis(1);
 /// What was not done in this time is not made up for.
 const BEHIND_MAX: Duration = Duration::from_millis(100);
-const NICE_MOST: i32 = 19;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flood {
@@ -85,11 +85,19 @@ impl Counts {
     }
 }
 
+/// Has the calling thread run when its core has nothing else to do: it is the gateway that may be slowed, not
+/// the client and the service. However low its priority, a thread that is not idle keeps a core for milliseconds.
+fn run_when_idle() {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let mut chrt = Command::new("chrt");
+    let status = chrt.args(["--idle", "--pid", "0", &thread]).stdout(Stdio::null()).status();
+    assert!(status.is_ok_and(|status| status.success()), "chrt (util-linux) does not work here");
+}
+
 impl Flood {
     /// Attacks until it is told that it is over, or its time is.
     pub(crate) fn run(self, attack: &Attack<'_>) {
-        // The client and the service come first: it is the gateway that may be slowed.
-        rustix::process::setpriority_process(None, NICE_MOST).ok();
+        run_when_idle();
         let mut attacker = Attacker::new(self, attack);
         attack.standing.fetch_add(1, Ordering::Relaxed);
         let mut next = Instant::now();

@@ -154,7 +154,7 @@ impl Bench<'_> {
         println!(
             "\n{threads} thread(s) of the gateway{}; {} keys, {CONNECTIONS} connections, {:.0} requests/s \
              of the {alone:.0} that they reach alone;\n{:.0} attacks/s in all and {} slow connections in all, from \
-             the same address and at the lowest priority of the clients' and service's core;\n{rounds} pairs of \
+             the same address, when the clients' and service's core is idle otherwise;\n{rounds} pairs of \
              rounds of {:?}, without and with; medians, ratios with to without, and the most memory",
             if threads > 1 { ", on the clients' core too" } else { " on a core of its own" },
             self.load.keys.len(),
