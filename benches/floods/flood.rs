@@ -22,8 +22,8 @@ const DEAF_PART: usize = 4;
 /// As over Ethernet. Over loopback a segment is 64 KiB, and the sender's buffer takes all of an answer.
 const ETHERNET_SEGMENT: u32 = 1448;
 const STEP: Duration = Duration::from_millis(1);
-/// What was not done in this time is not made up for.
-const BEHIND_MAX: Duration = Duration::from_millis(100);
+/// What was not done in this time is not made up for: else they came in bursts that no network brings.
+const BEHIND_MAX: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flood {
