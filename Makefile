@@ -117,7 +117,7 @@ bench: setup-bench
 	@set -e; for bench in decide lookup limits memory cold; do \
 		echo "== $$bench"; $(BENCH) $$bench > $(RUN)/$$bench.txt; cat $(RUN)/$$bench.txt; \
 	done
-	@set -e; for bench in end_to_end scale revocation fleet_limits access_log floods tls; do \
+	@set -e; for bench in end_to_end scale revocation fleet_limits access_log floods timing tls; do \
 		echo "== $$bench"; $(BENCH) $$bench -- out=$(CURDIR)/$(RUN) > $(RUN)/$$bench.txt; \
 		cat $(RUN)/$$bench.txt; \
 	done
