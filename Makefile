@@ -4,18 +4,20 @@
 CARGO ?= cargo
 # Rounds of each fault in `make soak`.
 CHAOS_ROUNDS ?= 200
+# The version that CI builds; any other that is installed will do.
+CARGO_DENY ?= 0.20.2
 # Debian puts servers where only root looks.
 export PATH := $(PATH):/usr/sbin:/sbin
 # Tests run in folders of their own, where a relative path would name nothing.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
-.PHONY: help setup setup-tests setup-bench setup-fuzz run test build-release build-tests instructions lint bench soak \
-	fuzz fuzz-api
+.PHONY: help setup setup-tests setup-bench setup-fuzz setup-deny run test build-release build-tests instructions \
+	lint deny bench soak fuzz fuzz-api
 
 help:
 	@echo "make run     run the gateway with a sample service behind it, and show three calls to try"
 	@echo "make test    run all tests, the end-to-end tests against the release binary"
-	@echo "make lint    check format, lints and the shipped configuration"
+	@echo "make lint    check format, lints, the shipped configuration and (make deny) what is linked"
 	@echo "make bench   measure everything, against bare Pingora, nginx and HAProxy (benches/README.md)"
 	@echo "make soak    run the long tests"
 	@echo "make fuzz    fuzz each reader of foreign bytes for SECONDS (60), with libFuzzer"
@@ -39,6 +41,10 @@ setup-bench: setup-tests
 # libFuzzer is C++.
 setup-fuzz: TOOLS = c++:g++
 setup-fuzz: setup
+# Who checks what is linked. CI builds it too.
+setup-deny: setup
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+		$(CARGO) install --quiet --locked --debug cargo-deny@$(CARGO_DENY)
 setup setup-tests setup-fuzz: FILES =
 setup setup-tests setup-bench setup-fuzz:
 	@command -v $(CARGO) >/dev/null || { echo "error: install Rust first: https://rustup.rs" >&2; exit 1; }
@@ -100,10 +106,21 @@ lint: setup
 	else \
 		echo "promtool is not installed: the alert rules go unchecked here, and are checked by make test"; \
 	fi
-	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-		$(CARGO) deny --config .deny.toml check; \
+	@$(MAKE) --no-print-directory deny
+
+# Licences, sources and who may link what need no network. Advisories come from a database on GitHub: if it
+# cannot be reached that is said, and all goes on. One about something that is linked here fails.
+deny:
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo "cargo-deny is not installed (make setup-deny):" \
+			"licences, advisories and crate edges go unchecked"; \
+		exit 0; \
+	fi; \
+	$(CARGO) deny --log-level error --config .deny.toml check bans licenses sources || exit 1; \
+	if timeout 120 $(CARGO) deny --config .deny.toml fetch db; then \
+		$(CARGO) deny --config .deny.toml --offline check advisories; \
 	else \
-		echo "cargo-deny is not installed: licences, advisories and crate edges go unchecked"; \
+		echo "advisories: the database cannot be reached, so known vulnerabilities go UNCHECKED"; \
 	fi
 
 # A folder of its own for each run. Everything is built before the first is measured.
@@ -117,7 +134,7 @@ bench: setup-bench
 	@set -e; for bench in decide lookup limits memory cold; do \
 		echo "== $$bench"; $(BENCH) $$bench > $(RUN)/$$bench.txt; cat $(RUN)/$$bench.txt; \
 	done
-	@set -e; for bench in end_to_end scale revocation fleet_limits access_log floods tls; do \
+	@set -e; for bench in end_to_end scale revocation fleet_limits access_log floods timing tls; do \
 		echo "== $$bench"; $(BENCH) $$bench -- out=$(CURDIR)/$(RUN) > $(RUN)/$$bench.txt; \
 		cat $(RUN)/$$bench.txt; \
 	done

@@ -118,7 +118,7 @@ fn revoke(a: &Setup<'_>, b: &Setup<'_>, keys: &Keys, at: usize) -> Revoked {
             std::thread::sleep(Duration::from_micros(200));
         }
         let begun = Instant::now();
-        a.change(&format!("/v1/keys/{}/revoke", keys.id(at)), "{}");
+        a.change("POST", &format!("/v1/keys/{}/revoke", keys.id(at)), "{}");
         let acknowledged = Instant::now();
         let (passed, refused) = asking.join().unwrap();
         Revoked {

@@ -1,16 +1,18 @@
 //! What is still being said: events, long polls, uploads that ask first, clients of HTTP/1.0. Each part
 //! goes on when it comes.
 
+use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::harness::h2_streams::H2;
 use crate::harness::{
-    Gateway, Setup, Upstream, Wire, assert_refused, chunk, get, patience, post, scale,
+    Gateway, Setup, Upstream, Wire, assert_refused, chunk, eventually, get, patience, post, scale,
 };
 
 /// Lets threads of an upstream wait for the test.
@@ -97,6 +99,63 @@ fn an_event_reaches_its_client_while_the_stream_goes_on() {
     }
 }
 
+/// An upstream has `read_timeout` to say more. The system, which is told to break off a connection whose
+/// other end takes nothing, must not ask for a sign of life before: one lost answer would end the stream.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_silent_stream_is_not_probed() {
+    for way in ["express_lane = false", "express_lane = true"] {
+        let (upstream, tell, said) = events();
+        let setup = Setup::in_front_of(&upstream).server(way).log("info");
+        let gateway = setup.upstream("write_timeout = \"200ms\"\nread_timeout = \"1h\"").start();
+        let key = gateway.key(&["read:orders"]);
+        let mut client = gateway.connect();
+        client.send(&get("/v1/orders/events").bearer(&key).to_h1()).unwrap();
+        tell.send("first").unwrap();
+        client.head().unwrap();
+        let mut next = || {
+            said.recv().unwrap();
+            String::from_utf8(client.read_some().unwrap()).unwrap()
+        };
+        assert!(next().contains("first"));
+        let timer = eventually("a connection on which all is said", || {
+            timer_of_connection_to(upstream.address(), gateway.id())
+        });
+        if let Some(until_probe) = timer {
+            assert!(until_probe >= Duration::from_secs(3_600), "{way}: probed in {until_probe:?}");
+        }
+        tell.send("second").unwrap();
+        assert!(next().contains("second"));
+        tell.send("").unwrap();
+    }
+}
+
+/// What the kernel says of the one open connection of a process's network to an address: when the peer will
+/// be probed, if it ever is. Nothing while something is sent that is not acknowledged.
+#[cfg(target_os = "linux")]
+fn timer_of_connection_to(address: SocketAddr, process: u32) -> Option<Option<Duration>> {
+    const ESTABLISHED: &str = "01";
+    let SocketAddr::V4(address) = address else { panic!("tests listen on IPv4") };
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    let remote = format!("{ip:08X}:{:04X}", address.port());
+    let table = fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let open: Vec<_> = rows.filter(|row| row[2] == remote && row[3] == ESTABLISHED).collect();
+    let row = open.first()?;
+    // The table moves while it is read, so that a row may come twice.
+    assert!(open.iter().all(|other| other[1] == row[1]), "one connection to {address}: {open:?}");
+    let (kind, ticks) = row[5].split_once(':').unwrap();
+    match kind {
+        "00" => Some(None),
+        // In hundredths of a second.
+        "02" => {
+            let ticks = u64::from_str_radix(ticks, 16).unwrap();
+            Some(Some(Duration::from_millis(10 * ticks)))
+        }
+        _ => None,
+    }
+}
+
 #[test]
 fn long_polls_wait_side_by_side_and_are_all_answered() {
     const POLLS: usize = 60;
@@ -141,7 +200,7 @@ fn a_poll_whose_client_has_left_is_not_waited_for() {
     client.send(&get("/public/poll").to_h1()).unwrap();
     upstream.wait_for(1);
     drop(client);
-    crate::harness::eventually("nothing is in flight", || {
+    eventually("nothing is in flight", || {
         (gateway.metric("keygate_inflight_requests") == 0.0).then_some(())
     });
 }
@@ -236,7 +295,7 @@ fn curl_uploads_after_it_has_asked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("upload");
     let length = 3 << 20;
-    std::fs::write(&file, vec![b'x'; length]).unwrap();
+    fs::write(&file, vec![b'x'; length]).unwrap();
     let data = format!("@{}", file.display());
     let upload =
         ["-H", "Expect: 100-continue", "--expect100-timeout", "50", "--data-binary", &data];

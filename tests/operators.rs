@@ -78,6 +78,52 @@ fn no_page_calls_the_admin_api() {
     assert_eq!(admin.read("/v1/accounts"), before);
 }
 
+/// A page whose own name was made to point here sends no `Origin` with what it reads, and has no token: it
+/// learns no more than a probe does, and not even which of the other paths there are.
+#[test]
+fn a_page_under_another_host_reads_what_probes_read() {
+    let upstream = Upstream::start();
+    let gateway = Setup::in_front_of(&upstream).start();
+    let named = KeySpec::new(&["read:orders"]).with("name", json!("their-secret-shop"));
+    let key = gateway.key_with(&named);
+    assert_eq!(gateway.send(&get("/v1/orders").bearer(&key.key)).status, 200);
+    let send = |request: &Request| {
+        Connection::open(gateway.admin_address).exchange(request).expect("the admin API answers")
+    };
+    let records = [&*key.key, &key.id, &key.app, &key.account, "their-secret-shop", "Acme"];
+    for host in ["evil.example", "evil.example:9901", "localhost.evil.example"] {
+        let said = |method: &str, path: &str| {
+            let answer = send(&request(method, path).host(host));
+            let text = format!("{:?}{}", answer.headers, answer.text());
+            gateway.leaks().capture("an admin answer", text.as_bytes());
+            for record in records {
+                assert!(!text.contains(record), "{method} {path} told {host} of {record}");
+            }
+            assert_eq!(answer.header("access-control-allow-origin"), None);
+            answer
+        };
+        for open in ["/healthz", "/readyz", "/metrics"] {
+            assert_eq!(said("GET", open).status, 200, "{open}");
+        }
+        let described = said("GET", "/openapi.json").json();
+        let nowhere = said("GET", "/v1/nowhere");
+        assert_eq!(nowhere.status, 401);
+        let mut asked = 0;
+        for (path, methods) in described["paths"].as_object().unwrap() {
+            if !path.starts_with("/v1/") {
+                continue;
+            }
+            let id = if path.starts_with("/v1/keys") { &key.id } else { &key.app };
+            for method in methods.as_object().unwrap().keys() {
+                let answer = said(&method.to_uppercase(), &path.replace("{id}", id));
+                assert_eq!(answer.blanked(), nowhere.blanked(), "{method} {path}");
+                asked += 1;
+            }
+        }
+        assert!(asked >= 20, "{asked} operations");
+    }
+}
+
 #[test]
 fn no_spelling_of_an_open_path_opens_another() {
     let gateway = Setup::in_front_of(&Upstream::start()).start();

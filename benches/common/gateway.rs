@@ -29,6 +29,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) tier: &'a str,
     /// Written to a file.
     pub(crate) access_log: bool,
+    /// How often an address may fail, if it is not to be the default.
+    pub(crate) failed_auth: Option<&'a str>,
     /// Instead of the embedded one.
     pub(crate) redis: Option<u16>,
 }
@@ -46,6 +48,7 @@ impl<'a> Setup<'a> {
             core: PROXY_CORE,
             tier: EVERYTHING,
             access_log: true,
+            failed_auth: None,
             admin: free_port(),
             redis: None,
         }
@@ -71,11 +74,11 @@ impl<'a> Setup<'a> {
     }
 
     /// Sends a change to the admin API, and waits until it is acknowledged.
-    pub(crate) fn change(&self, path: &str, body: &str) {
+    pub(crate) fn change(&self, method: &str, path: &str, body: &str) {
         let token = std::fs::read_to_string(self.folder.join("data/admin.token")).unwrap();
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             token.trim(),
             body.len()
@@ -96,12 +99,16 @@ impl<'a> Setup<'a> {
         let store = self.redis.map_or_else(String::new, |port| {
             format!("[store]\nkind = \"redis\"\nurls = [\"redis://127.0.0.1:{port}\"]")
         });
+        let failed_auth = self
+            .failed_auth
+            .map_or_else(String::new, |rate| format!("[server.failed_auth]\nrate = \"{rate}\""));
         let keys_max = (2 * keys).max(100_000);
         format!(
             r#"
 [server]
 listen = ["127.0.0.1:{port}"]
 threads = {threads}
+{failed_auth}
 [admin]
 listen = "127.0.0.1:{admin}"
 [log]
