@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
@@ -20,12 +19,12 @@ use crate::limits::{Charged, Told};
 use crate::line::{self, Cut};
 use crate::report::{self, End, Story};
 use crate::route_work::RouteWork;
-use crate::snapshot::Snapshot;
+use crate::snapshot::InUse;
 use crate::upstreams::{Tries, UpstreamPeers};
 
 /// One request's state. It sees the configuration that was current when it began, and no other.
 pub(crate) struct Context {
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) snapshot: InUse,
     pub(crate) started: Instant,
     /// For those who are told of the request.
     pub(crate) story: Story,
@@ -263,7 +262,7 @@ mod tests {
         let (first, reporters) = (current("127.0.0.1:1", 10, 1), Reporters::default());
         let snapshots = Snapshots::first(first, metrics, &Upkeep::default(), &reporters).unwrap();
         Context {
-            snapshot: snapshots.current(),
+            snapshot: snapshots.of_request(),
             started: Instant::now(),
             story: Story::default(),
             route: Some(0),

@@ -22,7 +22,7 @@ use crate::facts::RequestFacts;
 use crate::gateway::Gateway;
 use crate::head::{Shape, address};
 use crate::route_work::RouteWork;
-use crate::snapshot::{Bounds, Snapshot, Snapshots};
+use crate::snapshot::{Bounds, InUse, Snapshot, Snapshots};
 
 mod again;
 mod heads;
@@ -75,12 +75,12 @@ impl<S: KeyStore> Lane<S> {
         read: &[u8],
         (head, shape): (usize, Shape),
         bounds: &Bounds,
-    ) -> Option<Arc<Snapshot>> {
+    ) -> Option<InUse> {
         let Shape::Plain { length } = shape else { return None };
         if !bounds.has_lane || length > BODY_BYTES_MAX || head + length != read.len() {
             return None;
         }
-        let current = self.snapshots.current();
+        let current = self.snapshots.of_request();
         let fits = current.speaks_http1_only || has_http1_behind(read, &current);
         (fits && current.bounds.has_lane).then_some(current)
     }
@@ -91,7 +91,7 @@ impl<S: KeyStore> Lane<S> {
         &self,
         stream: Stream,
         (read, head): (BytesMut, usize),
-        snapshot: Arc<Snapshot>,
+        snapshot: InUse,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
         self.ways.express();

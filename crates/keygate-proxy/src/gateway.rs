@@ -2,7 +2,6 @@
 //! `admit`, where every way to be refused is one `?`.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use http::{Method, StatusCode, Version};
@@ -23,6 +22,7 @@ use quanta::Instant;
 use crate::answer;
 use crate::attempts::Attempts;
 use crate::bodies;
+use crate::calendar::Calendar;
 use crate::client::CLIENT_WRITE_TIMEOUT;
 use crate::context::{Admitted, Context, Strip};
 use crate::cors;
@@ -37,7 +37,7 @@ use crate::lookup::Lookup;
 use crate::pace;
 use crate::report::{self, End, Story};
 use crate::respond::{Problem, final_response, is_final};
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::snapshot::{InUse, Snapshot, Snapshots};
 use crate::trace;
 use crate::upgrade;
 use crate::upstreams::retry::{self, Connection};
@@ -67,6 +67,7 @@ pub struct Gateway<S: KeyStore> {
     imported: ImportedKeyMetrics,
     metrics: Metrics,
     clock: fn() -> UnixMillis,
+    calendar: Calendar,
 }
 
 impl<S: KeyStore> Gateway<S> {
@@ -143,7 +144,8 @@ impl<S: KeyStore> Gateway<S> {
         let origin = || request.text(ORIGIN);
         let origin = (key.kind == KeyKind::Publishable).then(origin).flatten();
         let caller = Caller { address: request.client, origin };
-        let at = (self.clock)();
+        // Who has waited for the store came some time ago.
+        let at = self.calendar.at(if story.lookup.is_some() { Instant::now() } else { came });
         story.decided_at = Some(at);
         let permit = decide(access, key, caller, at).map_err(|refused| {
             story.refused = Some(refused.key);
@@ -207,10 +209,10 @@ impl<S: KeyStore> Gateway<S> {
 /// The phases, by the names that Pingora has for them.
 impl<S: KeyStore> Gateway<S> {
     pub(crate) fn new_ctx(&self) -> Context {
-        self.ctx(self.snapshots.current())
+        self.ctx(self.snapshots.of_request())
     }
 
-    pub(crate) fn ctx(&self, snapshot: Arc<Snapshot>) -> Context {
+    pub(crate) fn ctx(&self, snapshot: InUse) -> Context {
         Context {
             snapshot,
             started: Instant::now(),

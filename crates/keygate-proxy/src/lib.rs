@@ -3,6 +3,7 @@
 mod answer;
 mod attempts;
 mod bodies;
+mod calendar;
 mod certificates;
 mod client;
 mod connection;

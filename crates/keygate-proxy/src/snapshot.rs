@@ -1,6 +1,10 @@
 //! A configuration and its peppers, with all that is worked out from them once, so that no request
 //! has to; and the place of the one that is current.
 
+use std::cell::Cell;
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +28,8 @@ use crate::upstreams::{self, Upkeep, UpstreamPeers};
 
 /// What a request begins with, and keeps to its end.
 pub(crate) struct Snapshot {
+    /// Tells it from all others of this process.
+    number: u64,
     pub config: Arc<Config>,
     pub peppers: Arc<Peppers>,
     pub bounds: Bounds,
@@ -64,8 +70,10 @@ impl Snapshot {
         let no_tls = TlsListeners::default();
         let tls = before.map_or(&no_tls, |before| &before.tls).next(&config);
         let tls = tls.map_err(|error| ProxyError::Tls(Box::new(error)))?;
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let policies = |limits| Terms::of(Some(limits), None).and_then(|terms| policy_text(&terms));
         Ok(Self {
+            number: NUMBERS.fetch_add(1, Relaxed),
             policy_texts: config.tiers.iter().map(|tier| policies(&tier.limits)).collect(),
             upstreams: upstreams::of_config(&config, metrics, upkeep, known)?,
             bounds: Bounds {
@@ -154,7 +162,13 @@ pub(crate) struct Bounds {
 
 /// The snapshot that is current. Cheap to clone; all clones are the same.
 #[derive(Clone)]
-pub(crate) struct Snapshots(Arc<ArcSwap<Snapshot>>);
+pub(crate) struct Snapshots(Arc<Place>);
+
+struct Place {
+    current: ArcSwap<Snapshot>,
+    /// Of the current one.
+    number: AtomicU64,
+}
 
 impl Snapshots {
     /// Begins with this configuration, and has the metrics tell how its targets are.
@@ -169,7 +183,8 @@ impl Snapshots {
     ) -> Result<Self, ProxyError> {
         let first = Snapshot::new(current, metrics, upkeep, reporters, None)?;
         reporters.access_log.follow(&first.config);
-        let snapshots = Self(Arc::new(ArcSwap::from_pointee(first)));
+        let number = AtomicU64::new(first.number);
+        let snapshots = Self(Arc::new(Place { current: ArcSwap::from_pointee(first), number }));
         let read = snapshots.clone();
         metrics.targets_fn(move || {
             let (snapshot, now) = (read.current(), Instant::now());
@@ -180,18 +195,55 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// For a request to keep to its end.
     pub(crate) fn current(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.0.current.load_full()
+    }
+
+    /// The same for a request, to keep to its end.
+    pub(crate) fn of_request(&self) -> InUse {
+        let spare = SPARE.take().filter(|spare| spare.number == self.0.number.load(Acquire));
+        InUse(Some(spare.unwrap_or_else(|| self.current())))
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
-        self.0.load().bounds
+        self.0.current.load().bounds
     }
 
     /// Every request that begins from now on goes by this one.
     pub(crate) fn replace(&self, next: Snapshot) {
-        self.0.store(Arc::new(next));
+        let number = next.number;
+        self.0.current.store(Arc::new(next));
+        self.0.number.store(number, Release);
+    }
+}
+
+thread_local! {
+    /// What the last request left that ended on this thread, for the next that begins here: to take and to
+    /// give back one that all threads share would be four locked operations. So the thread of a gateway
+    /// without requests may keep a snapshot that is current no more.
+    static SPARE: Cell<Option<Arc<Snapshot>>> = const { Cell::new(None) };
+}
+
+/// The snapshot that a request goes by.
+pub(crate) struct InUse(Option<Arc<Snapshot>>);
+
+impl Deref for InUse {
+    type Target = Snapshot;
+
+    #[inline]
+    fn deref(&self) -> &Snapshot {
+        match &self.0 {
+            Some(snapshot) => snapshot,
+            None => unreachable!("it is there until this is dropped"),
+        }
+    }
+}
+
+impl Drop for InUse {
+    #[inline]
+    fn drop(&mut self) {
+        // Not kept by a thread that ends.
+        drop(SPARE.try_with(|spare| spare.replace(self.0.take())));
     }
 }
 
@@ -262,9 +314,9 @@ pub(crate) mod tests {
     fn a_request_keeps_the_configuration_and_the_peppers_that_it_began_with() {
         let (first, second) = (current("127.0.0.1:1", 10, 1), current("127.0.0.1:2", 20, 2));
         let (snapshots, changer) = changer(first.clone());
-        let began_before = snapshots.current();
+        let began_before = snapshots.of_request();
         changer.change(second.clone()).unwrap();
-        let began_after = snapshots.current();
+        let began_after = snapshots.of_request();
         let sees = |snapshot: &Snapshot, current: &Current| {
             Arc::ptr_eq(&snapshot.config, &current.config)
                 && Arc::ptr_eq(&snapshot.peppers, &current.peppers)
@@ -272,6 +324,20 @@ pub(crate) mod tests {
         assert!(sees(&began_before, &first) && sees(&began_after, &second));
         assert_eq!(began_before.bounds.head.headers_max, 10);
         assert_eq!(snapshots.bounds().head.headers_max, 20);
+    }
+
+    #[test]
+    fn what_a_request_leaves_serves_the_next_one_only_while_it_is_current() {
+        let (snapshots, changer) = changer(current("127.0.0.1:1", 10, 1));
+        let (others, _) = self::changer(current("127.0.0.1:3", 30, 3));
+        let headers_max = |snapshots: &Snapshots| snapshots.of_request().bounds.head.headers_max;
+        for _ in 0..2 {
+            assert_eq!((headers_max(&snapshots), headers_max(&others)), (10, 30));
+        }
+        let (before, meanwhile) = (snapshots.of_request(), snapshots.of_request());
+        changer.change(current("127.0.0.1:2", 20, 2)).unwrap();
+        drop((before, meanwhile));
+        assert_eq!((headers_max(&snapshots), headers_max(&snapshots)), (20, 20));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use keygate_telemetry::{ConnectionMetrics, InFlight, Metrics, RouteMetrics};
 
 use super::Gateway;
 use crate::attempts::Attempts;
+use crate::calendar::Calendar;
 use crate::limits::KeyLimits;
 use crate::line::Lines;
 use crate::lookup::Lookup;
@@ -74,6 +75,7 @@ impl<S: KeyStore> Gateway<S> {
             imported: metrics.imported_keys(),
             metrics,
             clock,
+            calendar: Calendar::of(clock),
         }
     }
 
