@@ -1,5 +1,5 @@
-//! What time it is for a request, to the millisecond, without asking the system each time: that takes three
-//! times as long as the processor's own counter, and lets nothing that was asked of memory come meanwhile.
+//! What time it is for a request, to the millisecond, without asking the system each time: the processor's
+//! own counter, which is read anyway, tells whether what the system said last will still do.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
