@@ -61,7 +61,7 @@ pub use tap::{Tap, Which};
 pub use target::{Mood, Target};
 pub use tls::TlsClient;
 pub use tmux::Tmux;
-pub use upstream::Upstream;
+pub use upstream::{Seen, Upstream};
 pub use wait::{eventually, eventually_within, patience};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
