@@ -33,6 +33,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) failed_auth: Option<&'a str>,
     /// Instead of the embedded one.
     pub(crate) redis: Option<u16>,
+    /// Another service, for what is below `/aside`.
+    pub(crate) aside: Option<u16>,
 }
 
 impl<'a> Setup<'a> {
@@ -51,6 +53,7 @@ impl<'a> Setup<'a> {
             failed_auth: None,
             admin: free_port(),
             redis: None,
+            aside: None,
         }
     }
 
@@ -102,6 +105,13 @@ impl<'a> Setup<'a> {
         let failed_auth = self
             .failed_auth
             .map_or_else(String::new, |rate| format!("[server.failed_auth]\nrate = \"{rate}\""));
+        let aside = self.aside.map_or_else(String::new, |port| {
+            format!(
+                "[upstreams.aside]\ntargets = [\"127.0.0.1:{port}\"]\n[[routes]]\nname = \"aside\"\n\
+                 path = \"/aside\"\nmethods = [\"GET\", \"POST\"]\nupstream = \"aside\"\n\
+                 auth = \"key\"\nscopes = [\"read:orders\"]"
+            )
+        });
         let keys_max = (2 * keys).max(100_000);
         format!(
             r#"
@@ -130,6 +140,7 @@ methods = ["GET", "POST"]
 upstream = "orders"
 auth = "key"
 scopes = ["read:orders"]
+{aside}
 "#
         )
     }

@@ -1,4 +1,5 @@
-//! The service behind a proxy: answers at once, with a few bytes, or with a mebibyte below `/v1/large`.
+//! The service behind a proxy: answers at once, with a few bytes, or with a mebibyte below `/v1/large` and
+//! `/aside/large`.
 //! One thread on epoll, so that little of the core that it shares with the clients is its own.
 
 use std::net::{TcpListener, TcpStream};
@@ -75,7 +76,9 @@ impl Client {
         if self.answer.is_none() {
             match self.reader.read(&mut self.stream, buffer) {
                 Progress::Part => {}
-                Progress::Whole(first) => self.answer = Some((first == *b"GET /v1/larg", 0)),
+                Progress::Whole(first) => {
+                    self.answer = Some((matches!(&first, b"GET /v1/larg" | b"GET /aside/l"), 0));
+                }
                 Progress::End => return false,
             }
         }

@@ -131,8 +131,8 @@ impl Flood {
         };
         match self {
             Self::SlowHead => b"GET /v1/orders HTTP/1.1\r\nHost: a\r\nX-Slow: ".to_vec(),
-            Self::SlowBody => keys.request(Ask::Upload),
-            Self::Deaf => keys.request(Ask::Download),
+            Self::SlowBody => aside(keys.request(Ask::Upload)),
+            Self::Deaf => aside(keys.request(Ask::Download)),
             Self::Silent | Self::MadeUp | Self::Unknown | Self::Missing => Vec::new(),
             Self::Resets | Self::Settings | Self::Pings => preface(),
             Self::Continuations => [preface(), frame(HEADERS, END_STREAM, 1, &[])].concat(),
@@ -271,6 +271,13 @@ impl<'a> Attacker<'a> {
             }
         }
     }
+}
+
+/// The same request to the attackers' own service.
+fn aside(request: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8(request).unwrap();
+    let (method, rest) = text.split_once(" /v1/").expect("a path of the benches");
+    format!("{method} /aside/{rest}").into_bytes()
 }
 
 fn request(key: Option<&str>) -> Vec<u8> {
