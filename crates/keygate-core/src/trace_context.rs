@@ -50,9 +50,11 @@ impl TraceParent {
     pub fn text(self) -> [u8; TRACEPARENT_LENGTH] {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         let [_, _, _, rest @ .., _, flag] = &mut text;
-        let (trace, span) = rest.split_at_mut(32);
-        write_hex(trace, &self.trace.0.to_be_bytes());
-        write_hex(span.get_mut(1..17).unwrap_or_default(), &self.span.0.to_be_bytes());
+        let Some((trace, [_, span @ ..])) = rest.split_first_chunk_mut() else { return text };
+        *trace = self.trace.text();
+        if let Some(span) = span.first_chunk_mut() {
+            *span = self.span.text();
+        }
         *flag = b'0' + u8::from(self.is_sampled);
         text
     }
@@ -60,21 +62,19 @@ impl TraceParent {
 
 impl TraceId {
     /// As it is written everywhere.
+    #[inline]
     #[must_use]
     pub fn text(self) -> [u8; 32] {
-        let mut text = [0; 32];
-        write_hex(&mut text, &self.0.to_be_bytes());
-        text
+        hex(self.0.to_be_bytes())
     }
 }
 
 impl SpanId {
     /// As it is written everywhere.
+    #[inline]
     #[must_use]
     pub fn text(self) -> [u8; 16] {
-        let mut text = [0; 16];
-        write_hex(&mut text, &self.0.to_be_bytes());
-        text
+        hex(self.0.to_be_bytes())
     }
 }
 
@@ -109,19 +109,20 @@ fn digits(text: &[u8]) -> Option<u128> {
 }
 
 /// Two digits for each byte. Formatting with `{:x}` costs ten times as much.
-pub fn write_hex(digits: &mut [u8], bytes: &[u8]) {
-    let (eights, rest) = digits.as_chunks_mut::<8>();
-    let (fours, bytes) = bytes.as_chunks::<4>();
+#[inline]
+#[must_use]
+pub fn hex<const BYTES: usize, const DIGITS: usize>(bytes: [u8; BYTES]) -> [u8; DIGITS] {
+    const { assert!(DIGITS == 2 * BYTES && BYTES.is_multiple_of(4)) };
+    let mut digits = [0; DIGITS];
+    let ((eights, _), (fours, _)) = (digits.as_chunks_mut(), bytes.as_chunks());
     for (eight, four) in eights.iter_mut().zip(fours) {
         *eight = eight_digits(u32::from_be_bytes(*four));
     }
-    for (pair, byte) in rest.chunks_exact_mut(2).zip(bytes) {
-        let [.., high, low] = eight_digits((*byte).into());
-        pair.copy_from_slice(&[high, low]);
-    }
+    digits
 }
 
 /// All digits at once, each in a byte of one word.
+#[inline]
 fn eight_digits(number: u32) -> [u8; 8] {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let number = u64::from(number);
@@ -193,6 +194,7 @@ mod tests {
             let parent = TraceParent { trace: TraceId(trace), span: SpanId(span), is_sampled };
             prop_assert_eq!(TraceParent::parse(&parent.text()), Some(parent));
             prop_assert_eq!(parent.trace.text().to_vec(), parent.trace.to_string().into_bytes());
+            prop_assert_eq!(parent.span.text().to_vec(), parent.span.to_string().into_bytes());
         }
 
         #[test]

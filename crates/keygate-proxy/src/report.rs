@@ -97,8 +97,7 @@ pub(crate) enum End {
 pub(crate) fn begun(head: &RequestHeader, ctx: &mut Context) {
     let reporters = &ctx.snapshot.reporters;
     reporters.traces.begun(head, &ctx.snapshot.config.tracing, &mut ctx.story);
-    let request_id = ctx.request_id.as_ref();
-    reporters.access_log.begun(head, request_id, &ctx.snapshot, &mut ctx.story);
+    reporters.access_log.begun(head, &ctx.snapshot, &mut ctx.story);
 }
 
 /// A request goes on its way, or gets the answer of its route: from here on it counts as used.

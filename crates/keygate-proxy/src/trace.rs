@@ -1,7 +1,7 @@
 //! Names of a request: the id that clients and logs share, and the W3C trace it belongs to.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use keygate_core::trace_context::write_hex;
+use keygate_core::trace_context::hex;
 use keygate_core::{SpanId, TraceId, TraceParent};
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -19,8 +19,7 @@ pub(crate) fn request_id(sent: Option<&HeaderValue>) -> HeaderValue {
 
 pub(crate) fn new_request_id() -> HeaderValue {
     // Unique is enough: nothing is decided by a request id.
-    let mut text = [0; 32];
-    write_hex(&mut text, &fastrand::u128(1..).to_be_bytes());
+    let text: [u8; 32] = hex(fastrand::u128(1..).to_be_bytes());
     header_value(&text)
 }
 

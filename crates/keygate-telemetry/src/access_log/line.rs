@@ -1,13 +1,13 @@
 //! A record as its line: one JSON object. Nothing that a client or an operator wrote gets into it but
 //! through the mask.
 
-use draft::Draft;
-use fields::{Fields, name};
+use draft::{Draft, Room};
+use fields::{Fields, Known, field, known, name, text_name};
 use jiff::Timestamp;
 use keygate_core::UnixMillis;
 
 use super::query;
-use super::record::{CutShort, Decision, Holder, Name, Protocol, Record, Text, Times};
+use super::record::{CutShort, Decision, Holder, Protocol, Record, Text, Times};
 use crate::mask::{mask_encoded, may_hold_secret};
 
 mod draft;
@@ -16,6 +16,10 @@ mod fields;
 /// The longest line. What a pipe takes at once, so that whoever else writes to it does so before or
 /// after the line.
 pub(super) const LINE_BYTES_MAX: usize = 4_096;
+/// The length of a request's name that is of our making.
+const REQUEST_ID_BYTES: usize = 32;
+/// The most that is kept of any other one.
+const REQUEST_ID_BYTES_MAX: usize = 128;
 /// How much of each text stays when a line would be longer.
 const SHORT_TEXT_BYTES_MAX: usize = 128;
 
@@ -42,14 +46,14 @@ impl Lines {
     pub(super) fn add(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         let Self { key_params, beginning, draft } = self;
         let mut line = Line::new(record, beginning.of(record.began), key_params);
-        line.write(draft);
+        let mut left = line.write(draft.room());
         for texts_max in [SHORT_TEXT_BYTES_MAX, 0] {
-            if draft.is_over() {
+            if draft.written(left).is_none() {
                 line.shorten(texts_max);
-                line.write(draft);
+                left = line.write(draft.room());
             }
         }
-        out.extend_from_slice(draft.written());
+        out.extend_from_slice(draft.written(left).unwrap_or_default());
     }
 }
 
@@ -60,10 +64,9 @@ struct Beginning {
     text: Option<[u8; BEGINNING.len()]>,
 }
 
-const BEGINNING: &str = "{\"log\":\"access\",\"time\":\"2026-01-01T00:00:00";
-
-/// What is not known.
-const NULL: &[u8] = b"null";
+const BEGINNING: &str = "{\"log\":\"access\",\"time\":\"2026-01-01T00:00:00.000Z\"";
+/// What stands behind its milliseconds.
+const BEHIND_MILLIS: usize = "Z\"".len();
 
 impl Beginning {
     fn of(&mut self, time: UnixMillis) -> &[u8; BEGINNING.len()] {
@@ -81,15 +84,17 @@ fn beginning(second: u64) -> [u8; BEGINNING.len()] {
     text.copy_from_slice(BEGINNING.as_bytes());
     let time = i64::try_from(second).ok().and_then(|s| Timestamp::from_second(s).ok());
     let time = time.unwrap_or_default().to_string();
-    let place = text.iter_mut().skip(BEGINNING.len() - "2026-01-01T00:00:00".len());
-    place.zip(time.bytes()).for_each(|(place, byte)| *place = byte);
+    // It ends in a `Z` where the milliseconds begin.
+    let place = text.iter_mut().skip("{\"log\":\"access\",\"time\":\"".len());
+    let second = time.bytes().take("2026-01-01T00:00:00".len());
+    place.zip(second).for_each(|(place, byte)| *place = byte);
     text
 }
 
 /// One line that is being written. `deploy/access_log.md` says what its fields mean.
 struct Line<'a> {
     record: &'a Record<'a>,
-    /// What it begins with, up to the milliseconds of its time.
+    /// What it begins with, but for the milliseconds of its time.
     beginning: &'a [u8; BEGINNING.len()],
     query: Option<String>,
     /// Whether the head's texts are shown as they are.
@@ -116,69 +121,95 @@ impl<'a> Line<'a> {
         self.texts_max = texts_max;
     }
 
-    /// All fields in their order. What is always there is `null` if it is not known.
-    fn write(&self, out: &mut Draft) {
+    /// All fields in their order. What is always there is `null` if it is not known. How much room is left.
+    fn write(&self, out: Room<'_>) -> usize {
         let record = self.record;
-        let mut fields = Fields::begin(out, self.beginning);
-        fields.end_moment(record.began);
-        self.text_or_null(&mut fields, name!("request_id"), Text::RequestId);
-        fields.json(name!("route"), record.route.map_or(NULL, Name::json));
-        self.text_or_null(&mut fields, name!("method"), Text::Method);
-        self.text_or_null(&mut fields, name!("host"), Text::Host);
-        self.text_or_null(&mut fields, name!("path"), Text::Path);
+        let mut fields = Fields::begin(out, self.beginning, record.began, BEHIND_MILLIS);
+        self.write_request_id(&mut fields);
+        match record.route {
+            Some(route) => fields.named(name!("route"), route),
+            None => fields.known(known!(",\"route\":null")),
+        }
+        self.text(&mut fields, text_name!("method"), Text::Method);
+        self.text(&mut fields, text_name!("host"), Text::Host);
+        self.text(&mut fields, text_name!("path"), Text::Path);
         if let Some(query) = &self.query {
-            fields.text(name!("query"), self.cut(query));
+            fields.text(text_name!("query"), self.cut(query));
         }
         self.write_outcome(&mut fields);
         if let Some(holder) = &record.holder {
             self.write_holder(&mut fields, holder);
         }
         if let Some(client) = record.client {
-            fields.address(name!("client"), client);
+            fields.address(text_name!("client"), client);
         }
         if !record.texts.of_kind(Text::UserAgent).is_empty() {
-            self.text(&mut fields, name!("user_agent"), Text::UserAgent);
+            self.text(&mut fields, text_name!("user_agent"), Text::UserAgent);
         }
         fields.number(name!("bytes_in"), record.bytes_in);
         fields.number(name!("bytes_out"), record.bytes_out);
         self.write_times(&mut fields);
         self.write_sending(&mut fields);
-        fields.end();
+        fields.end()
+    }
+
+    #[inline]
+    fn write_request_id(&self, fields: &mut Fields<'_>) {
+        let id = self.record.request_id;
+        let id = id.get(..REQUEST_ID_BYTES_MAX).unwrap_or(id);
+        let name = text_name!("request_id");
+        let of_ours: Option<&[u8; REQUEST_ID_BYTES]> = id.as_array();
+        match of_ours.filter(|id| is_hex(id)) {
+            // Nearly always. There is nothing to hide in it, and it is short.
+            Some(id) => fields.id(name, id),
+            None if id.is_empty() => fields.null(name),
+            None => self.odd_text(fields, name, id),
+        }
     }
 
     /// By which protocol it came, and what came of it.
+    #[inline]
     fn write_outcome(&self, fields: &mut Fields<'_>) {
         let record = self.record;
-        if let Some(protocol) = record.protocol.name() {
-            fields.word(name!("protocol"), protocol);
+        match record.protocol {
+            Protocol::Http10 => fields.known(field!("protocol", "HTTP/1.0")),
+            Protocol::Http11 => fields.known(field!("protocol", "HTTP/1.1")),
+            Protocol::Http2 => fields.known(field!("protocol", "HTTP/2")),
+            Protocol::Unknown => {}
         }
         if record.is_tls {
-            fields.json(name!("tls"), b"true");
+            fields.known(known!(",\"tls\":true"));
         }
         match record.status {
             Some(status) => fields.number(name!("status"), status.into()),
-            None => fields.json(name!("status"), NULL),
+            None => fields.known(known!(",\"status\":null")),
         }
-        fields.word(name!("decision"), record.decision.name());
+        if record.decision == Decision::Admitted {
+            fields.known(field!("decision", "admitted"));
+        } else {
+            fields.text(text_name!("decision"), record.decision.name());
+        }
         if let Some(code) = record.failure {
-            fields.word(name!("reason"), code.as_str());
+            fields.text(text_name!("reason"), code.as_str());
         }
         if let Some(cut) = record.cut {
-            fields.word(name!("cut"), cut.name());
+            fields.text(text_name!("cut"), cut.name());
         }
     }
 
+    #[inline]
     fn write_holder(&self, fields: &mut Fields<'_>, holder: &Holder<'_>) {
-        fields.id(name!("key_id"), &holder.key.text());
-        if holder.has_hint_of_ours() {
-            fields.quoted(name!("hint"), holder.hint.as_bytes());
-        } else if !holder.hint.is_empty() {
-            fields.text(name!("hint"), self.cut(&mask_encoded(holder.hint)));
+        fields.id(text_name!("key_id"), &holder.key.text());
+        match holder.hint_of_ours() {
+            Some(hint) => fields.id(text_name!("hint"), hint),
+            None if holder.hint.is_empty() => {}
+            None => fields.text(text_name!("hint"), self.cut(&mask_encoded(holder.hint))),
         }
-        fields.id(name!("app_id"), &holder.app.text());
-        fields.id(name!("account_id"), &holder.account.text());
+        fields.id(text_name!("app_id"), &holder.app.text());
+        fields.id(text_name!("account_id"), &holder.account.text());
     }
 
+    #[inline]
     fn write_times(&self, fields: &mut Fields<'_>) {
         let Times { total, decision, lookup, connect, first_byte } = self.record.times;
         fields.millis(name!("total_ms"), total);
@@ -197,52 +228,45 @@ impl<'a> Line<'a> {
     }
 
     /// Whom it was sent to, and as what.
+    #[inline]
     fn write_sending(&self, fields: &mut Fields<'_>) {
         let record = self.record;
         if let Some(upstream) = record.upstream {
-            fields.json(name!("upstream"), upstream.json());
+            fields.named(name!("upstream"), upstream);
         }
         if let Some(target) = record.target {
-            fields.socket(name!("target"), target);
+            fields.socket(text_name!("target"), target);
         }
         if record.attempts > 0 {
             fields.number(name!("attempts"), record.attempts as u64);
         }
         if let Some(trace) = record.trace {
-            fields.id(name!("trace_id"), &trace.text());
+            fields.id(text_name!("trace_id"), &trace.text());
         }
         if let Some(span) = record.span {
-            fields.id(name!("span_id"), &span.text());
+            fields.id(text_name!("span_id"), &span.text());
         }
     }
 
-    #[inline]
-    fn text_or_null<const NAME: usize>(
-        &self,
-        fields: &mut Fields<'_>,
-        name: &[u8; NAME],
-        which: Text,
-    ) {
-        if self.record.texts.of_kind(which).is_empty() {
-            fields.json(name, NULL);
-        } else {
-            self.text(fields, name, which);
-        }
-    }
-
-    #[inline]
-    fn text<const NAME: usize>(&self, fields: &mut Fields<'_>, name: &[u8; NAME], which: Text) {
-        let text = self.record.texts.of_kind(which);
-        if self.is_plain {
-            fields.quoted(name, text);
-        } else {
+    /// One of the head's texts, or that it has none.
+    #[inline(never)]
+    fn text(&self, fields: &mut Fields<'_>, name: &Known, which: Text) {
+        let texts = self.record.texts;
+        let text = texts.of_kind(which);
+        if text.is_empty() {
+            fields.null(name);
+        } else if !self.is_plain {
             self.odd_text(fields, name, text);
+        } else if let Some(short) = texts.short(which) {
+            fields.short(name, short);
+        } else {
+            fields.quoted(name, text);
         }
     }
 
     /// A text that may have something to hide or to escape, or be none.
-    #[cold]
-    fn odd_text<const NAME: usize>(&self, fields: &mut Fields<'_>, name: &[u8; NAME], text: &[u8]) {
+    #[inline(never)]
+    fn odd_text(&self, fields: &mut Fields<'_>, name: &Known, text: &[u8]) {
         let text = String::from_utf8_lossy(text);
         if may_hold_secret(&text) {
             fields.text(name, self.cut(&mask_encoded(&text)));
@@ -296,15 +320,11 @@ impl CutShort {
     }
 }
 
-impl Protocol {
-    fn name(self) -> Option<&'static str> {
-        match self {
-            Self::Http10 => Some("HTTP/1.0"),
-            Self::Http11 => Some("HTTP/1.1"),
-            Self::Http2 => Some("HTTP/2"),
-            Self::Unknown => None,
-        }
-    }
+/// Whether these are hexadecimal digits. Looks at many bytes at once.
+#[inline]
+fn is_hex<const LENGTH: usize>(text: &[u8; LENGTH]) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() | (b'a'..=b'f').contains(&byte);
+    text.iter().fold(true, |all, &byte| all & is_digit(byte))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use crate::mask::{mask_encoded, may_begin_secret};
 pub struct Record<'a> {
     /// When it began.
     pub began: UnixMillis,
+    /// The name that it has for its client and its upstream too; empty if it has none.
+    pub request_id: &'a [u8],
     pub texts: &'a Texts,
     pub route: Option<&'a Name>,
     /// Whom it was sent to, if to anybody.
@@ -90,7 +92,6 @@ pub enum Protocol {
 /// What a client wrote into a head, as it is there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Head<'a> {
-    pub request_id: &'a [u8],
     pub method: &'a [u8],
     pub host: &'a [u8],
     pub path: &'a [u8],
@@ -103,7 +104,6 @@ pub struct Head<'a> {
 pub(super) enum Text {
     /// Apart from the others, since it has a mask of its own.
     Query,
-    RequestId,
     Method,
     Host,
     Path,
@@ -120,15 +120,14 @@ impl Text {
             Self::Method => 32,
             Self::Path | Self::Query => 1_024,
             Self::Host | Self::UserAgent => 256,
-            Self::RequestId => 128,
         }
     }
 }
 
 /// Stands between two texts, so that no key begins in one and ends in the other.
 const BETWEEN: u8 = 0x7f;
-/// How many bytes may be looked at at once: what is left over would be looked at one by one.
-const LANE: usize = 32;
+/// How many bytes are looked at, or copied, at once: what is left over would be one by one.
+pub(super) const LANE: usize = 32;
 
 /// A head's texts, copied for when it is gone, each up to its bound, and filled up so that they are whole
 /// lanes behind the query. Allocates once.
@@ -142,28 +141,29 @@ pub struct Texts {
 impl Texts {
     #[must_use]
     pub fn of(head: &Head<'_>) -> Self {
-        let Head { request_id, method, host, path, user_agent, query } = *head;
-        let kept_query = cut(query, Text::Query);
+        let Head { method, host, path, user_agent, query } = *head;
         let texts = [
-            kept_query,
-            cut(request_id, Text::RequestId),
+            cut(query, Text::Query),
             cut(method, Text::Method),
             cut(host, Text::Host),
             cut(path, Text::Path),
             cut(user_agent, Text::UserAgent),
         ];
-        let room = texts.iter().map(|text| text.len() + 1).sum::<usize>() + LANE;
-        let mut bytes = Vec::with_capacity(room);
-        let mut ends = [0; TEXTS];
-        for (text, end) in texts.into_iter().zip(&mut ends) {
-            bytes.extend_from_slice(text);
+        // Behind the first one, and what stands between it and the second, whole lanes, and one more, so
+        // that each text is followed by as much.
+        let [query, shown @ ..] = &texts;
+        let searched = shown.iter().map(|text| text.len() + 1).sum::<usize>();
+        let mut bytes = vec![BETWEEN; query.len() + 1 + searched.next_multiple_of(LANE) + LANE];
+        let (mut ends, mut end) = ([0; TEXTS], 0);
+        let mut left = &mut *bytes;
+        for (text, text_end) in texts.into_iter().zip(&mut ends) {
+            let Some((place, rest)) = left.split_at_mut_checked(text.len()) else { break };
+            place.copy_from_slice(text);
+            left = rest.get_mut(1..).unwrap_or_default();
+            end += text.len();
             // All of them together are bounded far below that.
-            *end = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-            bytes.push(BETWEEN);
-        }
-        let odd = (bytes.len() - 1 - kept_query.len()) % LANE;
-        if odd > 0 {
-            bytes.extend_from_slice([BETWEEN; LANE].get(odd..).unwrap_or_default());
+            *text_end = u16::try_from(end).unwrap_or(u16::MAX);
+            end += 1;
         }
         Self { bytes, ends }
     }
@@ -172,24 +172,43 @@ impl Texts {
     /// that is no text. Nearly always so, and seen in one search for all of them, which has no
     /// early end, so that many bytes are looked at at once.
     pub(super) fn are_plain(&self) -> bool {
-        // From what stands behind the query to the last one.
+        // From what stands behind the query, and the last lane is nothing's.
         let [query_end, ..] = self.ends;
-        let Some(searched @ [_, nexts @ ..]) = self.bytes.get(query_end.into()..) else {
+        let until = self.bytes.len().saturating_sub(LANE);
+        let Some(searched @ [_, nexts @ ..]) = self.bytes.get(query_end.into()..until) else {
             return true;
         };
-        let is_odd =
-            |byte, next| needs_escape(byte) | (byte >= 0x80) | may_begin_secret(byte, next);
+        // Or is no ASCII.
+        let is_odd = |byte: u8, next| {
+            (byte.cast_signed() < b' '.cast_signed())
+                | is_quote_or_backslash(byte)
+                | may_begin_secret(byte, next)
+        };
         let pairs = searched.iter().zip(nexts);
         pairs.fold(0, |found, (&byte, &next)| found | u8::from(is_odd(byte, next))) == 0
+    }
+
+    /// One of them, with whatever behind it, and its length; unless it is long.
+    #[inline]
+    pub(super) fn short(&self, which: Text) -> Option<(&[u8; LANE], usize)> {
+        let (begin, end) = self.place(which);
+        let lane = self.bytes.get(begin..)?.first_chunk()?;
+        (end.saturating_sub(begin) <= LANE).then_some((lane, end.saturating_sub(begin)))
     }
 
     /// One of them; empty if there is none.
     #[inline]
     pub(super) fn of_kind(&self, which: Text) -> &[u8] {
+        let (begin, end) = self.place(which);
+        self.bytes.get(begin..end).unwrap_or_default()
+    }
+
+    /// Where it begins and ends.
+    #[inline]
+    fn place(&self, which: Text) -> (usize, usize) {
         let before = (which as usize).checked_sub(1).and_then(|at| self.ends.get(at));
         let begin = before.map_or(0, |&end| usize::from(end) + 1);
-        let end = self.ends.get(which as usize).copied().unwrap_or_default();
-        self.bytes.get(begin..end.into()).unwrap_or_default()
+        (begin, self.ends.get(which as usize).copied().unwrap_or_default().into())
     }
 }
 
@@ -209,17 +228,28 @@ fn cut(text: &[u8], which: Text) -> &[u8] {
 /// Whether JSON has to escape it.
 #[inline]
 fn needs_escape(byte: u8) -> bool {
-    (byte < b' ') | (byte == b'"') | (byte == b'\\')
+    (byte < b' ') | is_quote_or_backslash(byte)
+}
+
+#[inline]
+fn is_quote_or_backslash(byte: u8) -> bool {
+    (byte == b'"') | (byte == b'\\')
 }
 
 /// Whether JSON has a text as it is. Looks to its end in any case, so that many bytes are looked at at once.
+#[inline]
 pub(super) fn is_plain(text: &[u8]) -> bool {
     text.iter().fold(0, |found, &byte| found | u8::from(needs_escape(byte))) == 0
 }
 
 /// A name of the configuration as lines have it, worked out once.
 #[derive(Debug)]
-pub struct Name(Box<[u8]>);
+pub struct Name {
+    /// With its quotes.
+    json: Box<[u8]>,
+    /// As much of it as fits, so that what is short is copied in one step.
+    beginning: [u8; LANE],
+}
 
 impl Name {
     #[must_use]
@@ -228,12 +258,22 @@ impl Name {
         let shown = mask_encoded(name);
         let shown = shown.get(..shown.floor_char_boundary(LENGTH_MAX)).unwrap_or_default();
         // A text cannot fail to become JSON.
-        Self(serde_json::to_vec(shown).unwrap_or_else(|_| b"null".to_vec()).into())
+        let json = serde_json::to_vec(shown).unwrap_or_else(|_| b"null".to_vec());
+        let mut beginning = [0; LANE];
+        beginning.iter_mut().zip(&json).for_each(|(place, byte)| *place = *byte);
+        Self { json: json.into(), beginning }
     }
 
-    /// With its quotes.
+    #[inline]
     pub(super) fn json(&self) -> &[u8] {
-        &self.0
+        &self.json
+    }
+
+    /// The same with whatever behind it, and its length; unless it is long.
+    #[inline]
+    pub(super) fn short(&self) -> Option<(&[u8; LANE], usize)> {
+        let length = self.json.len();
+        (length <= LANE).then_some((&self.beginning, length))
     }
 }
 
@@ -246,15 +286,18 @@ pub struct Holder<'a> {
     pub hint: &'a str,
 }
 
+const HINT_LENGTH: usize = "sk_live_abcd".len();
+
 impl Holder<'_> {
-    /// Whether the hint is a key's kind, its environment and four characters of it, as in `sk_live_abcd`:
+    /// The hint, if it is a key's kind, its environment and four characters of it, as in `sk_live_abcd`:
     /// too short to hold more, and with nothing to escape.
-    pub(super) fn has_hint_of_ours(&self) -> bool {
-        let hint = self.hint.as_bytes();
-        let begins_as_ours = |word: &[u8]| hint.get(1..8).is_some_and(|begin| begin == word);
-        hint.len() == "sk_live_abcd".len()
-            && (begins_as_ours(b"k_live_") || begins_as_ours(b"k_test_"))
-            && is_plain(hint)
+    #[inline]
+    pub(super) fn hint_of_ours(&self) -> Option<&[u8; HINT_LENGTH]> {
+        let hint: &[u8; HINT_LENGTH] = self.hint.as_bytes().as_array()?;
+        let [kind, begin @ .., a, b, c, d] = hint;
+        let is_ours =
+            (begin == b"k_live_" || begin == b"k_test_") && is_plain(&[*kind, *a, *b, *c, *d]);
+        is_ours.then_some(hint)
     }
 }
 
@@ -277,6 +320,8 @@ pub fn shown_address(address: IpAddr, how: ClientAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -294,7 +339,7 @@ mod tests {
         let texts = Texts::of(&head);
         let text = |which| String::from_utf8_lossy(texts.of_kind(which)).into_owned();
         assert_eq!(text(Text::Path), "/v1/orders");
-        assert_eq!((text(Text::Method), text(Text::RequestId)), (String::new(), String::new()));
+        assert_eq!(text(Text::Method), "");
         assert_eq!(text(Text::Host), "a".repeat(254));
         assert_eq!(text(Text::UserAgent), "é".repeat(128));
         assert_eq!(texts.of_kind(Text::Query), [0x80; 1_024]);
@@ -313,6 +358,24 @@ mod tests {
             [&b"a\"b"[..], b"a\\b", b"\x1f", b"\xc3\xa9", b"\xff", b"a%20b", b"k_live", b"kgat_"]
         {
             assert!(!are_plain(odd, b""), "{odd:?}");
+        }
+    }
+
+    proptest! {
+        /// One search over all of them sees what one byte by byte does.
+        #[test]
+        fn texts_are_plain_if_each_of_them_is(
+            texts in proptest::collection::vec("[a-z_]{0,12}[%\"\\\\\u{1f}é]?[kg_a-z/]{0,40}", 4),
+        ) {
+            let [method, host, path, user_agent] = [0, 1, 2, 3].map(|at| texts[at].as_bytes());
+            let all = Texts::of(&Head { method, host, path, user_agent, query: b"\"%" });
+            let kept = [Text::Method, Text::Host, Text::Path, Text::UserAgent];
+            let is_odd = kept.iter().map(|which| all.of_kind(*which)).any(|text| {
+                let has = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
+                !text.is_ascii() || text.iter().any(|byte| *byte < b' ' || b"\"\\%".contains(byte))
+                    || has(b"k_") || has(b"kg")
+            });
+            prop_assert_eq!(all.are_plain(), !is_odd);
         }
     }
 

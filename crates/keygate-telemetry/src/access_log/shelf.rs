@@ -17,8 +17,9 @@ use super::record::Record;
 const SPARE_BYTES_MAX: usize = 2 << 20;
 
 /// How much is written at once. As soon as there is so much on a shelf it is taken, so that its memory
-/// stays in the processor's caches.
-pub(super) const PIECE_BYTES: usize = 64 << 10;
+/// stays in the processor's second cache. With a quarter of that, the thread that writes took a third more,
+/// and stood in the way of requests four times as often.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
 
 /// What became of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,6 +45,7 @@ impl Bench {
             let texts = Texts::of(&Head { path: b"/v1/orders", ..Head::default() });
             self.log.write(&Record {
                 began: UnixMillis(1_790_000_000_007),
+                request_id: b"abc",
                 texts: &texts,
                 route: None,
                 upstream: None,

@@ -1,16 +1,16 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use keygate_config::QueryShown;
 use keygate_core::{AccountId, AppId, Code, KeyId, SpanId, TraceId};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::record::{Head, Texts};
+use super::super::record::{Head, Name, Texts};
 use super::*;
 
 const KEY: &str = "sk_live_111thX6LZfHDZZKUs92febYZhYRcXddmzfzF2NvTkPNE1rz4QK";
 const HEAD: Head<'_> = Head {
-    request_id: b"abc",
     method: b"GET",
     host: b"api.example.com",
     path: b"/v1/orders",
@@ -19,8 +19,7 @@ const HEAD: Head<'_> = Head {
 };
 type Put = fn(&[u8]) -> Head<'_>;
 /// How each of its texts is put into a head.
-const PLACES: [(Text, Put); 6] = [
-    (Text::RequestId, |text| Head { request_id: text, ..HEAD }),
+const PLACES: [(Text, Put); 5] = [
     (Text::Method, |text| Head { method: text, ..HEAD }),
     (Text::Host, |text| Head { host: text, ..HEAD }),
     (Text::Path, |text| Head { path: text, ..HEAD }),
@@ -31,6 +30,7 @@ const PLACES: [(Text, Put); 6] = [
 fn record(texts: &Texts) -> Record<'_> {
     Record {
         began: UnixMillis(1_790_000_000_007),
+        request_id: b"abc",
         texts,
         route: None,
         upstream: None,
@@ -157,7 +157,7 @@ fn every_end_before_its_time_is_documented_by_its_name() {
 
 #[test]
 fn what_is_not_known_is_left_out_or_null() {
-    let texts = Texts::of(&Head { request_id: b"abc", ..Head::default() });
+    let texts = Texts::default();
     let refused = Record {
         decision: Decision::Refused(Code::BadRequest),
         protocol: Protocol::Unknown,
@@ -171,8 +171,7 @@ fn what_is_not_known_is_left_out_or_null() {
         "\n"
     );
     assert_eq!(line(&refused), expected);
-    let texts = Texts::default();
-    let nothing = parsed(&record(&texts));
+    let nothing = parsed(&Record { request_id: b"", ..record(&texts) });
     assert_eq!((&nothing["status"], &nothing["request_id"]), (&Value::Null, &Value::Null));
 }
 
@@ -205,7 +204,6 @@ fn what_has_to_be_escaped_is_and_what_is_no_text_is_marked() {
         for (which, of) in PLACES {
             let line: Value = serde_json::from_str(&line_of(&of(text))).unwrap();
             let name = match which {
-                Text::RequestId => "request_id",
                 Text::Method => "method",
                 Text::Host => "host",
                 Text::Path => "path",
@@ -215,6 +213,9 @@ fn what_has_to_be_escaped_is_and_what_is_no_text_is_marked() {
             };
             assert_eq!(line[name], shown);
         }
+        let texts = Texts::default();
+        let line = parsed(&Record { request_id: text, ..record(&texts) });
+        assert_eq!(line["request_id"], shown);
     }
 }
 
@@ -233,12 +234,13 @@ fn a_key_is_hidden_wherever_it_was_put() {
         let texts = Texts::default();
         let name = Name::of(key);
         let line = line(&Record {
+            request_id: key.as_bytes(),
             route: Some(&name),
             upstream: Some(&name),
             holder: Some(holder(key)),
             ..record(&texts)
         });
-        assert!(is_hidden(&line) && line.matches('…').count() == 3, "{line}");
+        assert!(is_hidden(&line) && line.matches('…').count() == 4, "{line}");
     }
 }
 
@@ -258,14 +260,13 @@ fn a_line_is_never_longer_than_what_a_pipe_takes_at_once() {
     let of = |long: &str| {
         let long = long.as_bytes();
         let texts = Texts::of(&Head {
-            request_id: long,
             method: long,
             host: long,
             path: long,
             user_agent: long,
             query: long,
         });
-        line(&record(&texts))
+        line(&Record { request_id: long, ..record(&texts) })
     };
     let path = |line: &str| serde_json::from_str::<Value>(line).unwrap()["path"].clone();
     let text = of(&"\u{1}".repeat(5_000));
@@ -296,4 +297,89 @@ fn times_go_on_within_a_second_and_beyond() {
         "1970-01-01T00:00:00.005Z",
     ];
     assert_eq!(times, expected);
+}
+
+/// As many digits as there may be, few of them too.
+fn numbers() -> impl Strategy<Value = u64> {
+    (any::<u64>(), 0..64).prop_map(|(number, fewer)| number >> fewer)
+}
+
+proptest! {
+    #[test]
+    fn every_number_address_and_id_is_written_as_everybody_writes_it(
+        (bytes_in, bytes_out, total, first_byte) in (numbers(), numbers(), numbers(), numbers()),
+        (client, target, status) in (any::<IpAddr>(), any::<SocketAddr>(), 100..1_000_u16),
+        (key, trace, span) in (any::<[u8; 10]>(), any::<u128>(), any::<u64>()),
+        request_id in any::<u128>(),
+    ) {
+        let texts = Texts::default();
+        let request_id = format!("{request_id:032x}");
+        let [total, first_byte] = [total, first_byte].map(|micros| Duration::from_micros(micros % 1_000_000_000_000));
+        let holder = Holder { key: KeyId::new(UnixMillis(bytes_in), key), ..holder("pk_test_abcd") };
+        let written = line(&Record {
+            request_id: request_id.as_bytes(),
+            holder: Some(holder),
+            client: Some(client),
+            status: Some(status),
+            bytes_in,
+            bytes_out,
+            times: Times { total, first_byte: Some(first_byte), ..Times::default() },
+            target: Some(target),
+            trace: Some(TraceId(trace)),
+            span: Some(SpanId(span)),
+            ..record(&texts)
+        });
+        let millis = |time: Duration| {
+            format!("{}.{:03}", time.as_millis(), time.as_micros() % 1_000)
+        };
+        let Holder { key, app, account, .. } = holder;
+        let expected = format!(
+            concat!(
+                r#"{{"log":"access","time":"2026-09-21T14:13:20.007Z","request_id":"{}","route":null,"#,
+                r#""method":null,"host":null,"path":null,"protocol":"HTTP/1.1","status":{},"#,
+                r#""decision":"admitted","key_id":"{}","hint":"pk_test_abcd","app_id":"{}","#,
+                r#""account_id":"{}","client":"{}","bytes_in":{},"bytes_out":{},"total_ms":{},"#,
+                r#""first_byte_ms":{},"target":"{}","trace_id":"{:032x}","span_id":"{:016x}"}}"#,
+                "\n"
+            ),
+            request_id, status, key, app, account, client, bytes_in, bytes_out, millis(total),
+            millis(first_byte), target, trace, span,
+        );
+        prop_assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn every_text_is_read_back_as_it_was_sent(
+        text in r#"[a-z/%"\\\u{1}\u{7f}é]{0,60}|[ -~]{0,40}"#,
+        name in r#"[a-z."\\é]{0,60}"#,
+    ) {
+        let named = Name::of(&name);
+        let shown_name = json!(mask_encoded(&name));
+        let shown = json!(mask_encoded(&text));
+        for (which, of) in PLACES {
+            let texts = Texts::of(&of(text.as_bytes()));
+            let line = parsed(&Record {
+                request_id: text.as_bytes(),
+                route: Some(&named),
+                upstream: Some(&named),
+                ..record(&texts)
+            });
+            prop_assert_eq!([&line["route"], &line["upstream"]], [&shown_name; 2]);
+            let id = if text.is_empty() { &Value::Null } else { &shown };
+            prop_assert_eq!(&line["request_id"], id);
+            let field = match which {
+                Text::Host => "host",
+                Text::Path => "path",
+                Text::UserAgent => "user_agent",
+                // Has rules of its own, and one is short.
+                Text::Query | Text::Method => continue,
+            };
+            if text.is_empty() {
+                let nothing = if which == Text::UserAgent { None } else { Some(&Value::Null) };
+                prop_assert_eq!(line.get(field), nothing);
+            } else {
+                prop_assert_eq!(&line[field], &shown);
+            }
+        }
+    }
 }
