@@ -460,6 +460,7 @@ impl<S: KeyStore> Gateway<S> {
         ctx: &mut Context,
     ) -> FailToProxy {
         let Some(problem) = self.failed(error, ctx) else {
+            line::taken_back();
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let error_code = problem.code.status();
