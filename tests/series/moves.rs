@@ -455,9 +455,11 @@ impl Lab {
             (":path", b"/public"),
         ];
         let mut client = h2_raw::Client::open(self.fleet[0].proxy);
-        for stream in (1..40_000).step_by(2) {
-            let frames = [h2_raw::request(stream, &fields), h2_raw::cancel(stream), h2_raw::ping()];
-            client.write(&frames.concat());
+        let take_back =
+            |stream| [h2_raw::request(stream, &fields), h2_raw::cancel(stream)].concat();
+        for stream in (1..40_000).step_by(10) {
+            let frames = (stream..stream + 10).step_by(2).flat_map(take_back);
+            client.write(&frames.chain(h2_raw::ping()).collect::<Vec<_>>());
             if client.until_pong().is_err() {
                 return;
             }

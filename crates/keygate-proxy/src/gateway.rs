@@ -468,6 +468,7 @@ impl<S: KeyStore> Gateway<S> {
             // The connection is in an unknown state: the answer is its last.
             session.set_keepalive(None);
             if let Err(gone) = answer::tell(session, ctx, problem).await {
+                line::taken_back();
                 tracing::debug!(kind = gone.etype().as_str(), "the client left before the answer");
             }
         }

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use quanta::Instant;
 
-/// So many requests may be taken back at once. Envoy closes a connection at as many: more than half of
-/// 500 (`overload.premature_reset_total_stream_count`). Each request that is not taken back gives one
-/// back, which is Envoy's other bound: no more than half of all.
+/// So many requests may be taken back at once, which is two pages and a half that are left while as many
+/// of their streams are open as may be. Each request that is not taken back gives one back.
 const RESETS_MAX: u32 = 250;
-/// So many come back with each second: nghttp2's default, and so that of Node.js and Apache httpd.
+/// So many come back with each second, for clients with short deadlines whose upstream is down.
 const RESETS_PER_SECOND: u32 = 33;
-/// Who waited so long was not rapid: the number of streams that may be open at once bounds these. Envoy's
-/// `overload.premature_reset_min_stream_lifetime_seconds`.
+/// Who waited so long was not rapid: the number of streams that may be open at once bounds these.
 const RAPID: Duration = Duration::from_secs(1);
 
 /// What the client of one connection may still take back.

@@ -14,6 +14,7 @@ use h2::Reason;
 use h2::server::Connection;
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::ConnectionMetrics;
+use pingora::Error;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Accept, HttpSession, handshake};
@@ -29,6 +30,10 @@ use crate::gateway::Shared;
 use crate::line::Lines;
 use crate::resets::Resets;
 
+/// So many streams of a connection may be served at once: ten times as many as may be open. All others
+/// have been reset, and whoever serves them has not seen it yet: while a key is looked up or an upstream
+/// connected to, nobody looks at the client.
+const SERVED_MAX: usize = 1_000;
 /// How long a client that is told to stop may take to take note of that.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -52,7 +57,7 @@ pub(crate) struct StreamsParts<S: KeyStore> {
     pub idle_timeout: Duration,
 }
 
-/// The client has taken back more than it may.
+/// The client has taken back more than it may, or the h2 library has seen it overdo something else.
 struct Overdone;
 
 impl<S: KeyStore> Streams<S> {
@@ -80,7 +85,7 @@ impl<S: KeyStore> Streams<S> {
         };
         let Err(Overdone) = self.accept(&mut connection, &digest, shutdown).await else { return };
         self.parts.metrics.reset_flood();
-        tracing::debug!("a client took back too many requests");
+        tracing::debug!("a client of HTTP/2 overdid it");
         // What runs ends with it.
         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         let told = timeout(GOODBYE_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
@@ -117,7 +122,7 @@ impl<S: KeyStore> Streams<S> {
                     if is_over(&mut session) {
                         self.taken_back(Instant::now())?;
                     } else {
-                        self.begin(session, shutdown);
+                        self.begin(session, shutdown)?;
                     }
                 }
                 // Malformed, and answered: that is no more of a request.
@@ -125,17 +130,25 @@ impl<S: KeyStore> Streams<S> {
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     tracing::debug!(%error, "a client's HTTP/2 connection is over");
-                    return Ok(());
+                    return if is_calmed(&error) { Err(Overdone) } else { Ok(()) };
                 }
             }
         }
     }
 
     /// Serves one stream, on a task of its own.
-    fn begin(self: &Arc<Self>, session: HttpSession, shutdown: &ShutdownWatch) {
-        self.running.fetch_add(1, Ordering::Relaxed);
+    fn begin(
+        self: &Arc<Self>,
+        session: HttpSession,
+        shutdown: &ShutdownWatch,
+    ) -> Result<(), Overdone> {
+        let running = self.running.fetch_add(1, Ordering::Relaxed);
         let (stream, shutdown) = (RunningStream(Arc::clone(self)), shutdown.clone());
+        if running >= SERVED_MAX {
+            return Err(Overdone);
+        }
         drop(tokio::spawn(async move { stream.0.run(session, &shutdown).await }));
+        Ok(())
     }
 
     /// If its line is cut the session is dropped, and the h2 library then resets this stream, and no other.
@@ -172,6 +185,13 @@ impl<S: KeyStore> Streams<S> {
 /// in what was read last.
 fn is_over(session: &mut HttpSession) -> bool {
     pin!(session.idle()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// Whether the h2 library has told the client to stop, by its own bounds.
+fn is_calmed(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    let is_ours = |cause: &&h2::Error| cause.is_go_away() && cause.is_library();
+    cause.filter(is_ours).and_then(h2::Error::reason) == Some(Reason::ENHANCE_YOUR_CALM)
 }
 
 /// Counts a stream as running until it is dropped, whatever way it ends.

@@ -53,7 +53,8 @@ impl ConnectionMetrics {
                 registry,
                 IntCounter::new(
                     "keygate_reset_floods_total",
-                    "HTTP/2 connections closed because their client took back too many requests.",
+                    "HTTP/2 connections closed because their client took back too many requests, or \
+                     flooded them otherwise.",
                 ),
             ),
         }
