@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::{fs, thread};
 
+use crate::harness::h2_raw::{SETTINGS, WINDOW_UPDATE, frame};
 use crate::harness::{Setup, assert_refused, get, patience};
 
 /// The settings' tables, and what a name has at its end that is a bound.
@@ -186,6 +187,44 @@ fn an_upstream_that_takes_nothing_of_an_upload_is_given_up() {
     let setup = Setup::in_front_of_address(upstream.local_addr().unwrap()).log("info");
     let mut gateway = setup.upstream(settings).start();
     const LENGTH: usize = 64 << 20;
+    let mut connection = gateway.connect();
+    let head = format!("POST /public HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+    connection.send(head.as_bytes()).unwrap();
+    let mut socket = connection.socket().try_clone().unwrap();
+    // More than all buffers on the way take. The gateway may end it.
+    let sender = thread::spawn(move || drop(socket.write_all(&vec![b'x'; LENGTH])));
+    assert_refused(&connection.answer("POST").unwrap(), 504, "upstream_timeout");
+    drop(connection);
+    sender.join().unwrap();
+    gateway.is_alive_and_well();
+}
+
+/// The same over HTTP/2, where it is the whole connection that the upstream takes nothing of.
+#[test]
+fn an_http2_upstream_that_takes_nothing_at_all_of_an_upload_is_given_up() {
+    const LENGTH: usize = 64 << 20;
+    const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+    let most = (i32::MAX as u32).to_be_bytes();
+    let rest = (i32::MAX as u32 - 65_535).to_be_bytes();
+    // It promises to take all, of a stream and of the connection, and then reads nothing.
+    let hello = [
+        frame(SETTINGS, 0, 0, &[&INITIAL_WINDOW_SIZE[..], &most].concat()),
+        frame(WINDOW_UPDATE, 0, 0, &rest),
+    ];
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = upstream.local_addr().unwrap();
+    let (held, _holds) = channel();
+    thread::spawn(move || {
+        for stream in upstream.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(&hello.concat()).unwrap();
+            // Gone when the test is.
+            let Ok(()) = held.send(stream) else { return };
+        }
+    });
+    // However long an answer may take.
+    let settings = "protocol = \"http2\"\nwrite_timeout = \"200ms\"\nread_timeout = \"1h\"";
+    let mut gateway = Setup::in_front_of_address(address).log("info").upstream(settings).start();
     let mut connection = gateway.connect();
     let head = format!("POST /public HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
     connection.send(head.as_bytes()).unwrap();

@@ -72,6 +72,7 @@ mod proxy_protocol;
 mod readme;
 mod registry_model;
 mod reload;
+mod resets;
 mod respond;
 mod rewriting;
 mod robust;

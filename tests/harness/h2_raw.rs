@@ -11,6 +11,7 @@ pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
@@ -102,19 +103,47 @@ impl Client {
 
     /// Takes the request back.
     pub fn cancel(&mut self) {
-        const CANCEL: u32 = 8;
-        self.stream.write_all(&frame(RST_STREAM, 0, 1, &CANCEL.to_be_bytes())).unwrap();
+        self.stream.write_all(&cancel(1)).unwrap();
+    }
+
+    /// Sends frames as they are.
+    pub fn write(&mut self, frames: &[u8]) {
+        // The gateway may have closed.
+        let _ = self.stream.write_all(frames);
     }
 
     /// Waits until the gateway has read everything so far.
     pub fn ping(&mut self) {
-        self.stream.write_all(&frame(PING, 0, 0, b"are you?")).unwrap();
+        self.write(&ping());
+        self.until_pong().expect("an answer to a ping");
+    }
+
+    /// Waits for a ping's answer. An error is the reason of a GOAWAY that came instead.
+    pub fn until_pong(&mut self) -> Result<(), u32> {
+        self.until(|kind, flags| kind == PING && flags & ACK != 0)
+    }
+
+    /// The same for the end of whatever is answered.
+    pub fn until_answered(&mut self) -> Result<(), u32> {
+        self.until(|kind, flags| matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0)
+    }
+
+    fn until(&mut self, is_it: impl Fn(u8, u8) -> bool) -> Result<(), u32> {
         loop {
-            let (kind, flags) = read_frame(&mut self.stream).expect("an answer to a ping");
-            if kind == PING && flags & ACK != 0 {
-                return;
+            let (kind, flags, payload) = read_whole_frame(&mut self.stream).expect("a last word");
+            let reason = || u32::from_be_bytes(payload[4..8].try_into().unwrap());
+            match kind {
+                // A friendly one says only that there is nothing new to come.
+                GOAWAY if reason() != 0 => return Err(reason()),
+                _ if is_it(kind, flags) => return Ok(()),
+                _ => {}
             }
         }
+    }
+
+    /// Whether there is nothing more to come.
+    pub fn is_closed(&mut self) -> bool {
+        read_whole_frame(&mut self.stream).is_none()
     }
 
     /// Waits for the request's end. A GOAWAY is none: what was sent before it may be answered.
@@ -139,6 +168,21 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes.extend(stream.to_be_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// A request without a body.
+pub fn request(stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields_of(fields))
+}
+
+/// Takes a request back.
+pub fn cancel(stream: u32) -> Vec<u8> {
+    const CANCEL: u32 = 8;
+    frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
+}
+
+pub fn ping() -> Vec<u8> {
+    frame(PING, 0, 0, b"are you?")
 }
 
 /// Every field as a literal that is not indexed, without Huffman coding (RFC 7541 section 6.2.2).

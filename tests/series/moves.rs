@@ -12,6 +12,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::dashboards::families;
+use crate::harness::h2_raw;
 use crate::harness::{
     Authority, Connection, Fleet, Gateway, Key, KeySpec, Mood, Redis, Request, Setup, Signed,
     Target, Upstream, alone, eventually, eventually_within, free_address, get, patience, post,
@@ -185,6 +186,11 @@ const STEPS: &[Step] = &[
         ],
     ),
     ("a body that does not come on", |lab| lab.stall(), &[("keygate_slow_bodies_total", By(1.0))]),
+    (
+        "a client that takes back all that it asks for",
+        |lab| lab.take_back(),
+        &[("keygate_reset_floods_total", By(1.0))],
+    ),
     (
         "a client that cannot shake hands",
         |lab| TcpStream::connect(lab.tls).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap(),
@@ -439,6 +445,26 @@ impl Lab {
         let head = "POST /public HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 10\r\n\r\nabc";
         connection.send(head.as_bytes()).unwrap();
         drop(connection.answer("POST"));
+    }
+
+    fn take_back(&self) {
+        let fields: [(&str, &[u8]); 4] = [
+            (":method", b"GET"),
+            (":scheme", b"http"),
+            (":authority", b"gateway.test"),
+            (":path", b"/public"),
+        ];
+        let mut client = h2_raw::Client::open(self.fleet[0].proxy);
+        let take_back =
+            |stream| [h2_raw::request(stream, &fields), h2_raw::cancel(stream)].concat();
+        for stream in (1..40_000).step_by(10) {
+            let frames = (stream..stream + 10).step_by(2).flat_map(take_back);
+            client.write(&frames.chain(h2_raw::ping()).collect::<Vec<_>>());
+            if client.until_pong().is_err() {
+                return;
+            }
+        }
+        panic!("nobody stops it");
     }
 
     fn call_without_token(&self) {

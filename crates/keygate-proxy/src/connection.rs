@@ -14,7 +14,7 @@ use bytes::{Buf, BytesMut};
 use keygate_core::Denial;
 use keygate_store::keys::KeyStore;
 use keygate_telemetry::{ConnectionMetrics, InFlight, Outcome, RouteMetrics};
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::server::HttpSession as Http1Session;
@@ -37,7 +37,7 @@ use crate::line::Lines;
 use crate::report;
 use crate::respond::{Problem, raw_http1};
 use crate::snapshot::{Bounds, Snapshots};
-use crate::streams::Streams;
+use crate::streams::{Streams, StreamsParts};
 use crate::trace::new_request_id;
 
 /// What a head is read into at first; nearly all fit.
@@ -220,18 +220,21 @@ impl<S: KeyStore> Inner<S> {
         shutdown: &ShutdownWatch,
     ) {
         let Some(mut stream) = ClientStream::of(stream) else { return };
-        stream.as_http2(read);
-        let idle_timeout = self.snapshots.bounds().keepalive_timeout;
-        let proxy = Arc::clone(&self.proxy);
-        let streams = Streams::new(proxy, self.lines.clone(), client.of_stream(), idle_timeout);
+        stream.put_back(read);
+        let streams = Arc::new(Streams::new(StreamsParts {
+            proxy: Arc::clone(&self.proxy),
+            lines: self.lines.clone(),
+            client: client.of_stream(),
+            metrics: self.metrics.clone(),
+            idle_timeout: self.snapshots.bounds().keepalive_timeout,
+        }));
         // An HTTP/2 client may stay as long as it likes. Its requests count; it does not, once it has
         // had time to send the first.
         let settled = async {
             tokio::time::sleep(FIRST_BYTES_GRACE).await;
             drop(open);
         };
-        let streams = Arc::new(streams);
-        tokio::join!(streams.process_new(stream, shutdown), settled);
+        tokio::join!(streams.serve(stream, shutdown), settled);
     }
 }
 

@@ -35,8 +35,9 @@ pub(crate) fn failure_code(error: &Error) -> Option<Code> {
         (ErrorSource::Downstream, ErrorType::ReadError) if has_bad_chunks(error) => {
             Some(Code::BadRequest)
         }
-        // The client went away, reset its stream, or broke its body off.
-        (ErrorSource::Downstream, _) => None,
+        // The client went away, reset its stream, or broke its body off. Of answers' heads and trailers
+        // that it does not take Pingora does not say that they were for it; of all for upstreams it does.
+        (ErrorSource::Downstream, _) | (ErrorSource::Unset, ErrorType::WriteError) => None,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Code::Internal),
     }
 }
@@ -52,7 +53,10 @@ pub(crate) fn has_stalled(error: &Error) -> bool {
 }
 
 fn io_error(error: &Error) -> Option<&io::Error> {
-    error.root_cause().downcast_ref()
+    let cause = error.root_cause();
+    // Over HTTP/2 it is that of the whole connection, which each of its streams gets to see.
+    let of_streams = || cause.downcast_ref::<h2::Error>()?.get_io();
+    cause.downcast_ref().or_else(of_streams)
 }
 
 /// What a client did wrong is its own affair; what an upstream or we did wrong is the operator's.

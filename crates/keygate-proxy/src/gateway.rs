@@ -460,6 +460,7 @@ impl<S: KeyStore> Gateway<S> {
         ctx: &mut Context,
     ) -> FailToProxy {
         let Some(problem) = self.failed(error, ctx) else {
+            line::taken_back();
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let error_code = problem.code.status();
@@ -467,6 +468,7 @@ impl<S: KeyStore> Gateway<S> {
             // The connection is in an unknown state: the answer is its last.
             session.set_keepalive(None);
             if let Err(gone) = answer::tell(session, ctx, problem).await {
+                line::taken_back();
                 tracing::debug!(kind = gone.etype().as_str(), "the client left before the answer");
             }
         }

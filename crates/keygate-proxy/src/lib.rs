@@ -22,6 +22,7 @@ mod line;
 mod lookup;
 mod pace;
 pub mod report;
+mod resets;
 mod respond;
 mod route_work;
 mod server;

@@ -130,6 +130,11 @@ impl OpenLine {
         ran
     }
 
+    /// Whether the client took a request back that ran here.
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.line.is_taken_back.load(Ordering::Relaxed)
+    }
+
     fn watch(&mut self, waker: &Waker) {
         // A task's waker hardly ever changes, so this is one comparison.
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -156,6 +161,8 @@ pub(crate) struct Line {
     is_cut: AtomicBool,
     /// Whether the whole body has been read, so that nothing but its leaving is expected of the client.
     is_uploaded: AtomicBool,
+    /// Whether the client did not wait for the answer's end.
+    is_taken_back: AtomicBool,
     /// When the next piece of the body is overdue, in milliseconds of `now_ms`.
     body_due_ms: AtomicU64,
     /// When the whole answer is.
@@ -206,6 +213,12 @@ pub(crate) fn uploaded() {
     LINE.try_with(|line| line.is_uploaded.store(true, Ordering::Relaxed)).unwrap_or_default();
 }
 
+/// The client of the request at hand did not wait for the answer's end. A connection that carries one
+/// request at a time is over with it, so this is for streams.
+pub(crate) fn taken_back() {
+    LINE.try_with(|line| line.is_taken_back.store(true, Ordering::Relaxed)).unwrap_or_default();
+}
+
 /// The next piece of the body of the request at hand has to come by this time of [`now_ms`].
 pub(crate) fn body_due(at_ms: u64) {
     LINE.try_with(|line| line.body_due_ms.store(at_ms, Ordering::Relaxed)).unwrap_or_default();
@@ -242,6 +255,7 @@ impl Line {
             state: Mutex::default(),
             is_cut: AtomicBool::default(),
             is_uploaded: AtomicBool::default(),
+            is_taken_back: AtomicBool::default(),
             body_due_ms: AtomicU64::new(NEVER),
             answer_due_ms: AtomicU64::new(NEVER),
         }

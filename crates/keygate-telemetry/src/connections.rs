@@ -12,6 +12,7 @@ pub struct ConnectionMetrics {
     handshake: IntCounter,
     proxy_header: IntCounter,
     slow_bodies: IntCounter,
+    reset_floods: IntCounter,
 }
 
 /// Why a connection was closed before its first request.
@@ -48,6 +49,14 @@ impl ConnectionMetrics {
                     "Requests ended because the next piece of their body did not come in time.",
                 ),
             ),
+            reset_floods: register(
+                registry,
+                IntCounter::new(
+                    "keygate_reset_floods_total",
+                    "HTTP/2 connections closed because their client took back too many requests, or \
+                     flooded them otherwise.",
+                ),
+            ),
         }
     }
 
@@ -69,5 +78,9 @@ impl ConnectionMetrics {
 
     pub fn slow_body(&self) {
         self.slow_bodies.inc();
+    }
+
+    pub fn reset_flood(&self) {
+        self.reset_floods.inc();
     }
 }

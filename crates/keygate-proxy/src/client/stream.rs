@@ -14,8 +14,8 @@ use keygate_core::chunks::{BadChunks, Chunks};
 use pingora::protocols::l4::socket::SocketAddr as AnyAddress;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter, ReadBuf};
 use tokio_rustls::server::TlsStream;
@@ -39,7 +39,6 @@ pub(crate) struct ClientStream {
     /// What was read and put back.
     unread: BytesMut,
     address: Arc<SocketDigest>,
-    is_http2: bool,
     /// The body that is being read, if it comes in chunks.
     chunks: Option<Watched>,
 }
@@ -87,19 +86,12 @@ impl ClientStream {
         // The cell is empty: it was made in the line before.
         digest.peer_addr.get_or_init(|| Some(AnyAddress::Inet(address)));
         let io = BufWriter::with_capacity(WRITE_BUFFER_BYTES, transport);
-        Self {
-            io,
-            unread: BytesMut::new(),
-            address: Arc::new(digest),
-            is_http2: false,
-            chunks: None,
-        }
+        Self { io, unread: BytesMut::new(), address: Arc::new(digest), chunks: None }
     }
 
-    /// Has HTTP/2 spoken on the connection, beginning with what was read of it already.
-    pub(crate) fn as_http2(&mut self, read: BytesMut) {
+    /// Puts back what was read.
+    pub(crate) fn put_back(&mut self, read: BytesMut) {
         self.unread = read;
-        self.is_http2 = true;
     }
 }
 
@@ -292,12 +284,7 @@ impl UniqueID for ClientStream {
     }
 }
 
-impl Ssl for ClientStream {
-    /// Pingora speaks HTTP/2 on what says so, and looks for no preface then.
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.is_http2.then_some(ALPN::H2)
-    }
-}
+impl Ssl for ClientStream {}
 
 impl Peek for ClientStream {}
 

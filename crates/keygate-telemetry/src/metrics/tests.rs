@@ -34,6 +34,7 @@ fn every_metric_that_is_promised_is_rendered() {
     metrics.connections().opened();
     metrics.connections().refused(ConnectionRefusal::Handshake);
     metrics.connections().slow_body();
+    metrics.connections().reset_flood();
     metrics.ways().express();
     metrics.imported_keys().count(Outcome::Admitted);
     metrics.config_loaded(UnixMillis(1_700_000_000_500));
@@ -49,6 +50,7 @@ fn every_metric_that_is_promised_is_rendered() {
         r#"keygate_connections_refused_total{reason="handshake"} 1"#,
         r#"keygate_connections_refused_total{reason="proxy_header"} 0"#,
         r#"keygate_slow_bodies_total 1"#,
+        r#"keygate_reset_floods_total 1"#,
         r#"keygate_requests_served_total{way="express"} 1"#,
         r#"keygate_requests_served_total{way="full"} 0"#,
         r#"keygate_express_idle_closed_total 0"#,
