@@ -153,12 +153,17 @@ fn upstreams_with_one_address_share_no_trust() {
         ],
     );
     let connection = |path: &str| seen(&gateway.send(&get(path))).remove(3);
+    // One's own is used again, though an answer may be there before its connection is kept.
+    let kept = |path: &str| {
+        eventually("a connection that is used again", || {
+            let first = connection(path);
+            (first == connection(path)).then_some(first)
+        })
+    };
     // Kept connections of those who believe are there to be taken.
     for _ in 0..3 {
-        let (careless, careful) = (connection("/public"), connection("/other0"));
+        let (careless, careful) = (kept("/public"), kept("/other0"));
         assert_ne!(careless, careful, "what was not checked is used by who checks");
-        assert_eq!(careless, connection("/public"), "one's own connection is used again");
-        assert_eq!(careful, connection("/other0"), "one's own connection is used again");
         assert_not_believed(&gateway, "/other1", "UnknownIssuer");
         assert_not_believed(&gateway, "/other2", "UnknownIssuer");
         assert_eq!(seen(&gateway.send(&get("/other3")))[2], "CN=gateway.test");
