@@ -73,6 +73,9 @@ fn the_target_that_is_done_first_gets_the_next_requests() {
         all[1].set(Mood::Well);
         // Two are still at the first one, so each of these is one more than it may have.
         for _ in 0..10 {
+            eventually("no others are under way", || {
+                (gateway.metric("keygate_inflight_requests") == 2.0).then_some(())
+            });
             assert_eq!(answered_by(&gateway, &get("/many")), all[1].address().to_string());
         }
         drop(released);
