@@ -51,7 +51,7 @@ const SUNK_MAX: usize = 2 * SLOW;
 const STANDING_MAX: Duration = Duration::from_secs(60);
 /// A flood has set in before something is measured with it, and what it left is gone before something is
 /// measured without it.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_secs(2);
 const RATE_KEPT: f64 = 0.9;
 const P99_GROWN: f64 = 2.0;
 
@@ -100,6 +100,9 @@ fn run(options: &Options) {
     let only: Option<Vec<String>> = options.list("only");
     let mut cases: Vec<Case> =
         FLOODS.iter().map(|&(name, flood)| Case { name, floods: vec![flood] }).collect();
+    let slow_and_401 =
+        [Flood::SlowHead, Flood::SlowBody, Flood::Silent, Flood::Deaf, Flood::MadeUp];
+    cases.push(Case { name: "slow-and-401", floods: slow_and_401.to_vec() });
     cases.push(Case { name: "all", floods: FLOODS.iter().map(|(_, flood)| *flood).collect() });
     cases.retain(|case| only.as_ref().is_none_or(|only| only.iter().any(|one| one == case.name)));
     let rounds = options.get("rounds", ROUNDS);
