@@ -57,6 +57,8 @@ pub(crate) const FLOODS: [(&str, Flood); 11] = [
 /// Where to, with what, and what came of it.
 pub(crate) struct Attack<'a> {
     pub(crate) port: u16,
+    /// For what a service takes part in: uploads, and answers that nobody reads.
+    pub(crate) service_port: u16,
     /// Good keys: the slow ones and the resets are a customer's.
     pub(crate) keys: &'a Keys,
     /// Of each flood of slow connections.
@@ -88,10 +90,19 @@ impl Counts {
 /// Has the calling thread run when its core has nothing else to do: it is the gateway that may be slowed, not
 /// the client and the service. However low its priority, a thread that is not idle keeps a core for milliseconds.
 fn run_when_idle() {
+    assert!(reschedule(&["--idle", "--pid", "0"]), "chrt (util-linux) does not work here");
+}
+
+/// Has the calling thread run before all others of its core, and says whether it may.
+pub(crate) fn run_first() -> bool {
+    reschedule(&["--rr", "--pid", "1"])
+}
+
+fn reschedule(how: &[&str]) -> bool {
     let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut chrt = Command::new("chrt");
-    let status = chrt.args(["--idle", "--pid", "0", &thread]).stdout(Stdio::null()).status();
-    assert!(status.is_ok_and(|status| status.success()), "chrt (util-linux) does not work here");
+    chrt.args(how).arg(&thread).stdout(Stdio::null()).stderr(Stdio::null());
+    chrt.status().is_ok_and(|status| status.success())
 }
 
 impl Flood {
@@ -214,7 +225,11 @@ impl<'a> Attacker<'a> {
             setsockopt(&socket, sockopt::TcpMaxSeg, &ETHERNET_SEGMENT).unwrap();
             setsockopt(&socket, sockopt::RcvBuf, &1).unwrap();
         }
-        let address = SocketAddr::from(([127, 0, 0, 1], self.attack.port));
+        let port = match self.flood {
+            Flood::SlowBody | Flood::Deaf => self.attack.service_port,
+            _ => self.attack.port,
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         connect(&socket, &address).unwrap();
         let mut stream = TcpStream::from(socket);
         stream.set_nodelay(true).unwrap();

@@ -1,8 +1,9 @@
 //! A good client at a part of the rate that it can have, without and with attackers at its own address:
 //! slow connections, floods of refused keys, floods of HTTP/2 frames, and all at once; in turns in one run.
 //! The attackers, and the service that their requests go to, have the client's core when it is idle. So each
-//! round has a third part, in which they do the same to a listener that reads nothing: what is slower then
-//! is not the gateway's doing.
+//! round has a third part, in which they do the same to that service itself, or to a listener that reads nothing:
+//! what is slower then is not the gateway's doing. Who may give real-time priorities (root) has the good client
+//! and its service go first on their core, and sees less of what is not the gateway's doing.
 //! `cargo bench --bench floods -- rounds=3 seconds=2 threads=1,2 only=slow-head,all attacks=2000 slow=2000`.
 //! Linux: reads /proc, and pins with `taskset` where it exists.
 
@@ -33,7 +34,7 @@ use common::load::{Ask, Load, Measured, Order, measure};
 use common::options::{Options, Table};
 use common::process::{BOTH_CORES, PEERS_CORE, Running, free_port, pin_self, raise_files};
 use common::{median, service};
-use flood::{Attack, Counts, FLOODS, Flood};
+use flood::{Attack, Counts, FLOODS, Flood, run_first};
 
 const KEYS: usize = 1_000;
 const CONNECTIONS: usize = 64;
@@ -72,10 +73,18 @@ struct Case {
 
 struct Bench<'a> {
     gateway: &'a Running,
-    sink: u16,
+    elsewhere: Target,
     load: Load<'a>,
     attacks: f64,
     slow: usize,
+}
+
+/// Where attacks go to.
+#[derive(Clone, Copy)]
+struct Target {
+    port: u16,
+    /// Of what a service takes part in.
+    service_port: u16,
 }
 
 /// A round: the good client without a flood, with one that goes elsewhere, and with it.
@@ -116,12 +125,17 @@ fn run(options: &Options) {
     let folder = tempfile::tempdir().unwrap();
     let upstream = free_port();
     let program = std::env::current_exe().unwrap();
-    let args = ["upstream", &upstream.to_string()];
-    let _upstream =
-        Running::start(PEERS_CORE, program.to_str().unwrap(), &args, folder.path(), upstream);
+    let port = upstream.to_string();
+    // Whether real-time priorities may be given is tried on a thread that ends.
+    let goes_first = thread::spawn(run_first).join().unwrap();
+    let program_text = program.to_str().unwrap();
+    let args = ["--rr", "1", program_text, "upstream", &port];
+    let args =
+        if goes_first { &args[..] } else { &["--other", "0", program_text, "upstream", &port] };
+    let _upstream = Running::start(PEERS_CORE, "chrt", args, folder.path(), upstream);
     // What the attackers send and fetch is somebody else's work. Like theirs it waits for the good client's.
     let aside = free_port();
-    let args = ["--idle", "0", program.to_str().unwrap(), "upstream", &aside.to_string()];
+    let args = ["--idle", "0", program_text, "upstream", &aside.to_string()];
     let _aside = Running::start(PEERS_CORE, "chrt", &args, folder.path(), aside);
     let keys = Keys::mint(KEYS);
     let sink = sink();
@@ -133,6 +147,9 @@ fn run(options: &Options) {
         let setup = Setup { threads, core, aside: Some(aside), ..setup };
         let gateway = setup.start();
         pin_self(PEERS_CORE);
+        if goes_first {
+            run_first();
+        }
         let load = Load {
             port: setup.port,
             keys: &keys,
@@ -151,7 +168,7 @@ fn run(options: &Options) {
         let rate = Some(options.get("share", SHARE) * alone);
         let bench = Bench {
             gateway: &gateway,
-            sink,
+            elsewhere: Target { port: sink, service_port: aside },
             load: Load { rate, ..load },
             attacks: options.get("attacks", ATTACKS),
             slow: options.get("slow", SLOW),
@@ -191,16 +208,18 @@ impl Bench<'_> {
     fn round(&self, case: &Case) -> Round {
         let without = measure(self.gateway, self.load);
         let memory_without = without.memory;
-        let (elsewhere, _) = self.attacked(case, self.sink);
-        let (with, attacked) = self.attacked(case, self.load.port);
+        let (elsewhere, _) = self.attacked(case, self.elsewhere);
+        let port = self.load.port;
+        let (with, attacked) = self.attacked(case, Target { port, service_port: port });
         Round { without, elsewhere, with, memory_without, attacked }
     }
 
-    /// The good client, while all floods of the case go to this port.
-    fn attacked(&self, case: &Case, port: u16) -> (Measured, Attacked) {
+    /// The good client, while all floods of the case go there.
+    fn attacked(&self, case: &Case, target: Target) -> (Measured, Attacked) {
         let parts = case.floods.len() as f64;
         let attack = Attack {
-            port,
+            port: target.port,
+            service_port: target.service_port,
             keys: self.load.keys,
             // Four floods are slow ones: all of them together have as many connections as one alone.
             slow: if case.floods.len() > 1 { self.slow / 4 } else { self.slow },
