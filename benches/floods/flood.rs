@@ -225,9 +225,10 @@ impl<'a> Attacker<'a> {
             setsockopt(&socket, sockopt::TcpMaxSeg, &ETHERNET_SEGMENT).unwrap();
             setsockopt(&socket, sockopt::RcvBuf, &1).unwrap();
         }
-        let port = match self.flood {
-            Flood::SlowBody | Flood::Deaf => self.attack.service_port,
-            _ => self.attack.port,
+        let port = if matches!(self.flood, Flood::SlowBody | Flood::Deaf) {
+            self.attack.service_port
+        } else {
+            self.attack.port
         };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         connect(&socket, &address).unwrap();
